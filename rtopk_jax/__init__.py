@@ -1,0 +1,27 @@
+"""rTop-k gradient compression for JAX, as an optax transformation."""
+
+from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
+from rtopk_jax._dense import dense_exchange as dense_exchange
+from rtopk_jax._exchange import AllGather as AllGather
+from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
+from rtopk_jax._metrics import WireBytes as WireBytes
+from rtopk_jax._metrics import exchange_metrics as exchange_metrics
+from rtopk_jax._metrics import wire_bytes as wire_bytes
+from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
+from rtopk_jax._schedule import Stages as Stages
+from rtopk_jax._schedule import warmup_density as warmup_density
+from rtopk_jax._select import Selector as Selector
+from rtopk_jax._select import SparseSlices as SparseSlices
+from rtopk_jax._select import random_k as random_k
+from rtopk_jax._select import rtop_k as rtop_k
+from rtopk_jax._select import top_k as top_k
+from rtopk_jax._sharding import init as init
+from rtopk_jax._sharding import local_value_and_grad as local_value_and_grad
+from rtopk_jax._sharding import make_train_step as make_train_step
+from rtopk_jax._sharding import state_axes as state_axes
+from rtopk_jax._sharding import state_specs as state_specs
+from rtopk_jax._transform import SparseExchangeState as SparseExchangeState
+from rtopk_jax._transform import sparse_exchange as sparse_exchange
+from rtopk_jax._wire import Wire as Wire
+
+__version__ = "0.1.0"

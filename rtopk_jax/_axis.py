@@ -1,0 +1,181 @@
+"""The mapped axis: the only module that asks JAX which workers there are and talks to them.
+
+The same code runs under ``shard_map`` (with and without ``check_vma``), ``pmap`` and ``vmap``. They
+differ in two ways, both of them dealt with here:
+
+* Types. With ``check_vma=True`` every value carries the set of axes it varies over, and a collective
+  has to say that its result no longer does. Elsewhere the same request is an error.
+* Rows. State that differs between workers is stored as one array ``(num_workers, *shape)``. A manual
+  axis (``shard_map``) hands a worker ``(1, *shape)``, a batched axis (``vmap``, and ``pmap``) hands it
+  ``shape``. Either is taken, by its rank; whatever came in goes out.
+
+A third way to run is a *measurement*: no axis at all, collectives write down what they would have
+sent and return zeros of the right shape. That is how bytes are counted from the real buffers.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+AxisName = str | tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Measurement:
+  """A dry run: the operand of every collective, as (name, bytes)."""
+
+  num_workers: int
+  step: int | None
+  operands: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+
+  def record(self, name: str, x: jax.Array) -> None:
+    self.operands.append((name, x.size * x.dtype.itemsize))
+
+
+_measurement: contextvars.ContextVar[Measurement | None] = contextvars.ContextVar(
+  "rtopk_jax_measurement", default=None
+)
+
+
+def measurement() -> Measurement | None:
+  """The dry run under way, if any."""
+  return _measurement.get()
+
+
+@contextlib.contextmanager
+def measure(num_workers: int, step: int | None) -> Iterator[Measurement]:
+  """Within this context collectives are recorded instead of run."""
+  token = _measurement.set(Measurement(num_workers, step))
+  try:
+    yield _measurement.get()  # pyright: ignore[reportReturnType]
+  finally:
+    _measurement.reset(token)
+
+
+def names(axis_name: AxisName) -> tuple[str, ...]:
+  """The names of the axes as a tuple."""
+  return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def is_bound(axis_name: AxisName) -> bool:
+  """Whether this code runs inside a map over the axis (or a measurement)."""
+  if measurement() is not None:
+    return True
+  try:
+    lax.axis_size(axis_name)
+  except NameError:
+    return False
+  return True
+
+
+def size(axis_name: AxisName) -> int:
+  """The number of workers.
+
+  Raises:
+    NameError: outside a map over the axis.
+  """
+  dry = measurement()
+  if dry is not None:
+    return dry.num_workers
+  if not is_bound(axis_name):
+    raise NameError(
+      f"axis_name={axis_name!r} is not a mapped axis here. Call update inside jax.shard_map over a "
+      f"mesh that has it, or inside jax.pmap or jax.vmap with axis_name={axis_name!r}."
+    )
+  return lax.axis_size(axis_name)
+
+
+def index(axis_name: AxisName) -> jax.Array:
+  """This worker's number, an int32 scalar."""
+  return jnp.int32(0) if measurement() is not None else lax.axis_index(axis_name)
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+  kind = jax.typeof(x)
+  manual = getattr(kind, "manual_axis_type", None)
+  return manual.varying if manual is not None else getattr(kind, "vma", frozenset())
+
+
+def tracks_varying(axis_name: AxisName) -> bool:
+  """Whether types say which values vary over the axis (``shard_map`` with ``check_vma=True``)."""
+  return measurement() is None and set(names(axis_name)) <= _varying(lax.axis_index(axis_name))
+
+
+def is_varying(x: jax.Array, axis_name: AxisName) -> bool:
+  """Whether a value varies over the whole axis by its type."""
+  return set(names(axis_name)) <= _varying(x)
+
+
+def to_varying(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """The same value, typed as this worker's own where types are tracked."""
+  if not is_bound(axis_name) or not tracks_varying(axis_name):
+    return x
+  missing = tuple(name for name in names(axis_name) if name not in _varying(x))
+  return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """Every worker's ``x``, shape ``(num_workers, *x.shape)``, the same on all of them."""
+  dry = measurement()
+  if dry is not None:
+    dry.record("all_gather", x)
+    return jnp.zeros((dry.num_workers, *x.shape), x.dtype)
+  if tracks_varying(axis_name):
+    return lax.all_gather(to_varying(x, axis_name), axis_name, to="invarying")
+  return lax.all_gather(x, axis_name)
+
+
+def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """The sum of every worker's ``x``."""
+  dry = measurement()
+  if dry is not None:
+    dry.record("psum", x)
+    return x
+  return lax.psum(to_varying(x, axis_name), axis_name)
+
+
+def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
+  """Zeros for what one worker keeps of a leaf.
+
+  Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be
+  mistaken for the state of one worker that everybody shares.
+  """
+  if not is_bound(axis_name):
+    return jnp.zeros((0, *shape), dtype)
+  if measurement() is None and set(names(axis_name)) <= set(_manual_axes()):
+    return to_varying(jnp.zeros((1, *shape), dtype), axis_name)
+  return jnp.zeros(shape, dtype)
+
+
+def _manual_axes() -> tuple[str, ...]:
+  return jax.sharding.get_abstract_mesh().manual_axes
+
+
+def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> jax.Array:
+  """What this worker keeps of a leaf, in the leaf's shape.
+
+  Raises:
+    ValueError: when the array is not one worker's row.
+  """
+  wrong = row.shape not in (shape, (1, *shape))
+  if not wrong and tracks_varying(axis_name):
+    wrong = not is_varying(row, axis_name)
+  if wrong:
+    reason = (
+      "was made outside the mapped axis, where no worker has a row"
+      if row.shape == (0, *shape)
+      else f"has shape {row.shape}, not this worker's row {(1, *shape)} of (num_workers, *{shape})"
+      if row.shape not in (shape, (1, *shape))
+      else "is the same on all workers"
+    )
+    raise ValueError(
+      f"state{where} {reason} (axis_name={axis_name!r}). Make the state with rtopk_jax.init(tx, "
+      "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
+      "call tx.init inside the mapped function."
+    )
+  return row.reshape(shape)

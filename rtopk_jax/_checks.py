@@ -1,0 +1,57 @@
+"""Checks of arguments: an error names the argument, the value and what would be right."""
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+
+def real(name: str, value: Any) -> None:
+  """Refuses what is not a plain finite real number (a bool is not one)."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    raise TypeError(
+      f"{name} must be a Python number, got {value!r} of type {type(value).__name__}."
+    )
+  if not math.isfinite(value):
+    raise ValueError(f"{name} must be finite, got {value!r}.")
+
+
+def density(name: str, value: Any) -> None:
+  """Refuses a density outside (0, 1]."""
+  real(name, value)
+  if not 0 < value <= 1:
+    raise ValueError(
+      f"{name} is the share of entries sent and must be in (0, 1], got {value!r}"
+      f"{f'; {value} % is {value / 100}' if 1 < value <= 100 else ''}."
+    )
+
+
+def at_least(name: str, value: Any, least: float, *, integer: bool = False) -> None:
+  """Refuses a number below ``least``, and with ``integer`` one that is not whole."""
+  real(name, value)
+  if integer and not isinstance(value, numbers.Integral):
+    raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+  if value < least:
+    raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+
+
+def flag(name: str, value: Any) -> None:
+  """Refuses what is not a bool."""
+  if not isinstance(value, bool):
+    raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
+  """Refuses a value that is not among the choices."""
+  choices = tuple(choices)
+  if not isinstance(value, str) or value not in choices:
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def axis_name(value: Any) -> None:
+  """Refuses what cannot name a mapped axis."""
+  names = value if isinstance(value, tuple) else (value,)
+  if not names or not all(isinstance(name, str) for name in names):
+    raise TypeError(
+      f"axis_name must be the name of a mapped axis (a string, or a tuple of strings), got {value!r}."
+    )

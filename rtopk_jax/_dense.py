@@ -1,0 +1,119 @@
+"""The uncompressed exchange: the baseline that compression is measured against."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rtopk_jax import _axis, _checks, _exchange, _layout, _memory, _state
+from rtopk_jax._axis import AxisName
+from rtopk_jax._memory import Memory
+from rtopk_jax._metrics import ExchangeMetrics, no_metrics
+
+
+class DenseExchangeState(NamedTuple):
+  """State of ``dense_exchange``, the same on all workers.
+
+  Attributes:
+    count: steps so far, int32.
+    momentum: the momentum, shaped like the parameters; ``()`` without momentum.
+    metrics: of the last exchange.
+  """
+
+  count: jax.Array
+  momentum: Any
+  metrics: ExchangeMetrics
+
+
+def dense_exchange(
+  axis_name: AxisName,
+  *,
+  average: str = "workers",
+  momentum: float = 0.0,
+  nesterov: bool = False,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Replaces each worker's gradient by the mean of all: the uncompressed baseline.
+
+  .. math::
+    \bar g = \frac1n \sum_i g_i, \qquad u \leftarrow m u + \min\{1, c/\|\bar g\|\}\, \bar g, \qquad
+    \mathrm{update} = u
+
+  It takes the place of ``sparse_exchange`` in a chain, with the same interface: one collective, momentum
+  and clipping, and a step skipped by all workers when the mean is not finite.
+
+  Args:
+    axis_name: the mapped axis of the workers, a string or a tuple of strings.
+    average: "workers" and "senders" divide the sum by n (all are senders), "sum" does not.
+    momentum: m in [0, 1).
+    nesterov: the update is :math:`\bar g + m u` in place of u.
+    clip_norm: c, the largest norm of the mean. None does not clip.
+
+  Returns:
+    An ``optax.GradientTransformationExtraArgs`` with ``DenseExchangeState``.
+
+  Raises:
+    TypeError: for arguments of a wrong type and leaves that are not floating point.
+    ValueError: for arguments out of range, trees of different structure, and gradients that are the same
+      on all workers.
+    NameError: in ``update`` outside a map over ``axis_name``.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.dense_exchange("data")
+    >>> exchange = lambda g: tx.update(g, tx.init(g))[0]
+    >>> jax.vmap(exchange, out_axes=None, axis_name="data")(jnp.array([[1.0, 2.0], [3.0, 6.0]])).tolist()
+    [2.0, 4.0]
+  """
+  _checks.axis_name(axis_name)
+  _state.check_options(average, momentum, nesterov, clip_norm)
+
+  def init(params):
+    _state.check_floating("params", params)
+    zeros = lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    return DenseExchangeState(jnp.zeros((), jnp.int32), zeros() if momentum else (), no_metrics())
+
+  def update(updates, state, params=None, **extra_args):
+    del extra_args
+    num_workers = _axis.size(axis_name)
+    _state.check_floating("updates", updates)
+    _state.check_structure(updates, params=params)
+    _state.check_local(updates, axis_name)
+    if momentum:
+      _state.check_structure(updates, **{"state.momentum": state.momentum})
+    gradients, structure = jax.tree.flatten(updates)
+    bucket = _layout.layout(updates, "global", True).dense
+    mean = [jnp.zeros(g.shape, jnp.float32) for g in gradients]
+    metrics = state.metrics
+    finite = jnp.bool_(True)
+    if bucket.leaves:
+      vector = bucket.join([g.astype(jnp.float32) for g in gradients])
+      total = _exchange.reduce_dense(vector, axis_name)
+      total = _exchange.divide(total, num_workers, average)
+      if clip_norm is not None:
+        total = total * _memory.clip_scale([total], clip_norm)
+      finite = jnp.all(jnp.isfinite(total))
+      bucket.split(total, mean)
+      metrics = ExchangeMetrics(
+        sent_square=jnp.sum(jnp.square(total)),
+        residual_square=jnp.float32(0),
+        received=jnp.float32(bucket.size),
+        entries=jnp.float32(bucket.size),
+        skipped=state.metrics.skipped,
+      )
+    rule = Memory(False, momentum, nesterov, False, 1.0)
+    traces = jax.tree.leaves(state.momentum)
+    corrected = [rule.correct(g, traces[i] if traces else None) for i, g in enumerate(mean)]
+    updates = [
+      jnp.where(finite, x, jnp.float32(0)).astype(g.dtype)
+      for (x, _), g in zip(corrected, gradients, strict=True)
+    ]
+    new_momentum = (
+      _state.write_rows(finite, [x for _, x in corrected], state.momentum) if momentum else ()
+    )
+    return jax.tree.unflatten(structure, updates), DenseExchangeState(
+      optax.safe_increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,136 @@
+"""What an exchange cost and how it did."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rtopk_jax import _axis, _checks
+
+
+class ExchangeMetrics(NamedTuple):
+  """Sums over the last exchange, the same on all workers; ``exchange_metrics`` makes them readable.
+
+  Attributes:
+    sent_square: squared norm of a worker's message, mean over workers.
+    residual_square: squared norm of a worker's residual, mean over workers.
+    received: entries of the compressed leaves that the reduced update changes.
+    entries: entries of the compressed leaves.
+    skipped: steps skipped so far because a worker had a non-finite entry.
+  """
+
+  sent_square: jax.Array
+  residual_square: jax.Array
+  received: jax.Array
+  entries: jax.Array
+  skipped: jax.Array
+
+
+def no_metrics() -> ExchangeMetrics:
+  """The metrics before the first exchange."""
+  zero = jnp.zeros((), jnp.float32)
+  return ExchangeMetrics(zero, zero, zero, zero, jnp.zeros((), jnp.int32))
+
+
+class WireBytes(NamedTuple):
+  """Bytes of one step's collectives for one worker.
+
+  Attributes:
+    sent: what the worker hands to the collectives, once.
+    received: what it needs of the others: their messages of an all-gather, the sum of an all-reduce.
+    link: what leaves (and what enters) its network interface when collectives run as rings, as they do
+      on most backends: n − 1 times its message for an all-gather, 2(n − 1)/n times its vector for an
+      all-reduce.
+  """
+
+  sent: int
+  received: int
+  link: int
+
+
+def exchange_metrics(state: Any) -> dict[str, jax.Array]:
+  """How the last exchange went, as scalars that are the same on all workers.
+
+  Args:
+    state: the state of an exchange, or of a chain that has one or several.
+
+  Returns:
+    ``sent_norm`` and ``residual_norm`` (root mean square over workers of the norm of what a worker sent
+    and of what it kept), ``union_coverage`` (share of the compressed entries that the reduced update
+    changes) and ``skipped_steps`` (so far, for non-finite gradients). All zero before the first step.
+
+  Raises:
+    ValueError: when the state has no exchange in it.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax, rtopk_jax
+    >>> tx = optax.chain(rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "data"), optax.sgd(0.1))
+    >>> metrics = rtopk_jax.exchange_metrics(tx.init({"w": jnp.ones((64, 32))}))
+    >>> sorted(metrics)
+    ['residual_norm', 'sent_norm', 'skipped_steps', 'union_coverage']
+  """
+  is_metrics = lambda x: isinstance(x, ExchangeMetrics)
+  found = [x for x in jax.tree.leaves(state, is_leaf=is_metrics) if is_metrics(x)]
+  if not found:
+    raise ValueError(
+      "state has no exchange in it; pass the state of sparse_exchange, dense_exchange or of a chain "
+      "that contains one."
+    )
+  # Several exchanges share out the leaves between them, so sums add up.
+  total = ExchangeMetrics(*(sum(field[1:], start=field[0]) for field in zip(*found, strict=True)))
+  return {
+    "sent_norm": jnp.sqrt(total.sent_square),
+    "residual_norm": jnp.sqrt(total.residual_square),
+    "union_coverage": total.received / jnp.maximum(total.entries, 1),
+    "skipped_steps": jnp.stack([x.skipped for x in found]).max(axis=0),
+  }
+
+
+def wire_bytes(
+  tx: optax.GradientTransformation, params: Any, num_workers: int, step: int | None = None
+) -> WireBytes:
+  """The bytes a worker sends and receives in a step, counted from the buffers that are exchanged.
+
+  The update is traced, not run, with collectives that write down the size of their operand.
+
+  Args:
+    tx: an exchange, or a chain that has one.
+    params: the parameters, arrays or ``ShapeDtypeStruct``.
+    num_workers: n.
+    step: the step meant, for a density that warms up; None is after the warm-up.
+
+  Returns:
+    ``WireBytes``.
+
+  Raises:
+    TypeError: when ``num_workers`` or ``step`` is not an integer.
+    ValueError: when ``num_workers`` is below 1 or ``step`` below 0.
+
+  Examples:
+    >>> import jax.numpy as jnp, rtopk_jax
+    >>> params = {"w": jnp.ones((1000, 100))}
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001), "data")
+    >>> rtopk_jax.wire_bytes(tx, params, num_workers=5)  # 100 pairs of 8 bytes, a header of 12
+    WireBytes(sent=812, received=3248, link=3248)
+    >>> rtopk_jax.wire_bytes(rtopk_jax.dense_exchange("data"), params, num_workers=5)
+    WireBytes(sent=400000, received=400000, link=640000)
+  """
+  _checks.at_least("num_workers", num_workers, 1, integer=True)
+  if step is not None:
+    _checks.at_least("step", step, 0, integer=True)
+  params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+  with _axis.measure(num_workers, step) as measured:
+    # A function of its own each time: what is traced within a measurement must not be cached.
+    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+  others = num_workers - 1
+  sent = received = link = 0
+  for collective, operand in measured.operands:
+    sent += operand
+    if collective == "all_gather":
+      received += others * operand
+      link += others * operand
+    elif others:
+      received += operand
+      link += round(2 * others * operand / num_workers)
+  return WireBytes(sent, received, link)

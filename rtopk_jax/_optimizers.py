@@ -1,0 +1,92 @@
+"""The paper's recipe as one optimizer."""
+
+from typing import Any
+
+import jax
+import optax
+
+from rtopk_jax import _checks, _transform
+from rtopk_jax._axis import AxisName
+from rtopk_jax._schedule import Stages
+from rtopk_jax._select import rtop_k
+
+
+def rtopk_sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  density: float | Stages,
+  axis_name: AxisName,
+  *,
+  subsample: float | None = None,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  weight_decay_mask: Any = None,
+  **exchange_options: Any,
+) -> optax.GradientTransformationExtraArgs:
+  r"""SGD with rTop-k compression, error feedback and momentum correction (paper, Algorithm 1).
+
+  With :math:`\bar u` the update of ``sparse_exchange``, whose momentum is this one,
+
+  .. math::
+    s \leftarrow m s + \lambda w, \qquad w \leftarrow w - \eta\, (\bar u + s)
+
+  Weight decay is not part of what is exchanged, since every worker can work it out, but has momentum as
+  it has in ``optax.sgd``: one worker at density 1 without masking takes the same steps as
+  ``optax.chain(optax.add_decayed_weights(λ), optax.sgd(η, m))``.
+
+  Args:
+    learning_rate: :math:`\eta`, a number or a schedule.
+    density: k/d in (0, 1], or ``warmup_density(…)``.
+    axis_name: the mapped axis of the workers.
+    subsample: r/k; None is the number of workers.
+    momentum: m in [0, 1).
+    nesterov: Nesterov's form of momentum.
+    weight_decay: :math:`\lambda`, at least 0.
+    weight_decay_mask: which leaves decay, a tree of bools or a function of the parameters, as in
+      ``optax.add_decayed_weights``.
+    **exchange_options: further arguments of ``sparse_exchange``.
+
+  Returns:
+    An ``optax.GradientTransformationExtraArgs``.
+
+  Raises:
+    TypeError: as ``rtop_k`` and ``sparse_exchange`` do, and for a weight decay that is not a number.
+    ValueError: likewise, and for a weight decay below 0.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, rtopk_jax
+    >>> tx = rtopk_jax.rtopk_sgd(0.1, density=0.01, axis_name="data", weight_decay=1e-4, clip_norm=5.0)
+    >>> state = tx.init({"w": jnp.zeros((64, 32))})
+    >>> optax.tree.get(state, "momentum")["w"].shape  # outside a mapped axis: no worker, no row
+    (0, 64, 32)
+  """
+  _checks.at_least("weight_decay", weight_decay, 0)
+  exchange = _transform.sparse_exchange(
+    rtop_k(density, subsample),
+    axis_name,
+    momentum=momentum,
+    nesterov=nesterov,
+    **exchange_options,
+  )
+  parts = [exchange]
+  if weight_decay:
+    parts.append(_add_decay_with_momentum(weight_decay, momentum, nesterov, weight_decay_mask))
+  parts.append(optax.scale_by_learning_rate(learning_rate))
+  return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def _add_decay_with_momentum(
+  weight_decay: float, momentum: float, nesterov: bool, mask: Any
+) -> optax.GradientTransformation:
+  """Adds the momentum of the decayed weights to updates that had theirs already."""
+  decay = optax.chain(
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.trace(momentum, nesterov) if momentum else optax.identity(),
+  )
+
+  def update(updates, state, params=None):
+    zeros = jax.tree.map(lambda x: x * 0, updates)
+    decayed, state = decay.update(zeros, state, params)
+    return jax.tree.map(lambda x, y: x + y, updates, decayed), state
+
+  return optax.GradientTransformation(decay.init, update)

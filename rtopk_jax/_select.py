@@ -1,0 +1,296 @@
+"""What to send: k of the d entries of a vector.
+
+One family holds the three selectors of the paper. Of a vector x the r entries of largest magnitude are
+taken, and of those a uniformly random k:
+
+    top-k     r = k      nothing is random
+    random-k  r = d      magnitudes do not matter
+    rTop-k    between    the paper recommends r/k = number of workers
+
+Magnitudes are compared as the integers their bits spell, because XLA flushes subnormal floats to zero.
+Ties go to the lowest index, as in ``jax.lax.top_k``.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _checks
+from rtopk_jax._schedule import Stages
+
+MAX_SIZE = 2**31 - 1
+_MIN_NORMAL = np.uint32(0x0080_0000)  # bits of the smallest normal float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SparseSlices:
+  """k entries of a vector of d.
+
+  Attributes:
+    values: their values, shape (k,), the vector's dtype.
+    indices: where they stand, shape (k,), int32, strictly ascending.
+    size: d, static.
+  """
+
+  values: jax.Array
+  indices: jax.Array
+  size: int = dataclasses.field(metadata={"static": True})
+
+  def to_dense(self) -> jax.Array:
+    """The vector that has these entries and is zero elsewhere, shape (d,)."""
+    return (
+      jnp.zeros(self.size, self.values.dtype)
+      .at[self.indices]
+      .set(self.values, unique_indices=True, indices_are_sorted=True)
+    )
+
+
+class Counts(NamedTuple):
+  """How many entries are sent (k) and out of how many large ones (r)."""
+
+  k: int
+  r: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Selector:
+  """Of the r entries of largest magnitude, a random k.
+
+  Made by ``rtop_k``, ``top_k`` and ``random_k``; frozen and hashable, hence static under ``jit``.
+
+  Attributes:
+    density: k/d, or the stages of a warm-up.
+    subsample: r/k; None stands for the number of workers, infinity for r = d.
+    unbiased: whether values are scaled by r/k.
+  """
+
+  density: float | Stages
+  subsample: float | None
+  unbiased: bool = False
+
+  def __post_init__(self):
+    if not isinstance(self.density, Stages):
+      _checks.density("density", self.density)
+    if self.subsample is not None and self.subsample != math.inf:
+      _checks.real("subsample", self.subsample)
+      if self.subsample < 1:
+        raise ValueError(
+          f"subsample is r/k, k of the r largest entries being sent, and must be at least 1, "
+          f"got {self.subsample!r}."
+        )
+    _checks.flag("unbiased", self.unbiased)
+
+  @property
+  def stages(self) -> Stages:
+    """The densities one after another; a constant density is one stage."""
+    return self.density if isinstance(self.density, Stages) else Stages((self.density,), 1)
+
+  def at(self, stage: int) -> "Selector":
+    """The selector of one stage, whose density is a number.
+
+    Args:
+      stage: which stage, counted from 0.
+
+    Returns:
+      A selector of the same kind; itself where the density is constant.
+
+    Raises:
+      IndexError: when there is no such stage.
+    """
+    if not isinstance(self.density, Stages):
+      return self
+    densities = self.density.densities
+    if not 0 <= stage < len(densities):
+      raise IndexError(f"stage must be in [0, {len(densities)}), got {stage}.")
+    return dataclasses.replace(self, density=densities[stage])
+
+  def counts(self, size: int, num_workers: int | None = None) -> Counts:
+    """K and r for a vector of ``size`` entries.
+
+    k = max(1, round(density·d)) and r = min(d, round(subsample·k)).
+
+    Args:
+      size: d, from 1 to 2³¹ − 1.
+      num_workers: stands in for r/k when ``subsample`` is None.
+
+    Returns:
+      The pair (k, r).
+
+    Raises:
+      ValueError: when d is out of range, the density is a warm-up, or r/k is not known.
+    """
+    if isinstance(self.density, Stages):
+      raise ValueError(
+        f"density is a warm-up, {self.density}; choose a stage with selector.at(stage)."
+      )
+    if not 1 <= size <= MAX_SIZE:
+      raise ValueError(
+        f"a vector of {size} entries cannot be indexed by int32; it may have 1 to {MAX_SIZE}. "
+        'For a larger model use scope="leaf".'
+      )
+    subsample = self.subsample
+    if subsample is None:
+      if num_workers is None:
+        raise ValueError(
+          "subsample=None means r/k = number of workers, which is not known here; pass num_workers, "
+          "or give the selector a subsample."
+        )
+      _checks.at_least("num_workers", num_workers, 1, integer=True)
+      subsample = num_workers
+    k = max(1, round(self.density * size))
+    r = size if subsample == math.inf else min(size, round(subsample * k))
+    return Counts(k, r)
+
+  def __call__(
+    self, vector: jax.Array, key: jax.Array, num_workers: int | None = None
+  ) -> SparseSlices:
+    """Selects entries of a vector.
+
+    Args:
+      vector: shape (d,), floating point of at most 32 bits.
+      key: a PRNG key; not used where nothing is random.
+      num_workers: stands in for r/k when ``subsample`` is None.
+
+    Returns:
+      Exactly k ``SparseSlices``.
+
+    Raises:
+      TypeError: when the vector is not floating point.
+      ValueError: when it is not one-dimensional, or as ``counts`` does.
+    """
+    if not jnp.issubdtype(vector.dtype, jnp.floating) or vector.dtype.itemsize > 4:
+      raise TypeError(f"vector must be floating point of at most 32 bits, got {vector.dtype}.")
+    if vector.ndim != 1:
+      raise ValueError(f"vector must have one dimension, got shape {vector.shape}.")
+    size = vector.shape[0]
+    k, r = self.counts(size, num_workers)
+    if k == size:
+      indices = jnp.arange(size, dtype=jnp.int32)
+    elif r == size:
+      indices = lax.top_k(_priorities(key, size), k)[1]
+    else:
+      indices = lax.top_k(_ordered(vector), r)[1]
+      if k < r:
+        indices = indices[lax.top_k(_priorities(key, r), k)[1]]
+    indices = jnp.sort(indices)
+    values = vector.at[indices].get(
+      mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
+    )
+    if self.unbiased:
+      values = values * jnp.asarray(r / k, vector.dtype)
+    return SparseSlices(values, indices, size)
+
+
+def _ordered(vector: jax.Array) -> jax.Array:
+  """float32 numbers in the order of the entries' magnitudes, none of them subnormal."""
+  if vector.dtype.itemsize < 4:
+    bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{8 * vector.dtype.itemsize}"))
+    sign = jnp.asarray(1 << (8 * vector.dtype.itemsize - 1), bits.dtype)
+    return (bits & (sign - jnp.ones((), bits.dtype))).astype(jnp.float32)
+  magnitude = jnp.abs(vector.astype(jnp.float32))
+  bits = lax.bitcast_convert_type(vector.astype(jnp.float32), jnp.uint32) & np.uint32(0x7FFF_FFFF)
+  # Zero and the subnormals become negative normal numbers, the smaller the further from zero.
+  tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)
+  return jnp.where(bits < _MIN_NORMAL, tiny, magnitude)
+
+
+def _priorities(key: jax.Array, count: int) -> jax.Array:
+  """Random float32 numbers to draw by, of 30 random bits each: all normal, hardly ever equal."""
+  bits = jax.random.bits(key, (count,), jnp.uint32) >> np.uint32(2)
+  return lax.bitcast_convert_type(_MIN_NORMAL + bits, jnp.float32)
+
+
+def rtop_k(
+  density: float | Stages, subsample: float | None = None, *, unbiased: bool = False
+) -> Selector:
+  r"""rTop-k: a uniformly random k of the r entries of largest magnitude.
+
+  With :math:`k = \max(1, \mathrm{round}(\rho d))` and :math:`r = \min(d, \mathrm{round}(\sigma k))`,
+
+  .. math::
+    \mathrm{rTop}_{r,k}(x)_j = x_j \ \text{for}\ j \in S,\quad 0\ \text{elsewhere},\qquad
+    S \sim \mathrm{Unif}\{S \subseteq \mathrm{top}_r(x) : |S| = k\},
+
+  Definition 1 of the paper. Its contraction is
+  :math:`E\|x - C(x)\|^2 = \|x\|^2 - \tfrac{k}{r}\|\mathrm{top}_r(x)\|^2`.
+
+  Args:
+    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
+    subsample: :math:`\sigma` = r/k, at least 1. None is the number of workers, so that an entry that is
+      large on all of them is sent by one of them in expectation.
+    unbiased: scale values by r/k, so that the message's mean is :math:`\mathrm{top}_r(x)`. Not together
+      with error feedback.
+
+  Returns:
+    A ``Selector``.
+
+  Raises:
+    TypeError: when an argument is not a number.
+    ValueError: for a density outside (0, 1] or a subsample below 1.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> selector = rtopk_jax.rtop_k(density=0.2, subsample=2)
+    >>> slices = selector(jnp.arange(10.0), jax.random.key(0))
+    >>> slices.values.shape, bool((slices.values >= 6).all())  # 2 of the 4 largest
+    ((2,), True)
+    >>> slices.to_dense().shape
+    (10,)
+  """
+  return Selector(density, subsample, unbiased)
+
+
+def top_k(density: float | Stages) -> Selector:
+  r"""Top-k: the k entries of largest magnitude, :math:`k = \max(1, \mathrm{round}(\rho d))`.
+
+  rTop-k with r = k (paper, Section III).
+
+  Args:
+    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
+
+  Returns:
+    A ``Selector``.
+
+  Raises:
+    TypeError: when the density is not a number.
+    ValueError: for a density outside (0, 1].
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> slices = rtopk_jax.top_k(0.5)(jnp.array([1.0, -4.0, 3.0, 0.0]), jax.random.key(0))
+    >>> slices.values.tolist(), slices.indices.tolist()
+    ([-4.0, 3.0], [1, 2])
+  """
+  return Selector(density, 1)
+
+
+def random_k(density: float | Stages, *, unbiased: bool = False) -> Selector:
+  r"""Random-k: a uniformly random k of all d entries, :math:`k = \max(1, \mathrm{round}(\rho d))`.
+
+  rTop-k with r = d (paper, Section III).
+
+  Args:
+    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
+    unbiased: scale values by d/k, so that the message's mean is the vector. Not together with error
+      feedback.
+
+  Returns:
+    A ``Selector``.
+
+  Raises:
+    TypeError: when an argument has the wrong type.
+    ValueError: for a density outside (0, 1].
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> slices = rtopk_jax.random_k(0.5, unbiased=True)(jnp.ones(4), jax.random.key(0))
+    >>> slices.values.tolist()
+    [2.0, 2.0]
+  """
+  return Selector(density, math.inf, unbiased)

@@ -1,0 +1,86 @@
+"""State and trees that both exchanges handle alike: rows in, rows out, and what is refused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rtopk_jax import _axis, _checks, _exchange
+from rtopk_jax._axis import AxisName
+from rtopk_jax._metrics import ExchangeMetrics
+
+
+def settle(finite: jax.Array, new: ExchangeMetrics, old: ExchangeMetrics) -> ExchangeMetrics:
+  """The metrics after a step: those of the last exchange that was not skipped, and the skips."""
+  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  return kept._replace(skipped=old.skipped + (~finite).astype(jnp.int32))
+
+
+def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[jax.Array]:
+  """This worker's part of a field of the state, in float32."""
+  check_structure(updates, **{f"state.{field}": rows})
+  return [
+    _axis.read_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}").astype(
+      jnp.float32
+    )
+    for (path, row), g in zip(
+      jax.tree.leaves_with_path(rows), jax.tree.leaves(updates), strict=True
+    )
+  ]
+
+
+def write_rows(finite: jax.Array, new: list[jax.Array], rows: Any) -> Any:
+  """A field of the state after a step, in the shape and dtype it had; as it was if skipped."""
+  old, structure = jax.tree.flatten(rows)
+  return jax.tree.unflatten(
+    structure,
+    [
+      jnp.where(finite, x.reshape(row.shape).astype(row.dtype), row)
+      for x, row in zip(new, old, strict=True)
+    ],
+  )
+
+
+def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
+  _checks.one_of("average", average, _exchange.AVERAGES)
+  _checks.real("momentum", momentum)
+  if not 0 <= momentum < 1:
+    raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
+  _checks.flag("nesterov", nesterov)
+  if nesterov and not momentum:
+    raise ValueError("nesterov=True has no effect with momentum=0; give a momentum in (0, 1).")
+  if clip_norm is not None:
+    _checks.real("clip_norm", clip_norm)
+    if clip_norm <= 0:
+      raise ValueError(f"clip_norm must be above 0, or None not to clip, got {clip_norm!r}.")
+
+
+def check_floating(name: str, tree: Any) -> None:
+  for path, leaf in jax.tree.leaves_with_path(tree):
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+        f"{name}{jax.tree_util.keystr(path)} is of {dtype}, and only floating point leaves can be "
+        "exchanged; keep others out, with optax.masked or optax.partition for example."
+      )
+
+
+def check_structure(updates: Any, **others: Any) -> None:
+  structure = jax.tree.structure(updates)
+  for name, other in others.items():
+    if other is not None and jax.tree.structure(other) != structure:
+      raise ValueError(
+        f"updates and {name} have different structures: {structure} and {jax.tree.structure(other)}."
+      )
+
+
+def check_local(updates: Any, axis_name: AxisName) -> None:
+  if not _axis.tracks_varying(axis_name):
+    return
+  for path, leaf in jax.tree.leaves_with_path(updates):
+    if not _axis.is_varying(leaf, axis_name):
+      raise ValueError(
+        f"updates{jax.tree_util.keystr(path)} is the same on all workers of axis {axis_name!r}: it "
+        "was summed over them already, densely, by jax.grad with respect to replicated parameters. "
+        "Take local gradients with rtopk_jax.local_value_and_grad(loss_fn, axis_name)."
+      )
