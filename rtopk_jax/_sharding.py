@@ -1,5 +1,6 @@
 """Per-worker state on a mesh: where every leaf lives, how it is made, and a ready training step."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -217,7 +218,8 @@ def make_train_step(
   Returns:
     ``step(params, state, batch)`` to ``(params, state, loss)``, or to ``(params, state, loss, aux)``.
     ``state`` comes from ``rtopk_jax.init``; the leading axis of the batch is dealt to the workers;
-    ``loss`` is the mean; each worker's ``aux`` is a row of an array ``(num_workers, …)``.
+    ``loss`` is the mean; each worker's ``aux`` is a row of an array ``(num_workers, …)``. As a jitted
+    function it has ``step.lower(params, state, batch)``.
 
   Raises:
     ValueError: when the mesh lacks the axis, or in ``step`` when workers don't divide the batch.
@@ -261,13 +263,20 @@ def make_train_step(
     )(params, state, batch)
     return (params, state, loss, aux) if has_aux else (params, state, loss)
 
-  # Said here, so that parameters fresh from their initialiser do not cost a second compilation.
   replicated, dealt = NamedSharding(mesh, P()), NamedSharding(mesh, P(axis_name))
-  return jax.jit(
+  compiled = jax.jit(
     step,
     in_shardings=(replicated, None, dealt),
     donate_argnums=(0, 1) if donate else (),
   )
+
+  @functools.wraps(step)
+  def placed(params, state, batch):
+    # Parameters fresh from their initialiser know no mesh, and would cost a second compilation.
+    return compiled(jax.device_put(params, replicated), state, batch)
+
+  placed.lower = compiled.lower  # pyright: ignore[reportAttributeAccessIssue]
+  return placed
 
 
 def _check_mesh(mesh: Mesh, axis_name: AxisName) -> int:
