@@ -35,6 +35,13 @@ def at_least(name: str, value: Any, least: float, *, integer: bool = False) -> N
     raise ValueError(f"{name} must be at least {least}, got {value!r}.")
 
 
+def momentum(name: str, value: Any) -> None:
+  """Refuses a momentum outside [0, 1)."""
+  real(name, value)
+  if not 0 <= value < 1:
+    raise ValueError(f"{name} must be in [0, 1), got {value!r}.")
+
+
 def flag(name: str, value: Any) -> None:
   """Refuses what is not a bool."""
   if not isinstance(value, bool):

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import optax
 
-from rtopk_jax import _checks, _transform
+from rtopk_jax import _checks, _decay, _transform
 from rtopk_jax._axis import AxisName
 from rtopk_jax._schedule import Stages
 from rtopk_jax._select import rtop_k
@@ -70,23 +69,8 @@ def rtopk_sgd(
   )
   parts = [exchange]
   if weight_decay:
-    parts.append(_add_decay_with_momentum(weight_decay, momentum, nesterov, weight_decay_mask))
+    parts.append(
+      _decay.add_decayed_weights(weight_decay, momentum, nesterov=nesterov, mask=weight_decay_mask)
+    )
   parts.append(optax.scale_by_learning_rate(learning_rate))
   return optax.with_extra_args_support(optax.chain(*parts))
-
-
-def _add_decay_with_momentum(
-  weight_decay: float, momentum: float, nesterov: bool, mask: Any
-) -> optax.GradientTransformation:
-  """Adds the momentum of the decayed weights to updates that had theirs already."""
-  decay = optax.chain(
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.trace(momentum, nesterov) if momentum else optax.identity(),
-  )
-
-  def update(updates, state, params=None):
-    zeros = jax.tree.map(lambda x: x * 0, updates)
-    decayed, state = decay.update(zeros, state, params)
-    return jax.tree.map(lambda x, y: x + y, updates, decayed), state
-
-  return optax.GradientTransformation(decay.init, update)

@@ -43,9 +43,7 @@ def write_rows(finite: jax.Array, new: list[jax.Array], rows: Any) -> Any:
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
   _checks.one_of("average", average, _exchange.AVERAGES)
-  _checks.real("momentum", momentum)
-  if not 0 <= momentum < 1:
-    raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
+  _checks.momentum("momentum", momentum)
   _checks.flag("nesterov", nesterov)
   if nesterov and not momentum:
     raise ValueError("nesterov=True has no effect with momentum=0; give a momentum in (0, 1).")

@@ -1,0 +1,59 @@
+"""Weight decay that has momentum of its own, for updates whose momentum came before the exchange."""
+
+from typing import Any
+
+import jax
+import optax
+
+from rtopk_jax import _checks
+
+
+def add_decayed_weights(
+  weight_decay: float, momentum: float = 0.0, *, nesterov: bool = False, mask: Any = None
+) -> optax.GradientTransformation:
+  r"""Adds weight decay with momentum to updates that had theirs already.
+
+  .. math::
+    s \leftarrow m s + \lambda w, \qquad \mathrm{update} \leftarrow \mathrm{update} + s
+
+  Momentum is linear, so the momentum of gradient and decay is the sum of both. With momentum correction
+  the gradient's comes before the exchange; the decay needs no exchange, since every worker can work it
+  out, and gets its momentum here. With n = 1 and nothing left out, the two together are
+  ``optax.chain(optax.add_decayed_weights(λ), optax.trace(m))``.
+
+  Args:
+    weight_decay: :math:`\lambda`, at least 0.
+    momentum: m in [0, 1), the exchange's.
+    nesterov: whether the exchange's momentum is Nesterov's.
+    mask: which leaves decay, a tree of bools or a function of the parameters, as in
+      ``optax.add_decayed_weights``.
+
+  Returns:
+    An ``optax.GradientTransformation``, whose state is the same on all workers.
+
+  Raises:
+    TypeError: when weight decay or momentum is not a number.
+    ValueError: when one of them is out of range.
+
+  Examples:
+    >>> import jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.add_decayed_weights(0.5, momentum=0.5)
+    >>> weights, state = jnp.ones(1), tx.init(jnp.ones(1))
+    >>> for _ in range(3):
+    ...   updates, state = tx.update(jnp.zeros(1), state, weights)
+    ...   print(updates.tolist())
+    [0.5]
+    [0.75]
+    [0.875]
+  """
+  _checks.at_least("weight_decay", weight_decay, 0)
+  _checks.momentum("momentum", momentum)
+  decay = optax.add_decayed_weights(weight_decay, mask)
+  if momentum:
+    decay = optax.chain(decay, optax.trace(momentum, nesterov))
+
+  def update(updates, state, params=None):
+    decayed, state = decay.update(optax.tree.zeros_like(updates), state, params)
+    return jax.tree.map(lambda x, y: x + y, updates, decayed), state
+
+  return optax.GradientTransformation(decay.init, update)
