@@ -1,6 +1,5 @@
 """Image classification: what a step minimises and what an evaluation counts."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -13,17 +12,18 @@ from data import Images
 from train.models import ResNet
 
 
-@dataclasses.dataclass(frozen=True)
 class Classification:
   """A network that is trained to name what an image shows.
 
-  Attributes:
+  Args:
     config: the experiment's ``model`` section.
     images: the data set.
   """
 
-  config: Any
-  images: Images
+  def __init__(self, config: Any, images: Images):
+    self.config, self.images = config, images
+    self.init = jax.jit(self._init)
+    self.evaluate = jax.jit(self._evaluate)
 
   def _network(self, rngs: nnx.Rngs) -> ResNet:
     return ResNet(
@@ -35,7 +35,7 @@ class Classification:
       rngs=rngs,
     )
 
-  def init(self, key: jax.Array) -> tuple[Any, Any]:
+  def _init(self, key: jax.Array) -> tuple[Any, Any]:
     """Initial weights and batch statistics."""
     _, params, stats = nnx.split(self._network(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
@@ -57,7 +57,7 @@ class Classification:
     accuracy = jnp.mean((jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32))
     return loss, (stats, {"train_loss": loss, "train_accuracy": accuracy})
 
-  def evaluate(self, params: Any, stats: Any, batch: Any) -> dict[str, jax.Array]:
+  def _evaluate(self, params: Any, stats: Any, batch: Any) -> dict[str, jax.Array]:
     """Sums over the examples of a batch that are not padding."""
     logits, _ = self._apply(params, stats, batch["image"], train=False)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])

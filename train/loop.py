@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from train import report, settings
 from train.classification import Classification
 from train.methods import optimizer
 from train.progress import Progress
-from train.workers import Workers, choose_mesh
+from train.workers import RunState, Workers, choose_mesh
 
 Record = dict[str, Any]
 
@@ -50,6 +51,7 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   path.mkdir(parents=True, exist_ok=True)
   (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
   records: list[Record] = []
+  params, _ = jax.eval_shape(task.init, jax.random.key(0))
   with (
     open(path / "metrics.jsonl", "w") as lines,
     Progress(len(config.methods) * len(config.seeds) * steps) as progress,
@@ -61,8 +63,13 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
     for method in config.methods:
       make_tx = optimizer(config, method, steps_per_epoch, steps)
       workers = Workers(task, make_tx, config.num_workers, mesh)
+      # A density is constant through an epoch: its stages are whole epochs.
+      costs = [
+        rtopk_jax.wire_bytes(make_tx(0), params, config.num_workers, epoch * steps_per_epoch)
+        for epoch in range(config.warmup_epochs + 1)
+      ]
       for seed in config.seeds:
-        for record in _run(config, task, workers, method, seed, steps, steps_per_epoch, progress):
+        for record in _run(config, task, workers, costs, method, seed, steps, progress):
           records.append(record)
           lines.write(json.dumps(record) + "\n")
           lines.flush()
@@ -81,20 +88,18 @@ def _run(
   config: Any,
   task: Classification,
   workers: Workers,
+  costs: list[rtopk_jax.WireBytes],
   method: str,
   seed: int,
   steps: int,
-  steps_per_epoch: int,
   progress: Progress,
-):
+) -> Iterator[Record]:
   """One method, one seed: yields a record an epoch."""
   started = time.monotonic()
   seed_array = jnp.int32(seed)
-  state = workers.init(seed_array)
+  params, stats = task.init(jax.random.key(seed))
+  state = workers.init(params, stats, seed_array)
   shares = data.shares(task.images.train.size, config.num_workers, seed)
-  evaluate = jax.jit(task.evaluate)
-  params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
-  tx = workers.make_tx(seed)
   sent = link = step = epoch = 0
   while step < steps:
     history = []
@@ -105,8 +110,7 @@ def _run(
       step += 1
       if step == steps:
         break
-    # A density is constant through an epoch: its stages are whole epochs.
-    cost = rtopk_jax.wire_bytes(tx, params, config.num_workers, step - 1)
+    cost = costs[min(epoch, len(costs) - 1)]
     sent += cost.sent * len(history)
     link += cost.link * len(history)
     epoch += 1
@@ -119,7 +123,7 @@ def _run(
       "link_bytes": link,
       "link_bytes_a_step": cost.link,
       **_summary(history),
-      **_evaluate(task, evaluate, state),
+      **_evaluate(task, state),
       "seconds": time.monotonic() - started,
     }
 
@@ -133,10 +137,10 @@ def _summary(history: list[dict[str, jax.Array]]) -> dict[str, float]:
   return {name: float(value) for name, value in host[-1].items()} | means
 
 
-def _evaluate(task: Classification, evaluate: Any, state: Any) -> dict[str, float]:
+def _evaluate(task: Classification, state: RunState) -> dict[str, float]:
   """Loss and accuracy on the test set, with the workers' batch statistics averaged."""
   stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), state.stats)
-  sums = [evaluate(state.params, stats, batch) for batch in task.test_batches(500)]
+  sums = [task.evaluate(state.params, stats, batch) for batch in task.test_batches(500)]
   total = {name: float(sum(x[name] for x in sums)) for name in sums[0]}
   count = total.pop("count")
   return {name: value / count for name, value in total.items()}

@@ -1,8 +1,9 @@
 """Workers as devices of a mesh, or simulated on one device: the same step, the same state.
 
 Either way the state of a run is the one a mesh would hold: what differs between workers is an array
-``(num_workers, …)``. Simulated workers take their gradients one after another, because a ``vmap`` over
-them would turn convolutions into grouped ones, which are slow; only the exchange is mapped.
+``(num_workers, …)``. Simulated workers take their gradients one after another, each by a call of its own:
+a ``vmap`` over them would make grouped convolutions, and on CPUs a convolution within a compiled loop is
+several times slower than outside one. Only the exchange is mapped.
 """
 
 from collections.abc import Callable
@@ -66,8 +67,9 @@ class Workers:
   """n workers who train together.
 
   Args:
-    task: has ``init(key)`` and ``loss(params, stats, batch)``.
-    make_tx: the optimizer of a seed.
+    task: has ``loss(params, stats, batch)``.
+    make_tx: the optimizer of a seed. The seed is an argument of the compiled functions, so that the runs
+      of several seeds share one compilation.
     num_workers: n.
     mesh: their devices, or None to simulate them.
   """
@@ -80,12 +82,25 @@ class Workers:
     mesh: Mesh | None,
   ):
     self.task, self.make_tx, self.num_workers, self.mesh = task, make_tx, num_workers, mesh
-    # The seed is an argument, so that the runs of several seeds share one compilation.
-    self.init = jax.jit(self._init)
-    self.step = jax.jit(self._step, donate_argnums=0)
+    self._init_compiled = jax.jit(self._init)
+    self._gradient = jax.jit(self._gradient_of_one)
+    self._exchange = jax.jit(self._exchange_simulated, donate_argnums=0)
+    self._mesh_step = jax.jit(self._step_on_mesh, donate_argnums=0)
 
-  def _init(self, seed: jax.Array) -> RunState:
-    params, stats = self.task.init(jax.random.key(seed))
+  def init(self, params: Any, stats: Any, seed: jax.Array) -> RunState:
+    """The state before the first step.
+
+    Args:
+      params: initial weights.
+      stats: initial batch statistics of every worker.
+      seed: of the selector.
+
+    Returns:
+      The state.
+    """
+    return self._init_compiled(params, stats, seed)
+
+  def _init(self, params: Any, stats: Any, seed: jax.Array) -> RunState:
     tx = self.make_tx(seed)
     stats = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_workers, *x.shape)), stats)
     if self.mesh is None:
@@ -99,24 +114,37 @@ class Workers:
       place(params, P()), rtopk_jax.init(tx, params, self.mesh, AXIS), place(stats, P(AXIS))
     )
 
-  def _step(self, state: RunState, batch: Any, seed: jax.Array) -> tuple[RunState, dict]:
-    tx = self.make_tx(seed)
-    run = self._simulated if self.mesh is None else self._on_mesh
-    state, metrics = run(tx, state, batch)
-    metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-    return state, metrics | rtopk_jax.exchange_metrics(state.opt_state)
+  def step(self, state: RunState, batch: Any, seed: jax.Array) -> tuple[RunState, dict]:
+    """One exchange.
 
-  def _simulated(self, tx: Any, state: RunState, batch: Any) -> tuple[RunState, dict]:
-    grad = jax.grad(self.task.loss, has_aux=True)
-    gradients, (stats, metrics) = lax.map(
-      lambda own: grad(state.params, *own), (state.stats, batch)
-    )
+    Args:
+      state: the state, whose memory is used again.
+      batch: every worker's, arrays ``(num_workers, …)``.
+      seed: of the selector.
+
+    Returns:
+      The new state, and metrics that are means over workers.
+    """
+    if self.mesh is not None:
+      return self._mesh_step(state, batch, seed)
+    own = [self._gradient(state.params, state.stats, batch, i) for i in range(self.num_workers)]
+    return self._exchange(state, own, seed)
+
+  def _gradient_of_one(self, params: Any, stats: Any, batch: Any, worker: int) -> Any:
+    stats, batch = jax.tree.map(lambda x: x[worker], (stats, batch))
+    return jax.grad(self.task.loss, has_aux=True)(params, stats, batch)
+
+  def _exchange_simulated(self, state: RunState, own: list, seed: jax.Array) -> Any:
+    gradients, (stats, metrics) = jax.tree.map(lambda *x: jnp.stack(x), *own)
+    tx = self.make_tx(seed)
     axes = rtopk_jax.state_axes(tx, state.params)
     update = jax.vmap(tx.update, in_axes=(0, axes, None), out_axes=(None, axes), axis_name=AXIS)
     updates, opt_state = update(gradients, state.opt_state, state.params)
-    return RunState(optax.apply_updates(state.params, updates), opt_state, stats), metrics
+    state = RunState(optax.apply_updates(state.params, updates), opt_state, stats)
+    return state, _summary(metrics, opt_state)
 
-  def _on_mesh(self, tx: Any, state: RunState, batch: Any) -> tuple[RunState, dict]:
+  def _step_on_mesh(self, state: RunState, batch: Any, seed: jax.Array) -> Any:
+    tx = self.make_tx(seed)
     grad = rtopk_jax.local_value_and_grad(self.task.loss, AXIS, has_aux=True)
 
     def worker(state, batch):
@@ -131,4 +159,11 @@ class Workers:
     step = jax.shard_map(
       worker, mesh=self.mesh, in_specs=(specs, P(AXIS)), out_specs=(specs, P(AXIS))
     )
-    return step(state, batch)
+    state, metrics = step(state, batch)
+    return state, _summary(metrics, state.opt_state)
+
+
+def _summary(metrics: dict[str, jax.Array], opt_state: Any) -> dict[str, jax.Array]:
+  """The workers' metrics averaged, and the exchange's."""
+  means = {name: jnp.mean(value) for name, value in metrics.items()}
+  return means | rtopk_jax.exchange_metrics(opt_state)
