@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Images:
 
   def normalise(self, images: np.ndarray) -> np.ndarray:
     """Bytes as float32 of mean 0 and standard deviation 1 for each channel."""
-    mean, std = np.float32(self.mean), np.float32(self.std)
+    mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
@@ -64,9 +65,9 @@ def digits(data_dir: str | None = None) -> Images:
   del data_dir
   from sklearn import datasets, model_selection
 
-  bunch = datasets.load_digits()
-  images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-  labels = bunch.target.astype(np.int32)
+  pixels, labels = datasets.load_digits(return_X_y=True)
+  images = np.round(np.asarray(pixels) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+  labels = np.asarray(labels, np.int32)
   train, test = model_selection.train_test_split(
     np.arange(len(images)), test_size=0.2, random_state=0, stratify=labels
   )
@@ -108,7 +109,7 @@ def _tfds(name: str, split: str, data_dir: str | None) -> Split:
       "(this one step needs TensorFlow: pip install tensorflow), or name the folder that has it with "
       "--config.data_dir=DIR."
     )
-  source = tfds.data_source(
+  source: Any = tfds.data_source(
     name,
     split=split,
     builder_kwargs={"file_format": "array_record"},

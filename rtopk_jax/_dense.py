@@ -113,7 +113,7 @@ def dense_exchange(
       _state.write_rows(finite, [x for _, x in corrected], state.momentum) if momentum else ()
     )
     return jax.tree.unflatten(structure, updates), DenseExchangeState(
-      optax.safe_increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
+      _state.increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
     )
 
   return optax.GradientTransformationExtraArgs(init, update)

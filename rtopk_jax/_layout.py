@@ -108,9 +108,11 @@ def _dense_flags(tree: Any, paths_and_leaves: list, dense: Dense) -> list[bool]:
         f"dense is a tree of another structure than the gradient: {structure} instead of "
         f"{jax.tree.structure(tree)}."
       )
+  checked = []
   for (path, _), flag in zip(paths_and_leaves, flags, strict=True):
     if not isinstance(flag, bool):
       raise TypeError(
         f"dense must say True or False for every leaf, got {flag!r} for {jax.tree_util.keystr(path)}."
       )
-  return flags
+    checked.append(flag)
+  return checked

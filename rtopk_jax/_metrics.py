@@ -78,7 +78,7 @@ def exchange_metrics(state: Any) -> dict[str, jax.Array]:
       "that contains one."
     )
   # Several exchanges share out the leaves between them, so sums add up.
-  total = ExchangeMetrics(*(sum(field[1:], start=field[0]) for field in zip(*found, strict=True)))
+  total = jax.tree.map(lambda *sums: jnp.stack(sums).sum(axis=0), *found)
   return {
     "sent_norm": jnp.sqrt(total.sent_square),
     "residual_norm": jnp.sqrt(total.residual_square),

@@ -67,7 +67,7 @@ def rtopk_sgd(
     nesterov=nesterov,
     **exchange_options,
   )
-  parts = [exchange]
+  parts: list[optax.GradientTransformation] = [exchange]
   if weight_decay:
     parts.append(
       _decay.add_decayed_weights(weight_decay, momentum, nesterov=nesterov, mask=weight_decay_mask)

@@ -10,6 +10,11 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import ExchangeMetrics
 
 
+def increment(count: jax.Array) -> jax.Array:
+  """The next step's count; it stays at the largest int32 once there."""
+  return jnp.where(count < jnp.iinfo(jnp.int32).max, count + 1, count)
+
+
 def settle(finite: jax.Array, new: ExchangeMetrics, old: ExchangeMetrics) -> ExchangeMetrics:
   """The metrics after a step: those of the last exchange that was not skipped, and the skips."""
   kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

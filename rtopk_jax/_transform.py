@@ -231,7 +231,7 @@ def sparse_exchange(
       metrics = ExchangeMetrics(
         sent_square=jnp.mean(headers[:, 1]),
         residual_square=jnp.mean(headers[:, 2]),
-        received=sum(jnp.count_nonzero(x).astype(jnp.float32) for x in totals),
+        received=jnp.stack([jnp.count_nonzero(x) for x in totals]).sum().astype(jnp.float32),
         entries=jnp.float32(sum(segment.size for segment in plan.compressed)),
         skipped=state.metrics.skipped,
       )
@@ -244,7 +244,7 @@ def sparse_exchange(
       ],
     )
     return updates, SparseExchangeState(
-      count=optax.safe_increment(state.count),
+      count=_state.increment(state.count),
       residual=_state.write_rows(finite, residuals, state.residual) if error_feedback else (),
       momentum=_state.write_rows(finite, traces, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),

@@ -22,7 +22,8 @@ class Classification:
 
   def __init__(self, config: Any, images: Images):
     self.config, self.images = config, images
-    self.init = jax.jit(self._init)
+    # Weights are drawn once: optimising that program takes longer than running it.
+    self.init = jax.jit(self._init, compiler_options={"xla_backend_optimization_level": 0})
     self.evaluate = jax.jit(self._evaluate)
 
   def _network(self, rngs: nnx.Rngs) -> ResNet:

@@ -5,8 +5,10 @@ from ml_collections import config_flags
 
 from train import train_and_evaluate
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, and how.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where metrics, table and picture go.")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="What to train, and how.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where metrics, table and picture go.", required=True
+)
 
 
 def main(_: list[str]) -> None:
@@ -15,5 +17,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
   app.run(main)

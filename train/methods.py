@@ -57,7 +57,7 @@ def optimizer(
         seed=seed,
         **common,
       )
-    parts = [exchange]
+    parts: list[optax.GradientTransformation] = [exchange]
     if config.weight_decay:
       parts.append(
         rtopk_jax.add_decayed_weights(

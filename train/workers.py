@@ -101,17 +101,17 @@ class Workers:
     return self._init_compiled(params, stats, seed)
 
   def _init(self, params: Any, stats: Any, seed: jax.Array) -> RunState:
-    tx = self.make_tx(seed)
+    tx, mesh = self.make_tx(seed), self.mesh
     stats = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_workers, *x.shape)), stats)
-    if self.mesh is None:
+    if mesh is None:
       axes = rtopk_jax.state_axes(tx, params)
       init = jax.vmap(
         tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=self.num_workers
       )
       return RunState(params, init(params), stats)
-    place = lambda tree, spec: lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+    place = lambda tree, spec: lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
     return RunState(
-      place(params, P()), rtopk_jax.init(tx, params, self.mesh, AXIS), place(stats, P(AXIS))
+      place(params, P()), rtopk_jax.init(tx, params, mesh, AXIS), place(stats, P(AXIS))
     )
 
   def step(self, state: RunState, batch: Any, seed: jax.Array) -> tuple[RunState, dict]:

@@ -102,7 +102,7 @@ class ResNet(nnx.Module):
     """
     x = nnx.relu(self.norm(self.stem(images), use_running_average=not train))
     if self.pool:
-      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for block in self.blocks:
       x = block(x, train)
     return self.head(jnp.mean(x, axis=(1, 2)))
