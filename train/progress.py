@@ -42,4 +42,4 @@ class Progress:
 
   def line(self, text: str) -> None:
     """A line that stays."""
-    self._bar.console.print(text, highlight=False)
+    self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,156 @@
+"""The real loop, on real digits, for a few steps."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import data
+from configs import quickstart
+from train import settings, train_and_evaluate
+from train.classification import Classification
+from train.methods import METHODS, optimizer
+from train.workers import Workers, choose_mesh
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config():
+  """The quickstart made tiny: a network of 5,122 parameters, 2 epochs of 2 steps."""
+  config = quickstart.get_config()
+  config.model.stages = (1, 1)
+  config.model.width = 8
+  config.batch_size = 143
+  config.seeds = (0,)
+  config.epochs = 2
+  config.warmup_epochs = 1
+  return config
+
+
+def test_compares_methods_from_the_same_start(config, tmp_path):
+  config.seeds = (0, 1)
+  records = train_and_evaluate(config, str(tmp_path))
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert lines == records
+  assert [(r["method"], r["seed"], r["epoch"]) for r in records] == [
+    (method, seed, epoch) for method in METHODS for seed in (0, 1) for epoch in (1, 2)
+  ]
+  assert json.loads((tmp_path / "config.json").read_text())["density"] == 0.01
+  assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+  for name in ("no compression", "rTop-k", "top-k", "random-k"):
+    assert f"| {name} |" in (tmp_path / "results.md").read_text()
+  assert all(np.isfinite(r["train_loss"]) and r["skipped_steps"] == 0 for r in records)
+  # d = 5,122: two steps at a density of 25 %, then two at 1 %, 8 bytes an entry and 12 of header.
+  sent = {r["epoch"]: r["sent_bytes"] for r in records if r["method"] == "rtopk"}
+  assert sent == {1: 2 * (8 * 1280 + 12), 2: 2 * (8 * 1280 + 12) + 2 * (8 * 51 + 12)}
+  dense = {r["epoch"]: r["sent_bytes"] for r in records if r["method"] == "none"}
+  assert dense == {1: 2 * 4 * 5122, 2: 4 * 4 * 5122}
+
+
+def test_methods_and_seeds_are_paired(config, tmp_path):
+  config.epochs, config.warmup_epochs, config.max_steps, config.seeds = 1, 0, 1, (0, 1)
+  records = train_and_evaluate(config, str(tmp_path))
+  # The first step's loss is that of the initial weights on the first batch.
+  losses = {seed: {r["train_loss"] for r in records if r["seed"] == seed} for seed in (0, 1)}
+  assert len(losses[0]) == len(losses[1]) == 1
+  assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_simulated_workers_do_what_devices_do(config, method):
+  images = data.load("digits")
+  task = Classification(config.model, images)
+  make_tx = optimizer(config, method, steps_per_epoch=2, total_steps=4)
+  shares = data.shares(images.train.size, 5, seed=0)
+  batches = [b for epoch in range(2) for b in data.epoch(images, shares, 143, 0, epoch)]
+  states = []
+  for kind in ("simulated", "devices"):
+    workers = Workers(task, make_tx, 5, choose_mesh(kind, 5))
+    params, stats = task.init(jax.random.key(0))
+    state = workers.init(params, stats, jnp.int32(0))
+    for batch in batches[:3]:
+      state, metrics = workers.step(state, batch, jnp.int32(0))
+    assert float(metrics["skipped_steps"]) == 0
+    states.append(jax.device_get(state))
+  simulated, devices = states
+  assert jax.tree.structure(simulated) == jax.tree.structure(devices)
+  for a, b in zip(jax.tree.leaves(simulated), jax.tree.leaves(devices), strict=True):
+    assert a.shape == b.shape
+    # Gradients of two programs differ in rounding, and an entry at the threshold may go either way.
+    assert np.mean(np.abs(a - b) <= 1e-4 + 1e-3 * np.abs(b)) > 0.98
+
+
+def test_loss_falls_on_the_digits(config, tmp_path):
+  config.methods = ("rtopk",)
+  config.batch_size, config.epochs, config.density, config.warmup_epochs = 28, 6, 0.2, 0
+  records = train_and_evaluate(config, str(tmp_path))
+  assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("methods", ("rtopk", "qsgd"), "got 'qsgd'"),
+    ("seeds", (), "seeds is empty"),
+    ("batch_size", 300, "batch_size=300 is more than a worker's share of the data, which is 287"),
+    ("warmup_epochs", 2, "warmup_epochs=2 leaves nothing of epochs=2"),
+    ("max_steps", 0, "max_steps must be at least 1"),
+    ("epochs", 0, "epochs must be at least 1, got 0"),
+  ],
+)
+def test_impossible_configs_are_refused(config, field, value, message):
+  config[field] = value
+  with pytest.raises(ValueError, match=message):
+    settings.check(config, num_train=1437)
+
+
+def test_too_few_devices_are_refused():
+  with pytest.raises(ValueError, match='workers="devices" with num_workers=1000'):
+    choose_mesh("devices", 1000)
+  with pytest.raises(
+    ValueError, match="workers must be one of auto, devices, simulated, got 'gpu'"
+  ):
+    choose_mesh("gpu", 2)
+  assert choose_mesh("auto", 1000) is None
+
+
+def _main(*arguments: str) -> subprocess.CompletedProcess:
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  return subprocess.run(
+    [sys.executable, "-m", "train.main", *arguments],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_command_line(tmp_path):
+  run = _main(
+    "--config=configs/quickstart.py",
+    f"--workdir={tmp_path}",
+    "--config.methods=('rtopk',)",
+    "--config.seeds=(0,)",
+    "--config.warmup_epochs=0",
+    "--config.max_steps=1",
+  )
+  assert run.returncode == 0, run.stderr
+  assert "| rTop-k |" in run.stdout
+  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_command_line_without_cifar10(tmp_path):
+  run = _main(
+    "--config=configs/cifar10.py", f"--workdir={tmp_path}", f"--config.data_dir={tmp_path}"
+  )
+  assert run.returncode != 0
+  assert "cifar10 is not in" in run.stderr
+  assert "download_and_prepare()" in run.stderr
