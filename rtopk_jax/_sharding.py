@@ -138,8 +138,16 @@ def _map_state(
 ) -> Any:
   """The state with ``own(x)`` for each worker's rows, x for other leaves of a parameter, else shared."""
   state = jax.eval_shape(tx.init, params)
+  # Where optax.masked or optax.partition keep a leaf from a transformation, its state has a node of
+  # theirs in place of one.
+  is_masked = lambda x: isinstance(x, optax.MaskedNode)
   state = optax.tree.map_params(
-    tx, lambda _, x: x, state, per_param, transform_non_params=lambda _: shared
+    tx,
+    lambda leaf, x: leaf if is_masked(leaf) else x,
+    state,
+    per_param,
+    transform_non_params=lambda _: shared,
+    is_leaf=is_masked,
   )
   is_exchange = lambda x: isinstance(x, SparseExchangeState)
   rows = lambda tree: jax.tree.map(own, tree, is_leaf=is_leaf)
