@@ -65,7 +65,7 @@ def gradients(
 
 
 def run(
-  mode: str, tx: optax.GradientTransformation, grads: Any, *, quick: bool = False
+  mode: str, tx: optax.GradientTransformation, grads: Any, *, quick: bool = True
 ) -> tuple[Any, Any]:
   """All updates and states of a run from zero.
 
@@ -73,7 +73,7 @@ def run(
     mode: one of ``MODES``.
     tx: an exchange over ``AXIS``.
     grads: a tree of arrays (steps, num_workers, *shape).
-    quick: compile quickly to slower machine code, where many programs run once each.
+    quick: compile quickly to slower machine code, since most programs here run once.
 
   Returns:
     Updates, (steps, *shape) a leaf, and states with the steps in front: (steps, num_workers, *shape)
@@ -156,7 +156,7 @@ def check(
   unbiased: bool = False,
   exact: bool = True,
   seed: int = 0,
-  quick: bool = False,
+  quick: bool = True,
   **options: Any,
 ) -> None:
   """Runs library and reference side by side and compares every update and every memory.

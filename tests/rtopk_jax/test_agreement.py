@@ -33,7 +33,7 @@ def name(case):
 def test_full_product_simulated_by_five_workers(case):
   grads = harness.gradients(SHAPES, STEPS, 5)
   for options in MOMENTUM:
-    harness.check("vmap", grads, quick=True, **case, **options)
+    harness.check("vmap", grads, **case, **options)
 
 
 FACTORS = {
@@ -63,7 +63,7 @@ def allowed(case):
 def test_every_pair_of_options_in_every_mode(case):
   case = dict(case)
   grads = harness.gradients(SHAPES, STEPS, case.pop("num_workers"), dtype=case.pop("dtype"))
-  harness.check(case.pop("mode"), grads, **case)
+  harness.check(case.pop("mode"), grads, quick=False, **case)
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_full_product_in_every_mode(case):
   rest = {key: values for key, values in PRODUCT.items() if key not in case}
   for options in product(**rest):
     for momentum in MOMENTUM:
-      harness.check(mode, grads, quick=True, **case, **options, **momentum)
+      harness.check(mode, grads, **case, **options, **momentum)
 
 
 @pytest.mark.parametrize(
