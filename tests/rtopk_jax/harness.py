@@ -126,7 +126,7 @@ def run(
   return compiled(mapped, grads, quick=quick)
 
 
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _programs: dict[str, Callable[..., Any]] = {}
 
 
@@ -135,7 +135,7 @@ def compiled(function: Callable[..., Any], *args: Any, quick: bool) -> Any:
   lowered = jax.jit(function).lower(*args)
   text = lowered.as_text()
   if text not in _programs:
-    _programs[text] = lowered.compile(compiler_options=_QUICK if quick else None)
+    _programs[text] = lowered.compile(compiler_options=QUICK if quick else None)
   return jax.device_get(_programs[text](*args))
 
 
@@ -184,7 +184,7 @@ def check(
     subsample=ratio,
     unbiased=unbiased,
     dense=flags,
-    memory_dtype=np.dtype(options.get("memory_dtype") or np.float32),
+    memory_dtype=options.get("memory_dtype") or np.float32,
     **{key: value for key, value in options.items() if key not in del_keys},
   )
 

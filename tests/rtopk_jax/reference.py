@@ -36,7 +36,7 @@ class Recipe:
   momentum_masking: bool = True
   clip_norm: float | None = None
   memory_decay: float = 1.0
-  memory_dtype: np.dtype = np.dtype(np.float32)
+  memory_dtype: type = np.float32
 
   def density_of(self, step: int) -> float:
     if isinstance(self.density, float):
@@ -80,7 +80,9 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
   residual = [np.zeros((n, size), recipe.memory_dtype) for size in sizes]
   momentum = [np.zeros((n, size), recipe.memory_dtype) for size in sizes]
   compressed = [i for i, size in enumerate(sizes) if size and not recipe.dense[i]]
-  segments = [[i] for i in compressed] if recipe.scope == "leaf" else [compressed] * bool(compressed)
+  segments = (
+    [[i] for i in compressed] if recipe.scope == "leaf" else [compressed] * bool(compressed)
+  )
   history = []
   for step in range(steps):
     local = [g[step].reshape(n, -1).astype(np.float32) for g in gradients]
@@ -132,9 +134,7 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
     ]
     history.append(
       Step(
-        [
-          x.astype(g.dtype) for x, g in zip(in_shape(updates, ()), gradients, strict=True)
-        ],
+        [x.astype(g.dtype) for x, g in zip(in_shape(updates, ()), gradients, strict=True)],
         in_shape(residual, (n,)),
         in_shape(momentum, (n,)),
         in_shape(sent, (n,)),

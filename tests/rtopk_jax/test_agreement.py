@@ -18,7 +18,7 @@ PRODUCT = {
   "clip_norm": [None, CLIP],
   "error_feedback": [True, False],
 }
-MOMENTUM = [dict(momentum=m, momentum_masking=x) for m in (0.0, 0.5) for x in (True, False)]
+MOMENTUM = [{"momentum": m, "momentum_masking": x} for m in (0.0, 0.5) for x in (True, False)]
 
 
 def product(**factors):
@@ -86,14 +86,19 @@ def test_full_product_in_every_mode(case):
 @pytest.mark.parametrize(
   "options",
   [
-    dict(momentum=0.9),
-    dict(momentum=0.9, nesterov=True, clip_norm=2.0),
-    dict(momentum=0.9, memory_decay=0.95, average="senders"),
-    dict(momentum=0.9, kind="top_k", dense={"a": False, "b": True, "empty": False}, clip_norm=2.0),
-    dict(kind="random_k", error_feedback=False, unbiased=True),
-    dict(subsample=2, error_feedback=False, unbiased=True, momentum=0.9),
-    dict(subsample=1.5, scope="leaf", seed=7),
-    dict(density=1.0, momentum=0.9),
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True, "clip_norm": 2.0},
+    {"momentum": 0.9, "memory_decay": 0.95, "average": "senders"},
+    {
+      "momentum": 0.9,
+      "kind": "top_k",
+      "dense": {"a": False, "b": True, "empty": False},
+      "clip_norm": 2.0,
+    },
+    {"kind": "random_k", "error_feedback": False, "unbiased": True},
+    {"subsample": 2, "error_feedback": False, "unbiased": True, "momentum": 0.9},
+    {"subsample": 1.5, "scope": "leaf", "seed": 7},
+    {"density": 1.0, "momentum": 0.9},
   ],
   ids=name,
 )
@@ -107,7 +112,5 @@ def test_pairs_are_covered_and_cases_allowed():
   assert all(allowed(case) for case in cases)
   for a, b in itertools.combinations(FACTORS, 2):
     for x, y in itertools.product(FACTORS[a], FACTORS[b]):
-      assert not allowed({a: x, b: y}) or any(
-        case[a] == x and case[b] == y for case in cases
-      )
+      assert not allowed({a: x, b: y}) or any(case[a] == x and case[b] == y for case in cases)
   assert len(cases) < 30

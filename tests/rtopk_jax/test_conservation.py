@@ -30,9 +30,9 @@ def step(kind, memory, gradient, count):
   axes = rtopk_jax.state_axes(tx, gradient[0])
   exchange = lambda state, gradient: tx.update(gradient, state)
 
-  state = jax.vmap(
-    tx.init, in_axes=None, out_axes=axes, axis_name=harness.AXIS, axis_size=WORKERS
-  )(gradient[0])
+  state = jax.vmap(tx.init, in_axes=None, out_axes=axes, axis_name=harness.AXIS, axis_size=WORKERS)(
+    gradient[0]
+  )
   state = state._replace(residual=memory, count=count)
   return jax.vmap(exchange, in_axes=(axes, 0), out_axes=(None, axes), axis_name=harness.AXIS)(
     state, gradient
@@ -45,7 +45,11 @@ def flushed(x):
 
 
 @hypothesis.given(
-  st.sampled_from(sorted(harness.SELECTORS)), arrays(1), arrays(1), st.integers(0, WORKERS - 1), st.integers(0, 50)
+  st.sampled_from(sorted(harness.SELECTORS)),
+  arrays(1),
+  arrays(1),
+  st.integers(0, WORKERS - 1),
+  st.integers(0, 50),
 )
 def test_sent_and_residual_make_up_memory_and_gradient(kind, memory, gradient, worker, count):
   place = np.zeros((WORKERS, 1), np.float32)

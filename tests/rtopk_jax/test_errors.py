@@ -66,11 +66,19 @@ ARGUMENTS = [
   ),
   (lambda: rtopk_jax.top_k(rtopk_jax.Stages((0.5,), 1)).at(1), IndexError, r"stage.*\[0, 1\)"),
   # a density where a selector belongs
-  (lambda: exchange(selector=0.01), TypeError, r"selector must be rtop_k.*did you mean rtop_k\(0.01"),
+  (
+    lambda: exchange(selector=0.01),
+    TypeError,
+    r"selector must be rtop_k.*did you mean rtop_k\(0.01",
+  ),
   (lambda: exchange(selector="top_k"), TypeError, "selector must be rtop_k.*got 'top_k'"),
   (lambda: exchange(selector=rtopk_jax.Stages((0.1,), 1)), TypeError, "selector must be rtop_k"),
   # strings and objects
-  (lambda: exchange(scope="layer"), ValueError, "scope must be one of 'global', 'leaf', got 'layer'"),
+  (
+    lambda: exchange(scope="layer"),
+    ValueError,
+    "scope must be one of 'global', 'leaf', got 'layer'",
+  ),
   (lambda: exchange(average="mean"), ValueError, "average must be one of 'workers'.*got 'mean'"),
   (lambda: dense(average="mean"), ValueError, "average must be one of"),
   (lambda: exchange(collective="ring"), ValueError, "collective must be one of 'all_gather'"),
@@ -101,7 +109,11 @@ ARGUMENTS = [
     ValueError,
     "memory_decay=0.9 has no effect with error_feedback=False",
   ),
-  (lambda: exchange(memory_dtype=jnp.int8), TypeError, "memory_dtype must be a floating point dtype"),
+  (
+    lambda: exchange(memory_dtype=jnp.int8),
+    TypeError,
+    "memory_dtype must be a floating point dtype",
+  ),
   (lambda: exchange(seed=0.5), TypeError, "seed must be an integer"),
   (lambda: exchange(seed=True), TypeError, "seed must be an integer"),
   (lambda: sgd(weight_decay=-1e-4), ValueError, "weight_decay must be at least 0"),
@@ -117,7 +129,11 @@ ARGUMENTS = [
     ValueError,
     "num_workers must be at least 1",
   ),
-  (lambda: rtopk_jax.wire_bytes(exchange(), jnp.ones(9), 2, -1), ValueError, "step must be at least"),
+  (
+    lambda: rtopk_jax.wire_bytes(exchange(), jnp.ones(9), 2, -1),
+    ValueError,
+    "step must be at least",
+  ),
   (
     lambda: rtopk_jax.exchange_metrics(optax.sgd(0.1).init(jnp.ones(9))),
     ValueError,
@@ -241,7 +257,9 @@ def test_state_without_this_workers_row(check_vma, field):
 
 def test_state_of_nobody_in_a_simulation():
   tx = exchange(dense=False)
-  with pytest.raises(ValueError, match=r"state\.residual\['w'\].*outside the mapped axis.*rtopk_jax\.init"):
+  with pytest.raises(
+    ValueError, match=r"state\.residual\['w'\].*outside the mapped axis.*rtopk_jax\.init"
+  ):
     simulate(tx, PARAMS, state=tx.init(PARAMS))
   rows = rtopk_jax.init(tx, PARAMS, harness.mesh(2), AXIS)
   with pytest.raises(ValueError, match=r"has shape \(2, 4, 6\), not this worker's row"):
@@ -264,7 +282,9 @@ def test_gradients_that_were_summed_already(make):
 
 def test_a_batch_that_cannot_be_dealt():
   tx, mesh = optax.chain(exchange(), optax.sgd(0.1)), harness.mesh(2)
-  step = rtopk_jax.make_train_step(lambda p, x: jnp.mean(p["w"]) * jnp.mean(x["image"]), tx, mesh, AXIS)
+  step = rtopk_jax.make_train_step(
+    lambda p, x: jnp.mean(p["w"]) * jnp.mean(x["image"]), tx, mesh, AXIS
+  )
   state = rtopk_jax.init(tx, PARAMS, mesh, AXIS)
   with pytest.raises(ValueError, match=r"batch\['image'\] has shape \(3, 2\).*2 workers"):
     step(PARAMS, state, {"image": np.ones((3, 2), np.float32)})

@@ -41,9 +41,7 @@ def test_all_skip(name, mode):
     assert np.all(np.isfinite(update))
     assert np.all(update[BAD] == 0)
     assert np.all([np.any(update[step] != 0) for step in range(STEPS) if step != BAD])
-  jax.tree.map(
-    np.testing.assert_array_equal, memories(state, BAD), memories(state, BAD - 1)
-  )
+  jax.tree.map(np.testing.assert_array_equal, memories(state, BAD), memories(state, BAD - 1))
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
   np.testing.assert_array_equal(state.count, [1, 2, 3, 4])
   np.testing.assert_array_equal(state.metrics.skipped, [0, 0, 1, 1])
@@ -69,4 +67,3 @@ def test_a_skip_is_not_contagious():
   expected, _ = harness.run("vmap", tx, clean)
   for name in SHAPES:
     np.testing.assert_array_equal(np.delete(updates[name], BAD, axis=0), expected[name])
-

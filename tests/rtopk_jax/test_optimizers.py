@@ -25,9 +25,7 @@ def train(tx, grads, mapped):
     axes = rtopk_jax.state_axes(tx, start)
     workers = jax.tree.leaves(grads)[0].shape[1]
     state = jax.vmap(tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=workers)(start)
-    update = jax.vmap(
-      tx.update, in_axes=(0, axes, None), out_axes=(None, axes), axis_name=AXIS
-    )
+    update = jax.vmap(tx.update, in_axes=(0, axes, None), out_axes=(None, axes), axis_name=AXIS)
   else:
     state, update = tx.init(start), tx.update
 
@@ -47,9 +45,16 @@ def assert_close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("mask", [None, {"a": True, "b": False}])
 def test_one_worker_that_sends_all_is_sgd_with_decay(momentum, nesterov, mask):
-  options = dict(momentum=momentum, nesterov=nesterov)
+  options = {"momentum": momentum, "nesterov": nesterov}
   tx = rtopk_jax.rtopk_sgd(
-    0.1, 1.0, AXIS, weight_decay=0.05, weight_decay_mask=mask, momentum_masking=False, dense=False, **options
+    0.1,
+    1.0,
+    AXIS,
+    weight_decay=0.05,
+    weight_decay_mask=mask,
+    momentum_masking=False,
+    dense=False,
+    **options,
   )
   sgd = optax.chain(
     optax.add_decayed_weights(0.05, mask),
@@ -85,7 +90,7 @@ def test_options_go_to_the_exchange():
   ("mode", "average"),
   [("shard_map", "workers"), ("pmap", "sum"), ("vmap", "workers"), ("vmap", "senders")],
 )
-@pytest.mark.parametrize("options", [{}, dict(clip_norm=1.0, momentum=0.9, nesterov=True)])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "momentum": 0.9, "nesterov": True}])
 def test_dense_exchange(mode, average, options):
   steps, workers = 8, 4
   grads = harness.gradients(SHAPES, steps, workers, powers=False)

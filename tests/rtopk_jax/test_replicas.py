@@ -12,7 +12,7 @@ from tests.rtopk_jax import harness
 
 AXIS, WORKERS, STEPS = harness.AXIS, 4, 6
 SHAPES = {"a": (5, 8), "b": (23,)}
-SPARSE = dict(momentum=0.9, clip_norm=2.0, dense=False)
+SPARSE = {"momentum": 0.9, "clip_norm": 2.0, "dense": False}
 
 
 def make(selector=None, **options):
@@ -66,9 +66,9 @@ def assert_same_bytes(a, b):
   "options",
   [
     {},
-    dict(average="senders", scope="leaf"),
-    dict(dense={"a": False, "b": True}),
-    dict(selector=rtopk_jax.rtop_k(rtopk_jax.Stages((0.5, 0.1), 3))),
+    {"average": "senders", "scope": "leaf"},
+    {"dense": {"a": False, "b": True}},
+    {"selector": rtopk_jax.rtop_k(rtopk_jax.Stages((0.5, 0.1), 3))},
   ],
   ids=["global", "leaf", "dense", "warm-up"],
 )

@@ -147,7 +147,8 @@ def test_random_k_draws_every_entry_equally_often():
 
 
 @pytest.mark.parametrize(
-  ("selector", "r"), [(rtopk_jax.rtop_k(0.1, 4, unbiased=True), 24), (rtopk_jax.random_k(0.1, unbiased=True), 60)]
+  ("selector", "r"),
+  [(rtopk_jax.rtop_k(0.1, 4, unbiased=True), 24), (rtopk_jax.random_k(0.1, unbiased=True), 60)],
 )
 def test_the_mean_of_unbiased_messages_is_top_r(selector, r):
   vector = np.random.default_rng(0).standard_normal(60).astype(np.float32)

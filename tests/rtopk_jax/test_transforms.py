@@ -96,7 +96,9 @@ def test_init_of_shapes_is_init_of_arrays(name):
   assert abstract(jax.eval_shape(tx.init, params())) == abstract(outside)
   assert abstract(jax.eval_shape(tx.init, shapes)) == abstract(outside)
   specs = rtopk_jax.state_specs(tx, shapes, AXIS)
-  assert jax.tree.structure(specs, is_leaf=lambda x: isinstance(x, P)) == jax.tree.structure(outside)
+  assert jax.tree.structure(specs, is_leaf=lambda x: isinstance(x, P)) == jax.tree.structure(
+    outside
+  )
   assert specs == rtopk_jax.state_specs(tx, params(), AXIS)
 
 
@@ -190,7 +192,6 @@ def test_other_arguments_and_missing_params_are_taken():
 
 def test_train_state():
   """Flax's TrainState calls ``tx.init`` and ``tx.update`` where it is made and applied: inside."""
-
   tx = optax.chain(sparse(rtopk_jax.top_k(0.5)), optax.sgd(0.1))
   mesh = harness.mesh(WORKERS)
   apply_fn = lambda p, x: x @ p["w"] + p["b"][None, :1]
@@ -206,9 +207,7 @@ def test_train_state():
     loss, gradient = rtopk_jax.local_value_and_grad(loss_fn, AXIS)(state.params)
     return state.apply_gradients(grads=gradient), jax.lax.pmean(loss, AXIS)
 
-  step = jax.jit(
-    jax.shard_map(step, mesh=mesh, in_specs=(specs, P(AXIS)), out_specs=(specs, P()))
-  )
+  step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(specs, P(AXIS)), out_specs=(specs, P())))
   x = np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)
   losses = []
   for _ in range(10):
