@@ -186,7 +186,7 @@ def test_other_arguments_and_missing_params_are_taken():
     def one(gradient, tx=tx):
       return tx.update(gradient, tx.init(gradient), value=jnp.float32(1), unknown=None)[0]
 
-    updates = jax.vmap(one, out_axes=None, axis_name=AXIS)(jnp.ones((2, 4)))
+    updates = jax.jit(jax.vmap(one, out_axes=None, axis_name=AXIS))(jnp.ones((2, 4)))
     np.testing.assert_array_equal(updates, np.ones(4))
 
 
