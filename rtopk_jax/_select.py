@@ -164,6 +164,7 @@ class Selector:
       TypeError: when the vector is not floating point.
       ValueError: when it is not one-dimensional, or as ``counts`` does.
     """
+    vector = jnp.asarray(vector)
     if not jnp.issubdtype(vector.dtype, jnp.floating) or vector.dtype.itemsize > 4:
       raise TypeError(f"vector must be floating point of at most 32 bits, got {vector.dtype}.")
     if vector.ndim != 1:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -138,8 +139,16 @@ def _map_state(
 ) -> Any:
   """The state with ``own(x)`` for each worker's rows, x for other leaves of a parameter, else shared."""
   state = jax.eval_shape(tx.init, params)
+  # Where optax.masked or optax.partition keep a leaf from a transformation, its state has a node of
+  # theirs in place of one.
+  is_masked = lambda x: isinstance(x, optax.MaskedNode)
   state = optax.tree.map_params(
-    tx, lambda _, x: x, state, per_param, transform_non_params=lambda _: shared
+    tx,
+    lambda leaf, x: leaf if is_masked(leaf) else x,
+    state,
+    per_param,
+    transform_non_params=lambda _: shared,
+    is_leaf=is_masked,
   )
   is_exchange = lambda x: isinstance(x, SparseExchangeState)
   rows = lambda tree: jax.tree.map(own, tree, is_leaf=is_leaf)
@@ -248,12 +257,6 @@ def make_train_step(
     return params, state, lax.pmean(loss, axis_name), aux
 
   def step(params, state, batch):
-    for path, leaf in jax.tree.leaves_with_path(batch):
-      if leaf.ndim == 0 or leaf.shape[0] % num_workers:
-        raise ValueError(
-          f"batch{jax.tree_util.keystr(path)} has shape {tuple(leaf.shape)}, and its leading axis "
-          f"cannot be dealt to {num_workers} workers."
-        )
     specs = state_specs(tx, params, axis_name)
     params, state, loss, aux = jax.shard_map(
       worker,
@@ -272,11 +275,22 @@ def make_train_step(
 
   @functools.wraps(step)
   def placed(params, state, batch):
+    _check_batch(batch, num_workers)
     # Parameters fresh from their initialiser know no mesh, and would cost a second compilation.
     return compiled(jax.device_put(params, replicated), state, batch)
 
   placed.lower = compiled.lower  # pyright: ignore[reportAttributeAccessIssue]
   return placed
+
+
+def _check_batch(batch: Any, num_workers: int) -> None:
+  for path, leaf in jax.tree.leaves_with_path(batch):
+    shape = jnp.shape(leaf)
+    if not shape or shape[0] % num_workers:
+      raise ValueError(
+        f"batch{jax.tree_util.keystr(path)} has shape {shape}, and its leading axis cannot be dealt "
+        f"to {num_workers} workers."
+      )
 
 
 def _check_mesh(mesh: Mesh, axis_name: AxisName) -> int:

@@ -1,0 +1,17 @@
+"""What every test runs under, the doctests of the package too: eight CPU devices and strict arithmetic."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+# The library promises not to promote silently; a test that needs the usual rules asks for them by name.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a shape compiles, which no deadline allows for. Derandomised: same run, same tests.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("tests")

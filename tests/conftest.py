@@ -1,0 +1,15 @@
+"""Fixtures that tests of several packages ask for."""
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def usual_promotion():
+  """The usual promotion of dtypes, for code of others that relies on it.
+
+  ``optax.adam`` and what is built on it raise a float decay to an int32 count, and Flax, Equinox and
+  most training code multiply arrays of mixed dtypes; strict promotion refuses both.
+  """
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    yield

@@ -1,0 +1,292 @@
+"""Wrong use is refused, by an error that names the argument and what would be right."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from tests.rtopk_jax import harness
+
+AXIS = harness.AXIS
+KEY = jax.random.key(0)
+SELECTOR = rtopk_jax.rtop_k(0.1)
+
+
+def exchange(**options):
+  return rtopk_jax.sparse_exchange(**{"selector": SELECTOR, "axis_name": AXIS, **options})
+
+
+def dense(**options):
+  return rtopk_jax.dense_exchange(**{"axis_name": AXIS, **options})
+
+
+def sgd(**options):
+  return rtopk_jax.rtopk_sgd(**{"learning_rate": 0.1, "density": 0.1, "axis_name": AXIS, **options})
+
+
+ARGUMENTS = [
+  # density
+  *[
+    (lambda make=make, x=x: make(x), ValueError, r"density .*\(0, 1\], got")
+    for make in (rtopk_jax.rtop_k, rtopk_jax.top_k, rtopk_jax.random_k)
+    for x in (0, 0.0, -0.1, 1.5)
+  ],
+  (lambda: rtopk_jax.rtop_k(99), ValueError, r"99 % is 0\.99"),
+  (lambda: rtopk_jax.top_k(math.nan), ValueError, "density must be finite"),
+  (lambda: rtopk_jax.top_k("0.1"), TypeError, "density must be a Python number"),
+  (lambda: rtopk_jax.top_k(True), TypeError, "density must be a Python number"),
+  (lambda: sgd(density=2.0), ValueError, r"density .*\(0, 1\]"),
+  (lambda: rtopk_jax.warmup_density(0.0, 10), ValueError, r"final .*\(0, 1\]"),
+  (lambda: rtopk_jax.warmup_density(0.1, 0), ValueError, "steps_per_epoch must be at least 1"),
+  (lambda: rtopk_jax.warmup_density(0.1, 1.5), TypeError, "steps_per_epoch must be an integer"),
+  (lambda: rtopk_jax.warmup_density(0.1, 5, epochs=0), ValueError, "epochs must be at least 1"),
+  (lambda: rtopk_jax.warmup_density(0.1, 5, initial=3), ValueError, r"initial .*\(0, 1\]"),
+  (lambda: rtopk_jax.Stages((), 3), ValueError, "densities is empty"),
+  (lambda: rtopk_jax.Stages((0.1, 2.0), 3), ValueError, r"densities\[1\]"),
+  # subsample
+  (lambda: rtopk_jax.rtop_k(0.1, 0.5), ValueError, "subsample is r/k.*at least 1.*0.5"),
+  (lambda: rtopk_jax.rtop_k(0.1, "5"), TypeError, "subsample must be a Python number"),
+  (lambda: SELECTOR(jnp.ones(9), KEY), ValueError, "subsample=None.*pass num_workers"),
+  (lambda: SELECTOR(jnp.ones(9), KEY, 0), ValueError, "num_workers must be at least 1"),
+  (lambda: SELECTOR(jnp.ones(9), KEY, 2.0), TypeError, "num_workers must be an integer"),
+  # the vector
+  (lambda: SELECTOR(jnp.ones((3, 3)), KEY, 2), ValueError, r"vector must have one dimension"),
+  (lambda: SELECTOR(jnp.ones(9, jnp.int32), KEY, 2), TypeError, "vector must be floating point"),
+  (lambda: rtopk_jax.top_k(0.1).counts(0), ValueError, "vector of 0 entries"),
+  (lambda: rtopk_jax.top_k(0.1).counts(2**31), ValueError, 'int32.*scope="leaf"'),
+  (
+    lambda: rtopk_jax.top_k(rtopk_jax.Stages((0.5,), 1))(jnp.ones(9), KEY),
+    ValueError,
+    r"selector\.at\(stage\)",
+  ),
+  (lambda: rtopk_jax.top_k(rtopk_jax.Stages((0.5,), 1)).at(1), IndexError, r"stage.*\[0, 1\)"),
+  # a density where a selector belongs
+  (
+    lambda: exchange(selector=0.01),
+    TypeError,
+    r"selector must be rtop_k.*did you mean rtop_k\(0.01",
+  ),
+  (lambda: exchange(selector="top_k"), TypeError, "selector must be rtop_k.*got 'top_k'"),
+  (lambda: exchange(selector=rtopk_jax.Stages((0.1,), 1)), TypeError, "selector must be rtop_k"),
+  # strings and objects
+  (
+    lambda: exchange(scope="layer"),
+    ValueError,
+    "scope must be one of 'global', 'leaf', got 'layer'",
+  ),
+  (lambda: exchange(average="mean"), ValueError, "average must be one of 'workers'.*got 'mean'"),
+  (lambda: dense(average="mean"), ValueError, "average must be one of"),
+  (lambda: exchange(collective="ring"), ValueError, "collective must be one of 'all_gather'"),
+  (lambda: exchange(collective=3), TypeError, "collective must be a name or a rtopk_jax.AllGather"),
+  (lambda: exchange(wire="float32"), TypeError, r"wire must be a rtopk_jax\.Wire"),
+  (lambda: rtopk_jax.Wire(values="int3"), ValueError, "values must be one of 'float32'"),
+  (lambda: rtopk_jax.Wire(indices="int3"), ValueError, "indices must be one of 'int32'"),
+  (lambda: exchange(axis_name=3), TypeError, "axis_name must be the name of a mapped axis"),
+  (lambda: exchange(axis_name=()), TypeError, "axis_name must be the name"),
+  (lambda: dense(axis_name=None), TypeError, "axis_name must be the name"),
+  # numbers
+  *[
+    (lambda make=make, x=x: make(momentum=x), ValueError, r"momentum must be in \[0, 1\), got")
+    for make in (exchange, dense, sgd)
+    for x in (1, -0.1, 1.5)
+  ],
+  (lambda: exchange(momentum="0.9"), TypeError, "momentum must be a Python number"),
+  (lambda: exchange(nesterov=True), ValueError, "nesterov=True has no effect with momentum=0"),
+  (lambda: exchange(nesterov=1, momentum=0.9), TypeError, "nesterov must be True or False"),
+  (lambda: exchange(error_feedback=1), TypeError, "error_feedback must be True or False"),
+  (lambda: exchange(momentum_masking=None), TypeError, "momentum_masking must be True or False"),
+  (lambda: exchange(clip_norm=0), ValueError, "clip_norm must be above 0, or None"),
+  (lambda: dense(clip_norm=-1.0), ValueError, "clip_norm must be above 0, or None"),
+  (lambda: exchange(memory_decay=0), ValueError, r"memory_decay must be in \(0, 1\]"),
+  (lambda: exchange(memory_decay=1.1), ValueError, r"memory_decay must be in \(0, 1\]"),
+  (
+    lambda: exchange(memory_decay=0.9, error_feedback=False),
+    ValueError,
+    "memory_decay=0.9 has no effect with error_feedback=False",
+  ),
+  (
+    lambda: exchange(memory_dtype=jnp.int8),
+    TypeError,
+    "memory_dtype must be a floating point dtype",
+  ),
+  (lambda: exchange(seed=0.5), TypeError, "seed must be an integer"),
+  (lambda: exchange(seed=True), TypeError, "seed must be an integer"),
+  (lambda: sgd(weight_decay=-1e-4), ValueError, "weight_decay must be at least 0"),
+  (
+    lambda: exchange(selector=rtopk_jax.rtop_k(0.1, unbiased=True)),
+    ValueError,
+    "unbiased=True .*error_feedback=True.*choose one",
+  ),
+  (lambda: rtopk_jax.rtop_k(0.1, unbiased=1), TypeError, "unbiased must be True or False"),
+  # costs and metrics
+  (
+    lambda: rtopk_jax.wire_bytes(exchange(), jnp.ones(9), 0),
+    ValueError,
+    "num_workers must be at least 1",
+  ),
+  (
+    lambda: rtopk_jax.wire_bytes(exchange(), jnp.ones(9), 2, -1),
+    ValueError,
+    "step must be at least",
+  ),
+  (
+    lambda: rtopk_jax.exchange_metrics(optax.sgd(0.1).init(jnp.ones(9))),
+    ValueError,
+    "state has no exchange in it",
+  ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), ARGUMENTS)
+def test_arguments(make, error, message):
+  with pytest.raises(error, match=message):
+    make()
+
+
+def simulate(tx, gradient, params=None, state=None, axis_name=AXIS, workers=2):
+  def one(gradient):
+    own = tx.init(gradient) if state is None else state
+    return tx.update(gradient, own, params)[0]
+
+  gradient = jax.tree.map(lambda g: jnp.stack([jnp.asarray(g)] * workers), gradient)
+  return jax.vmap(one, axis_name=axis_name)(gradient)
+
+
+@pytest.mark.parametrize("make", [exchange, dense, sgd])
+def test_outside_a_mapped_axis_and_wrong_names(make):
+  tx, gradient = make(), {"w": jnp.ones((4, 4))}
+  with pytest.raises(NameError, match=r"axis_name='workers' is not a mapped axis.*shard_map"):
+    tx.update(gradient, tx.init(gradient))
+  with pytest.raises(NameError, match="axis_name='workers' is not a mapped axis"):
+    simulate(tx, gradient, axis_name="batch")
+  with pytest.raises(NameError, match="axis_name='workers'"):
+    rtopk_jax.local_value_and_grad(jnp.sum, AXIS)(jnp.ones(3))
+
+
+def test_a_mesh_without_the_axis():
+  tx, mesh = exchange(), harness.mesh(2, "batch")
+  message = r"axis_name='workers' is not an axis of the mesh, which has \('batch',\)"
+  with pytest.raises(ValueError, match=message):
+    rtopk_jax.init(tx, jnp.ones(3), mesh, AXIS)
+  with pytest.raises(ValueError, match=message):
+    rtopk_jax.make_train_step(lambda p, x: jnp.sum(p), tx, mesh, AXIS)
+
+
+@pytest.mark.parametrize("make", [exchange, dense])
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
+def test_leaves_that_are_not_floating_point(make, dtype):
+  tree = {"w": jnp.ones((4, 4)), "step": jnp.ones(3, dtype)}
+  with pytest.raises(TypeError, match=r"params\['step'\] is of .*only floating point leaves"):
+    make().init(tree)
+  with pytest.raises(TypeError, match=r"updates\['step'\] is of .*only floating point leaves"):
+    simulate(make(), tree, state=())
+
+
+@pytest.mark.parametrize("make", [exchange, dense])
+def test_trees_of_different_structure(make):
+  gradient = {"w": jnp.ones((4, 4))}
+  with pytest.raises(ValueError, match="updates and params have different structures"):
+    simulate(make(), gradient, params={"v": jnp.ones((4, 4))})
+  tx = make(momentum=0.9)
+  other = jax.vmap(tx.init, axis_name=AXIS, axis_size=2, in_axes=None)({"v": jnp.ones((4, 4))})
+  row = jax.tree.map(lambda x: x[0], other)
+  with pytest.raises(ValueError, match=r"updates and state\.\w+ have different structures"):
+    simulate(tx, gradient, state=row)
+  with pytest.raises(ValueError, match="param_specs and params have different structures"):
+    rtopk_jax.state_specs(tx, gradient, AXIS, {"v": P()})
+
+
+@pytest.mark.parametrize(
+  ("mask", "error", "message"),
+  [
+    ({"v": True}, ValueError, "dense is a tree of another structure"),
+    ({"w": 1}, TypeError, r"dense must say True or False.*got 1 for \['w'\]"),
+    (lambda path, leaf: None, TypeError, r"dense must say True or False.*got None for \['w'\]"),
+  ],
+)
+def test_masks_of_dense_leaves(mask, error, message):
+  with pytest.raises(error, match=message):
+    simulate(exchange(dense=mask), {"w": jnp.ones((4, 4))})
+
+
+PARAMS = {"w": np.ones((4, 6), np.float32)}
+
+
+def on_mesh(tx, state, state_specs, check_vma, gradient=None):
+  one = lambda state, g: tx.update(jax.tree.map(lambda x: x[0], g), state)[0]
+  gradient = jax.tree.map(lambda p: np.stack([p] * 2), PARAMS) if gradient is None else gradient
+  return jax.jit(
+    jax.shard_map(
+      one,
+      mesh=harness.mesh(2),
+      in_specs=(state_specs, P(AXIS)),
+      out_specs=P(),
+      check_vma=check_vma,
+    )
+  )(state, gradient)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("field", ["residual", "momentum"])
+def test_state_without_this_workers_row(check_vma, field):
+  tx = exchange(momentum=0.9, error_feedback=field == "residual", dense=False)
+  plain = tx.init(PARAMS)
+  message = rf"state\.{field}\['w'\].*rtopk_jax\.init\(tx"
+  with pytest.raises(ValueError, match=message):
+    on_mesh(tx, plain, P(), check_vma)
+  # One row for all, whoever made it.
+  row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:])) if x.ndim else x, plain)
+  if check_vma:
+    with pytest.raises(ValueError, match=rf"state\.{field}\['w'\] is the same on all workers"):
+      on_mesh(tx, row, P(), check_vma)
+  # Every worker's rows on every worker.
+  made = rtopk_jax.init(tx, PARAMS, harness.mesh(2), AXIS)
+  with pytest.raises(ValueError, match=message):
+    on_mesh(tx, made, P(), check_vma)
+  specs = jax.tree.map(lambda x: P(AXIS) if x.ndim else P(), plain)
+  with pytest.raises(ValueError, match=message):
+    on_mesh(tx, plain, specs, check_vma)
+  updates = on_mesh(tx, made, rtopk_jax.state_specs(tx, PARAMS, AXIS), check_vma)
+  assert updates["w"].shape == (4, 6)
+
+
+def test_state_of_nobody_in_a_simulation():
+  tx = exchange(dense=False)
+  with pytest.raises(
+    ValueError, match=r"state\.residual\['w'\].*outside the mapped axis.*rtopk_jax\.init"
+  ):
+    simulate(tx, PARAMS, state=tx.init(PARAMS))
+  rows = rtopk_jax.init(tx, PARAMS, harness.mesh(2), AXIS)
+  with pytest.raises(ValueError, match=r"has shape \(2, 4, 6\), not this worker's row"):
+    simulate(tx, PARAMS, state=rows)
+
+
+@pytest.mark.parametrize("make", [exchange, dense, sgd])
+def test_gradients_that_were_summed_already(make):
+  tx = make()
+
+  def one(params, x):
+    gradient = jax.grad(lambda p: jnp.sum(p["w"] * x[0]))(params)
+    return tx.update(gradient, tx.init(params), params)[0]
+
+  mapped = jax.shard_map(one, mesh=harness.mesh(2), in_specs=(P(), P(AXIS)), out_specs=P())
+  message = r"updates\['w'\] is the same on all workers.*rtopk_jax\.local_value_and_grad"
+  with pytest.raises(ValueError, match=message):
+    jax.jit(mapped)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
+def test_a_batch_that_cannot_be_dealt():
+  tx, mesh = optax.chain(exchange(), optax.sgd(0.1)), harness.mesh(2)
+  step = rtopk_jax.make_train_step(
+    lambda p, x: jnp.mean(p["w"]) * jnp.mean(x["image"]), tx, mesh, AXIS
+  )
+  state = rtopk_jax.init(tx, PARAMS, mesh, AXIS)
+  with pytest.raises(ValueError, match=r"batch\['image'\] has shape \(3, 2\).*2 workers"):
+    step(PARAMS, state, {"image": np.ones((3, 2), np.float32)})
+  with pytest.raises(ValueError, match=r"batch\['image'\] has shape \(\)"):
+    step(PARAMS, state, {"image": 1.0})

@@ -1,0 +1,75 @@
+"""Which leaves are compressed, and what happens to the others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rtopk_jax
+from tests.rtopk_jax import harness
+
+AXIS, WORKERS = harness.AXIS, 2
+# 1,024, 1,023, 2,000, 0 and 1 entries
+SHAPES = {"large": (32, 32), "small": (31, 33), "vector": (2000,), "empty": (0, 5), "scalar": ()}
+
+
+def sent_dense(dense):
+  """The names of the leaves whose update is the plain mean: ones, where a sum has zeros and twos."""
+  grads = {name: np.ones((1, WORKERS, *shape), np.float32) for name, shape in SHAPES.items()}
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.random_k(0.1), AXIS, dense=dense, scope="leaf", average="sum"
+  )
+  updates, state = harness.run("vmap", tx, grads)
+  names = {name for name in SHAPES if updates[name].size and np.all(updates[name] == 1)}
+  for name in names:
+    assert not np.any(state.residual[name]), "the residual of a dense leaf is zeros"
+  assert updates["empty"].shape == (1, 0, 5)
+  return names
+
+
+@pytest.mark.parametrize(
+  ("dense", "names"),
+  [
+    (None, {"small", "vector", "scalar"}),  # under 1,024 entries, or fewer than two dimensions
+    (True, {"large", "small", "vector", "scalar"}),
+    (False, set()),
+    (
+      {"large": True, "small": False, "vector": False, "empty": False, "scalar": True},
+      {"large", "scalar"},
+    ),
+    (lambda path, leaf: path[0].key == "small" or leaf.ndim == 0, {"small", "scalar"}),
+  ],
+  ids=["default", "all", "none", "tree", "function"],
+)
+def test_dense_leaves(dense, names):
+  # A scalar alone is sent whole by either path, and its sum over two workers is 2.
+  assert sent_dense(dense) == names
+
+
+@pytest.mark.parametrize("scope", ["global", "leaf"])
+def test_nothing_but_empty_leaves(scope):
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, dense=False, scope=scope)
+  updates, state = harness.run("vmap", tx, {"a": np.ones((1, WORKERS, 0, 5), np.float32)})
+  assert updates["a"].shape == (1, 0, 5)
+  np.testing.assert_array_equal(state.count, [1])
+
+
+def test_global_selects_over_all_leaves_and_leaf_in_each():
+  grads = {
+    "big": np.full((1, WORKERS, 20), 5.0, np.float32),
+    "little": np.ones((1, WORKERS, 20), np.float32),
+  }
+  exchange = lambda scope: rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), AXIS, dense=False, scope=scope
+  )
+  count = lambda updates: {name: np.count_nonzero(x) for name, x in updates.items()}
+  assert count(harness.run("vmap", exchange("global"), grads)[0]) == {"big": 4, "little": 0}
+  assert count(harness.run("vmap", exchange("leaf"), grads)[0]) == {"big": 2, "little": 2}
+
+
+def test_a_single_array_is_a_tree_too():
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.5), AXIS, dense=False)
+  one = lambda g: tx.update(g, tx.init(g))[0]
+  mapped = jax.jit(jax.vmap(one, out_axes=None, axis_name=AXIS))
+  updates = mapped(jnp.array([[4.0, 1.0], [2.0, 8.0]]))
+  np.testing.assert_array_equal(updates, [2.0, 4.0])
