@@ -21,6 +21,10 @@ from train.workers import Workers, choose_mesh
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+# Learning rate schedules of optax divide an int32 count by a float.
+pytestmark = pytest.mark.usefixtures("usual_promotion")
+
+
 @pytest.fixture
 def config():
   """The quickstart made tiny: a network of 5,122 parameters, 2 epochs of 2 steps."""
@@ -91,7 +95,7 @@ def test_loss_falls_on_the_digits(config, tmp_path):
   config.methods = ("rtopk",)
   config.batch_size, config.epochs, config.density, config.warmup_epochs = 28, 6, 0.2, 0
   records = train_and_evaluate(config, str(tmp_path))
-  assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
+  assert records[-1]["train_loss"] < records[0]["train_loss"] - 0.2
 
 
 @pytest.mark.parametrize(
