@@ -16,7 +16,7 @@ def get_config():
   config.model.width = 16
   config.batch_size = 16
   config.seeds = (0, 1, 2)
-  config.epochs = 30
-  config.warmup_epochs = 3
+  config.epochs = 16
+  config.warmup_epochs = 2
   config.learning_rate = 0.05
   return config

@@ -1,6 +1,6 @@
 """Trains what a config describes: ``python -m train.main --config=configs/quickstart.py --workdir=DIR``."""
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from train import train_and_evaluate
@@ -13,6 +13,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
   """Runs the experiment."""
+  logging.set_verbosity(logging.WARNING)
   train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 

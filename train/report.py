@@ -73,6 +73,7 @@ def picture(records: list[dict[str, Any]], path: pathlib.Path) -> None:
         sent, mean - spread, mean + spread, color=COLOURS[method], alpha=0.18, linewidth=0
       )
   axes.set_xscale("log")
+  axes.xaxis.set_major_formatter("{x:g}")
   axes.set_xlabel("megabytes sent by a worker (logarithmic)")
   axes.set_ylabel("test accuracy, %")
   axes.grid(alpha=0.25)
