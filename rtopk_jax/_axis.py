@@ -119,6 +119,12 @@ def to_varying(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return lax.pcast(x, missing, to="varying") if missing else x
 
 
+def varying_like(x: jax.Array, reference: jax.Array) -> jax.Array:
+  """The same value, typed as varying over all axes that another varies over (a loop's first state)."""
+  missing = tuple(_varying(reference) - _varying(x))
+  return lax.pcast(x, missing, to="varying") if missing else x
+
+
 def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Every worker's ``x``, shape ``(num_workers, *x.shape)``, the same on all of them."""
   dry = measurement()

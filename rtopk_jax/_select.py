@@ -20,11 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _checks
+from rtopk_jax import _checks, _search
 from rtopk_jax._schedule import Stages
 
 MAX_SIZE = 2**31 - 1
-_MIN_NORMAL = np.uint32(0x0080_0000)  # bits of the smallest normal float32
+# float32 as bits: the smallest normal number, and infinity.
+_MIN_NORMAL = np.uint32(0x0080_0000)
+_INFINITY = np.uint32(0x7F80_0000)
+# Below this size a search has nothing to gain, and it takes seconds to compile.
+_SORT_BELOW = 1 << 17
+METHODS = ("search", "top_k")
 
 
 @jax.tree_util.register_dataclass
@@ -68,11 +73,14 @@ class Selector:
     density: k/d, or the stages of a warm-up.
     subsample: r/k; None stands for the number of workers, infinity for r = d.
     unbiased: whether values are scaled by r/k.
+    method: "search" finds the entries by counting, "top_k" by ``jax.lax.top_k``, as a reference: of finite
+      vectors both choose the same entries.
   """
 
   density: float | Stages
   subsample: float | None
   unbiased: bool = False
+  method: str = "search"
 
   def __post_init__(self):
     if not isinstance(self.density, Stages):
@@ -85,6 +93,7 @@ class Selector:
           f"got {self.subsample!r}."
         )
     _checks.flag("unbiased", self.unbiased)
+    _checks.one_of("method", self.method, METHODS)
 
   @property
   def stages(self) -> Stages:
@@ -171,15 +180,9 @@ class Selector:
       raise ValueError(f"vector must have one dimension, got shape {vector.shape}.")
     size = vector.shape[0]
     k, r = self.counts(size, num_workers)
-    if k == size:
-      indices = jnp.arange(size, dtype=jnp.int32)
-    elif r == size:
-      indices = lax.top_k(_priorities(key, size), k)[1]
-    else:
-      indices = lax.top_k(_ordered(vector), r)[1]
-      if k < r:
-        indices = indices[lax.top_k(_priorities(key, r), k)[1]]
-    indices = jnp.sort(indices)
+    by_sort = self.method == "top_k" or size <= _SORT_BELOW
+    choose = _by_sorting if by_sort else _by_searching
+    indices = jnp.arange(size, dtype=jnp.int32) if k == size else choose(vector, key, k, r)
     values = vector.at[indices].get(
       mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
     )
@@ -188,23 +191,54 @@ class Selector:
     return SparseSlices(values, indices, size)
 
 
-def _ordered(vector: jax.Array) -> jax.Array:
-  """float32 numbers in the order of the entries' magnitudes, none of them subnormal."""
-  if vector.dtype.itemsize < 4:
-    bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{8 * vector.dtype.itemsize}"))
-    sign = jnp.asarray(1 << (8 * vector.dtype.itemsize - 1), bits.dtype)
-    return (bits & (sign - jnp.ones((), bits.dtype))).astype(jnp.float32)
-  magnitude = jnp.abs(vector.astype(jnp.float32))
-  bits = lax.bitcast_convert_type(vector.astype(jnp.float32), jnp.uint32) & np.uint32(0x7FFF_FFFF)
-  # Zero and the subnormals become negative normal numbers, the smaller the further from zero.
+def _by_searching(vector: jax.Array, key: jax.Array, k: int, r: int) -> jax.Array:
+  """Ascending indices of the selection, by counting; nothing of length d is sorted."""
+  size = vector.shape[0]
+  if r == size:
+    return _search.largest(_random_keys(key, size), k).locate(lax.iota(jnp.int32, k))
+  ranks = lax.iota(jnp.int32, k)
+  if k < r:
+    ranks = _search.largest(_random_keys(key, r), k).locate(ranks)
+  return _search.largest(vector, r, _magnitude_keys).locate(ranks)
+
+
+def _by_sorting(vector: jax.Array, key: jax.Array, k: int, r: int) -> jax.Array:
+  """Ascending indices of the selection, by ``jax.lax.top_k``."""
+  size = vector.shape[0]
+  if r == size:
+    return jnp.sort(_top_k(_random_keys(key, size), k))
+  indices = jnp.sort(_top_k(_magnitude_keys(vector), r))
+  if k < r:
+    indices = indices[jnp.sort(_top_k(_random_keys(key, r), k))]
+  return indices
+
+
+def _magnitude_keys(vector: jax.Array) -> jax.Array:
+  """int32 numbers in the order of the entries' magnitudes, all NaN being one."""
+  width = 8 * vector.dtype.itemsize
+  bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
+  return jnp.minimum(
+    bits & np.uint32((1 << (width - 1)) - 1), np.uint32(_search.LARGEST_KEY)
+  ).astype(jnp.int32)
+
+
+def _random_keys(key: jax.Array, count: int) -> jax.Array:
+  """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
+  # Of a multiple of many, since on CPUs an odd count takes several times as long.
+  bits = jax.random.bits(key, (-(-count // 1024) * 1024,), jnp.uint32)[:count]
+  return (bits >> np.uint32(2)).astype(jnp.int32)
+
+
+def _top_k(keys: jax.Array, count: int) -> jax.Array:
+  """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
+
+  Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
+  the smaller the further from zero.
+  """
+  bits = keys.astype(jnp.uint32)
   tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)
-  return jnp.where(bits < _MIN_NORMAL, tiny, magnitude)
-
-
-def _priorities(key: jax.Array, count: int) -> jax.Array:
-  """Random float32 numbers to draw by, of 30 random bits each: all normal, hardly ever equal."""
-  bits = jax.random.bits(key, (count,), jnp.uint32) >> np.uint32(2)
-  return lax.bitcast_convert_type(_MIN_NORMAL + bits, jnp.float32)
+  floats = lax.bitcast_convert_type(jnp.minimum(bits, _INFINITY), jnp.float32)
+  return lax.top_k(jnp.where(bits < _MIN_NORMAL, tiny, floats), count)[1]
 
 
 def rtop_k(
