@@ -12,8 +12,8 @@ lowest index, so that a cut of the order is a pair (value, index), and what lies
 3. The few entries between the cuts are listed, the exact cut is found among them by counting, and those
    that lost are struck from the words.
 
-The result is a ``Chosen``: a set as words, whose n-th member is found by descending a tree of counts. A
-random subset then takes no more than the ranks of its members.
+The result is a ``Chosen``: a set as words, whose n-th member is found by the running count of its group
+of words. A random subset then takes no more than the ranks of its members.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from jax import lax
 from rtopk_jax import _axis
 
 _PER_WORD = 16
-# Words that share a leaf of the tree of counts.
+# Words that share one running count.
 _GROUP = 8
 # Below this size sampling does not pay: all entries are between the cuts.
 _SMALL = 1 << 16
