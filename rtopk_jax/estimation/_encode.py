@@ -145,11 +145,13 @@ class BernoulliCode:
     if ones.size > self.max_ones:
       kept = np.sort(rng.choice(ones, self.max_ones, replace=False, shuffle=False))
     number = _codebook.rank(kept.tolist(), self.dimension)
-    message = np.concatenate([
-      _to_bits(ones.size, _header_bits(self.dimension)),
-      _to_bits(number, _width(self._codewords)),
-      (sample[kept] < 0).astype(np.uint8) if self.signed else np.zeros(0, np.uint8),
-    ])
+    message = np.concatenate(
+      [
+        _to_bits(ones.size, _header_bits(self.dimension)),
+        _to_bits(number, _width(self._codewords)),
+        (sample[kept] < 0).astype(np.uint8) if self.signed else np.zeros(0, np.uint8),
+      ]
+    )
     if message.size > self.bits:
       raise RuntimeError(f"a message of {message.size} bits was made, where bits = {self.bits}.")
     return message

@@ -65,7 +65,9 @@ class SparseBernoulli:
     _checks.at_least("dimension", self.dimension, 1, integer=True)
     _checks.real("sparsity", self.sparsity)
     if not 0 < self.sparsity <= self.dimension:
-      raise ValueError(f"sparsity must be in (0, dimension={self.dimension}], got {self.sparsity!r}.")
+      raise ValueError(
+        f"sparsity must be in (0, dimension={self.dimension}], got {self.sparsity!r}."
+      )
     _checks.flag("signed", self.signed)
     _checks.real("scale", self.scale)
     if self.scale <= 0:
