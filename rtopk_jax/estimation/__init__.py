@@ -17,6 +17,8 @@ from rtopk_jax.estimation._encode import BernoulliCode as BernoulliCode
 from rtopk_jax.estimation._encode import Decoded as Decoded
 from rtopk_jax.estimation._encode import max_ones as max_ones
 from rtopk_jax.estimation._gaussian import gaussian_squared_errors as gaussian_squared_errors
+from rtopk_jax.estimation._gradients import energy_share as energy_share
+from rtopk_jax.estimation._gradients import top_agreement as top_agreement
 from rtopk_jax.estimation._models import GaussianLocation as GaussianLocation
 from rtopk_jax.estimation._models import SparseBernoulli as SparseBernoulli
 from rtopk_jax.estimation._models import uniform_perturbation as uniform_perturbation

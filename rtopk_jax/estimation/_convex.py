@@ -84,7 +84,8 @@ class LogisticRegression:
     """The gradient of every example's loss with its share of the decay, shape (N, d), float32."""
     margins = self.labels * (self.features @ point)
     slopes = -self.labels * jax.nn.sigmoid(-margins)
-    return slopes[:, None] * self.features + jnp.float32(self.strong_convexity) * point
+    decay = jnp.float32(self.strong_convexity) * point
+    return jax.vmap(lambda slope, feature: slope * feature + decay)(slopes, self.features)
 
   @functools.cache  # noqa: B019 - a problem lives as long as the process that studies it
   def minimiser(self) -> np.ndarray:

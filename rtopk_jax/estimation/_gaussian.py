@@ -76,7 +76,7 @@ def _squared_errors(model, theta, key, num_nodes, bits, repeats):
     if bits is None:
       return jnp.ones_like(sample), sample
     chosen = _select.random_k(bits / model.dimension)(jnp.ones_like(sample), choice_key).to_dense()
-    return chosen, chosen * (sample > 0)
+    return chosen, jnp.where(sample > 0, chosen, 0)
 
   def run(key):
     total = lax.map(node, jax.random.split(key, num_nodes), batch_size=64)

@@ -135,14 +135,14 @@ class SparseBernoulli:
     Returns:
       X, shape (d,), float32.
     """
-    bits_key, noise_key = jax.random.split(key)
     magnitude = jnp.abs(theta)
     # An integer comparison: a float32 uniform has 2²³ values, too coarse for probabilities near 1e-6.
     threshold = jnp.where(magnitude < 1, magnitude * jnp.float32(2**32), 0).astype(jnp.uint32)
-    hit = (jax.random.bits(bits_key, theta.shape) < threshold) | (magnitude >= 1)
+    hit = (jax.random.bits(key, theta.shape) < threshold) | (magnitude >= 1)
     values = jnp.where(hit, jnp.sign(theta), 0)
     if self.perturbation is not None:
-      values = values + self.perturbation(noise_key, theta.shape).astype(jnp.float32)
+      noise = self.perturbation(jax.random.fold_in(key, 1), theta.shape)
+      values = values + noise.astype(jnp.float32)
     return values * jnp.float32(self.scale)
 
   def quantise(self, sample: jax.Array) -> jax.Array:

@@ -54,7 +54,8 @@ def simulate(
     ((1000,), True)
   """
   chunk = _check_chunk(model, num_nodes, chunk)
-  return _simulate(model, scheme, jnp.asarray(theta, jnp.float32), key, num_nodes, chunk)
+  theta = jnp.asarray(theta, jnp.float32)
+  return _simulate(model, scheme, theta, key, jnp.int32(num_nodes), chunk)
 
 
 def squared_errors(
@@ -98,9 +99,9 @@ def squared_errors(
   chunk = _check_chunk(model, num_nodes, chunk)
   _checks.at_least("repeats", repeats, 1, integer=True)
   theta = jnp.asarray(theta, jnp.float32)
-  return np.asarray(
-    _squared_errors(model, scheme, theta, key, num_nodes, repeats, chunk), np.float64
-  )
+  keys = jax.random.split(key, repeats)
+  errors = _squared_errors(model, scheme, theta, keys, jnp.int32(num_nodes), chunk)
+  return np.asarray(errors, np.float64)
 
 
 def _check_chunk(model: SparseBernoulli, num_nodes: int, chunk: int | None) -> int:
@@ -111,24 +112,27 @@ def _check_chunk(model: SparseBernoulli, num_nodes: int, chunk: int | None) -> i
   return min(chunk, num_nodes)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "scheme", "num_nodes", "chunk"))
+# The number of nodes is traced: a program serves all of them.
+@functools.partial(jax.jit, static_argnames=("model", "scheme", "chunk"))
 def _simulate(model, scheme, theta, key, num_nodes, chunk):
   def node(i):
-    sample_key, scheme_key = jax.random.split(jax.random.fold_in(key, i))
+    # Two keys by one call: most of the time to compile goes to random bits.
+    sample_key, scheme_key = jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * i + jnp.arange(2))
     message = scheme(scheme_key, model.quantise(model.sample(sample_key, theta)))
     return jnp.where(i < num_nodes, message, 0)
 
-  def step(total, start):
-    return total + jax.vmap(node)(start + jnp.arange(chunk)).sum(0), None
+  def add(i, total):
+    return total + jax.vmap(node)(i * chunk + jnp.arange(chunk)).sum(0)
 
-  total, _ = lax.scan(step, jnp.zeros_like(theta), jnp.arange(0, num_nodes, chunk))
-  return total * jnp.float32(model.scale / num_nodes)
+  chunks = (num_nodes + chunk - 1) // chunk
+  total = lax.fori_loop(0, chunks, add, jnp.zeros_like(theta))
+  return total * (jnp.float32(model.scale) / num_nodes.astype(jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "scheme", "num_nodes", "repeats", "chunk"))
-def _squared_errors(model, scheme, theta, key, num_nodes, repeats, chunk):
-  def run(i):
-    estimate = _simulate(model, scheme, theta, jax.random.fold_in(key, i), num_nodes, chunk)
+@functools.partial(jax.jit, static_argnames=("model", "scheme", "chunk"))
+def _squared_errors(model, scheme, theta, keys, num_nodes, chunk):
+  def run(key):
+    estimate = _simulate(model, scheme, theta, key, num_nodes, chunk)
     return jnp.sum(jnp.square(estimate - jnp.float32(model.scale) * theta))
 
-  return lax.map(run, jnp.arange(repeats))
+  return lax.map(run, keys)

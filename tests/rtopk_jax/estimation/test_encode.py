@@ -40,10 +40,8 @@ def test_codebook_round_trips_at_large_d(data):
 def test_every_sample_round_trips(d):
   rng = np.random.default_rng(d)
   samples = np.array(list(itertools.product((0, 1), repeat=d)))
-  for ones in range(1, d + 1):
-    bits = smallest_bits(d, ones)
+  for bits in sorted({smallest_bits(d, ones) for ones in range(1, d + 1)}):  # every k' there is
     code = estimation.BernoulliCode(d, bits)
-    assert code.max_ones >= ones  # more where rounding up leaves room
     for sample in samples:
       check_round_trip(code, sample, rng)
 
@@ -51,8 +49,8 @@ def test_every_sample_round_trips(d):
 @pytest.mark.parametrize("d", range(1, 7))
 def test_every_signed_sample_round_trips(d):
   rng = np.random.default_rng(d)
-  for ones in range(1, d + 1):
-    code = estimation.BernoulliCode(d, smallest_bits(d, ones, signed=True), signed=True)
+  for bits in sorted({smallest_bits(d, ones, signed=True) for ones in range(1, d + 1)}):
+    code = estimation.BernoulliCode(d, bits, signed=True)
     for sample in itertools.product((-1, 0, 1), repeat=d):
       check_round_trip(code, np.array(sample), rng)
 

@@ -59,12 +59,11 @@ def test_samples_have_independent_entries_of_the_right_law():
 
 
 def test_small_probabilities_are_not_rounded():
-  # 2⁻²³-spaced uniforms would turn 3e-7 into 2.4e-7 or 3.6e-7.
+  # Uniforms that are multiples of 2⁻²³ would turn 2e-8 into 1.2e-7, and 2 hits in all into 12.
   model = estimation.SparseBernoulli(1_000_000, 10)
-  theta = jnp.full(1_000_000, 3e-7)
+  theta = jnp.full(1_000_000, 2e-8)
   count = lambda key: jnp.count_nonzero(model.sample(key, theta))
-  total = int(jax.lax.map(count, jax.random.split(KEY, 500)).sum())
-  assert abs(total - 150) < 3.3 * 150**0.5
+  assert int(jax.lax.map(count, jax.random.split(KEY, 100)).sum()) <= 8
 
 
 @pytest.mark.parametrize("perturbation", [None, estimation.uniform_perturbation, triangular])

@@ -43,27 +43,27 @@ def messages(model, scheme, theta, count):
   return np.asarray(jax.vmap(one)(jax.random.split(KEY, count)))
 
 
-THETA = np.array([0.3, 0.5, 0.7, 0.4], np.float32)
+THETA = np.array([0.3, 0.5, 0.7, 0.4, 0.2], np.float32)
 
 
-@pytest.mark.parametrize("ones", [1, 2, 3])
+@pytest.mark.parametrize("ones", [1, 2])
 def test_simulation_and_bit_strings_have_the_exact_law(ones):
   law = exact_law(THETA.astype(np.float64), ones)
   assert math.isclose(sum(law.values()), 1)
-  model = estimation.SparseBernoulli(4, 2)
+  model = estimation.SparseBernoulli(5, 3)
   simulated = messages(model, estimation.RandomOnes(ones), jnp.asarray(THETA), 20_000)
   assert goodness_of_fit(simulated, law).p_value > 1e-3
 
-  bits = next(k for k in range(6, 20) if estimation.max_ones(4, k) == ones)
-  code = estimation.BernoulliCode(4, bits)
+  bits = next(k for k in range(6, 20) if estimation.max_ones(5, k) == ones)
+  code = estimation.BernoulliCode(5, bits)
   rng = np.random.default_rng(ones)
-  samples = rng.random((20_000, 4)) < THETA
+  samples = rng.random((20_000, 5)) < THETA
   decoded = [code.estimate([code.encode(x, rng)]) for x in samples]
   assert goodness_of_fit(decoded, law).p_value > 1e-3
 
 
 def test_goodness_of_fit_sees_what_is_not_the_law():
-  model = estimation.SparseBernoulli(4, 2)
+  model = estimation.SparseBernoulli(5, 3)
   law = exact_law(THETA.astype(np.float64), 2)
   others = messages(model, estimation.RandomOnes(2), jnp.asarray(THETA[::-1].copy()), 20_000)
   assert goodness_of_fit(others, law).p_value < 1e-6
@@ -89,15 +89,14 @@ SCHEMES = [
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
-@pytest.mark.parametrize("sampler", ["power_law", "block"])
-def test_risk_is_what_simulation_shows(scheme, sampler):
+def test_risk_is_what_simulation_shows(scheme):
   model = estimation.SparseBernoulli(60, 8)
-  theta = getattr(model, sampler)(KEY)
-  errors = estimation.squared_errors(model, scheme, theta, KEY, num_nodes=7, repeats=3000)
-  _, low, high = estimation.mean_interval(errors)
-  risk = scheme.risk(theta, 7)
-  assert low - 1e-6 <= risk <= high + 1e-6
-  assert high - low < 0.15 * risk + 1e-6
+  for theta in (model.power_law(KEY), model.block(KEY)):
+    errors = estimation.squared_errors(model, scheme, theta, KEY, num_nodes=7, repeats=3000)
+    _, low, high = estimation.mean_interval(errors)
+    risk = scheme.risk(theta, 7)
+    assert low - 1e-6 <= risk <= high + 1e-6
+    assert high - low < 0.15 * risk + 1e-6
 
 
 @pytest.mark.parametrize("scheme", [*SCHEMES[:-1], estimation.OneBit(25, signed=True)], ids=repr)
@@ -147,21 +146,18 @@ def test_chunks_change_the_order_of_the_sum_only():
     estimation.simulate(model, estimation.RandomOnes(5), theta, KEY, 37, chunk=chunk)
   )
   whole = run(None)
-  for chunk in (1, 10, 37, 100):
+  for chunk in (1, 10):
     np.testing.assert_allclose(run(chunk), whole, rtol=1e-5, atol=1e-7)
 
 
-def test_memory_does_not_grow_with_the_nodes():
+def test_memory_is_that_of_a_chunk():
   from rtopk_jax.estimation import _simulate
 
   model = estimation.SparseBernoulli(1_000_000, 1000)
   theta = jax.ShapeDtypeStruct((1_000_000,), jnp.float32)
-  lower = lambda n: _simulate._simulate.lower(
-    model, estimation.RandomOnes(500), theta, KEY, n, 4
-  ).compile()
-  few, many = (lower(n).memory_analysis().temp_size_in_bytes for n in (8, 1000))
-  assert many <= few * 1.01 + 10_000
-  assert many < 500e6
+  nodes = jax.ShapeDtypeStruct((), jnp.int32)  # not known when memory is laid out
+  program = _simulate._simulate.lower(model, estimation.RandomOnes(500), theta, KEY, nodes, 4)
+  assert program.compile().memory_analysis().temp_size_in_bytes < 300e6
 
 
 @pytest.mark.slow
@@ -192,7 +188,7 @@ def test_bad_counts_are_refused(make, message):
 
 
 def simulate(num_nodes=3, chunk=None):
-  model = estimation.SparseBernoulli(4, 2)
+  model = estimation.SparseBernoulli(5, 3)
   return estimation.simulate(
     model, estimation.Centralized(), jnp.asarray(THETA), KEY, num_nodes, chunk=chunk
   )
