@@ -152,7 +152,7 @@ def memory_sgd(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3, 4, 5))
 def _run(problem, selector, key, num_workers, steps, shift):
-  rate = lambda t: 8 / (problem.strong_convexity * (shift + t))
+  rate = lambda t: 8 / (problem.strong_convexity * (shift + jnp.asarray(t, jnp.float32)))
   seed_key, example_key = jax.random.split(key)
   seed = jax.random.randint(seed_key, (), 0, 2**31 - 1)
   # The rate comes before the exchange: the memory holds steps, not gradients, as in the theorem.
@@ -168,7 +168,7 @@ def _run(problem, selector, key, num_workers, steps, shift):
 
   def step(carry, t):
     point, average, weights, state = carry
-    weight = jnp.square((shift + t) / shift)
+    weight = jnp.square(1 + t.astype(jnp.float32) / shift)
     weights = weights + weight
     average = average + weight / weights * (point - average)
     gradients = problem.gradients(point)

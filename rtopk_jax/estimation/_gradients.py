@@ -148,6 +148,6 @@ def _check_counts(counts: Sequence[int], d: int) -> np.ndarray:
   counts = np.asarray(counts)
   if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
     raise TypeError(f"counts must be a sequence of integers, got {counts!r}.")
-  if counts.size and not (1 <= counts.min() and counts.max() <= d):
+  if counts.size and (counts.min() < 1 or counts.max() > d):
     raise ValueError(f"counts must be from 1 to d = {d}, got {counts}.")
   return counts

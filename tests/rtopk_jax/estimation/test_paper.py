@@ -1,5 +1,6 @@
 """What the paper's Section II says, each as one seeded test with a confidence interval."""
 
+import itertools
 import math
 
 import jax
@@ -151,7 +152,7 @@ def test_the_order_of_the_competitors():
   ]
   for theta in (model.uniform(KEY), model.power_law(KEY)):
     intervals = [estimation.mean_interval(risks(model, x, theta, n, 40)) for x in order]
-    for better, worse in zip(intervals, intervals[1:], strict=False):
+    for better, worse in itertools.pairwise(intervals):
       assert better.high < worse.low
     # Top-k' is biased: no number of nodes brings it below its floor, and here that is above Theorem 1's.
     top = estimation.mean_interval(risks(model, estimation.TopOnes(ones), theta, n, 40))

@@ -18,12 +18,10 @@ def enumerated_error(gradients, k, r, factor, target):
   choices = []
   for g in gradients:
     large = sorted(range(d), key=lambda j: (-abs(g[j]), j))[:r]
-    choices.append([
-      np.where(np.isin(np.arange(d), subset), g, 0) for subset in itertools.combinations(large, k)
-    ])
-  errors = [
-    ((factor / n * sum(sent) - target) ** 2).sum() for sent in itertools.product(*choices)
-  ]
+    choices.append(
+      [np.where(np.isin(np.arange(d), subset), g, 0) for subset in itertools.combinations(large, k)]
+    )
+  errors = [((factor / n * sum(sent) - target) ** 2).sum() for sent in itertools.product(*choices)]
   return np.mean(errors)
 
 
