@@ -13,6 +13,7 @@ from rtopk_jax.estimation._draw_scheme import _LEGEND, KEY, axes_grid
 
 NUM_WORKERS = (5, 20)
 DENSITY = 0.01
+GRID = (1, 2, 5, 10, 20, 50, 100)  # r/k; the last is r = d
 
 
 def contraction(figure: Any) -> str:
@@ -36,7 +37,12 @@ def contraction(figure: Any) -> str:
     panel.plot(ratios, exact, f"C{i}", linewidth=1)
     worst = max(worst, low.max())
   panel.axhline(1 - density, color="black", linestyle="--", label="1 − k/d (Stich et al.)")
-  panel.set(xscale="log", xlabel="r/k", ylabel="E‖x − C(x)‖² / ‖x‖²", title=f"d = {d}, k = 20")
+  panel.set(
+    xscale="log",
+    xlabel="r/k",
+    ylabel="E‖x − C(x)‖² / ‖x‖²",
+    title=f"d = {d}, k = 20; lines: closed form",
+  )
   panel.legend(**_LEGEND)
   return f"largest lower confidence limit {worst:.4f}, bound {1 - density}"
 
@@ -79,7 +85,7 @@ def memory_sgd(figure: Any) -> str:
 def _samples() -> dict[str, list[_gradients.GradientSample]]:
   """Gradients of both networks, early and late in a short training."""
   result = {}
-  for make, steps in ((_networks.digits_resnet, (50, 300)), (_networks.text_lstm, (50, 200))):
+  for make, steps in ((_networks.digits_resnet, (50, 300)), (_networks.text_lstm, (50, 300))):
     task = make(KEY)
     result[task.name] = _gradients.gradient_samples(
       task, steps, num_workers=max(NUM_WORKERS), batch=32, draws=4
@@ -115,37 +121,36 @@ def gradient_fit(figure: Any) -> str:
 
 def subsample(figure: Any) -> str:
   """The error of Algorithm 1's estimate of a held-out gradient over r/k."""
-  panels = iter(axes_grid(figure, 2, rows=2))
+  panels = axes_grid(figure, 2, rows=2)
+  cells = [(name, n) for name in _samples() for n in NUM_WORKERS]
   found = []
-  for name, samples in _samples().items():
-    sample = samples[-1]
-    target, d = sample.held_out.astype(np.float64), sample.held_out.size
-    k, scale = round(DENSITY * d), float(np.sum(target**2))
-    ratios = np.unique(np.concatenate([[1, 2, 5, 10, 20, 50], np.geomspace(1, d / k, 40)]))
-    index = np.minimum(d, np.round(ratios * k).astype(int)) - k
-    for n in NUM_WORKERS:
-      panel, draws = next(panels), sample.workers[:, :n].astype(np.float64)
-      best = {}
-      for rescale, color in ((False, "C0"), (True, "C1")):
-        errors = [_subsample.subsample_errors(g, k, rescale=rescale, target=target) for g in draws]
-        mean = np.mean(errors, axis=0) / scale
-        label = f"rTop-k {'with' if rescale else 'without'} the factor r/k"
-        panel.plot(ratios, mean[index], color, label=label)
-        at = int(np.argmin(mean))
-        best[rescale] = (k + at) / k
-        panel.plot(best[rescale], mean[at], "*", color=color, markersize=11)
-        if not rescale:
-          panel.axhline(mean[0], color="C2", linestyle="--", label="top-k")
-          panel.axhline(mean[-1], color="C3", linestyle="--", label="random-k, no factor")
-          at_n = mean[index[np.searchsorted(ratios, n)]]
-          found.append(
-            f"{name}, n = {n}: least {mean[at]:.2f} at r/k = {best[rescale]:.2f}, {at_n:.2f} at r/k = n"
-          )
-      dense = np.mean([np.sum((g.mean(0) - target) ** 2) for g in draws]) / scale
-      panel.axhline(dense, color="black", linewidth=0.8, label="all entries of all workers")
-      panel.axvline(n, color="gray", linestyle=":", label="r/k = n")
-      panel.set(xscale="log", yscale="log", ylim=(min(dense, 0.1) / 1.3, 20), xlabel="r/k")
-      panel.set_ylabel("E‖ĝ − ḡ‖² / ‖ḡ‖²")
-      panel.set_title(f"{name}, n = {n}, k/d = {DENSITY:.0%}")
-      panel.legend(fontsize=7)
-  return "; ".join(found)
+  for panel, (name, n) in zip(panels, cells, strict=True):
+    sample = _samples()[name][-1]
+    target, draws = sample.held_out.astype(np.float64), sample.workers[:, :n].astype(np.float64)
+    d, scale = target.size, float(target @ target)
+    k = round(DENSITY * d)
+    at = lambda ratio, d=d, k=k: np.minimum(d, np.round(np.asarray(ratio) * k).astype(int)) - k
+    ratios = np.geomspace(1, d / k, 200)
+    for rescale, color, words in ((False, "C0", "without"), (True, "C1", "with")):
+      errors = [_subsample.subsample_errors(g, k, rescale=rescale, target=target) for g in draws]
+      mean = np.mean(errors, axis=0) / scale
+      least = int(np.argmin(mean))
+      panel.plot(ratios, mean[at(ratios)], color, label=f"rTop-k {words} the factor r/k")
+      panel.plot((k + least) / k, mean[least], "*", color=color, markersize=11)
+      if not rescale:
+        panel.axhline(mean[0], color="C2", linestyle="--", label="top-k")
+        panel.axhline(mean[-1], color="C3", linestyle="--", label="random-k without the factor")
+      table = " ".join(f"{x:.2f}" for x in mean[at(GRID)])
+      found.append(
+        f"\n  {name}, n = {n}, {words} the factor: {table}; least {mean[least]:.2f} at "
+        f"{(k + least) / k:.2f}"
+      )
+    dense = np.mean([np.sum((g.mean(0) - target) ** 2) for g in draws]) / scale
+    found[-1] += f"; all entries {dense:.2f}"
+    panel.axhline(dense, color="black", linewidth=0.8, label="all entries of all workers")
+    panel.axvline(n, color="gray", linestyle=":", label="r/k = n")
+    panel.set(xscale="log", yscale="log", ylim=(0.02, 20), xlabel="r/k")
+    panel.set_ylabel("E‖ĝ − ḡ‖² / ‖ḡ‖²")
+    panel.set_title(f"{name}, n = {n}, k/d = {DENSITY:.0%}")
+  panels[0].legend(fontsize=7, loc="upper left")
+  return f"error at r/k = {', '.join(map(str, GRID))}:" + "".join(found)

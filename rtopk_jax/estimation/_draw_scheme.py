@@ -68,8 +68,8 @@ def unbiased(figure: Any) -> str:
     "perturbed": SparseBernoulli(24, 6, True, 0.5, uniform_perturbation),
   }
   count, results = 20_000, {}
-  keys = jax.random.split(KEY, count)
-  for name, model in names.items():
+  for i, (name, model) in enumerate(names.items()):
+    keys = jax.random.split(jax.random.fold_in(KEY, i), count)
     theta = model.power_law(KEY, exponent=0.5)
     for scheme in (RandomOnes(3), TopOnes(3)):
       node = lambda key, m=model, c=scheme, t=theta: simulate(m, c, t, key, 1)
@@ -81,7 +81,8 @@ def unbiased(figure: Any) -> str:
         left.plot(theta, messages.mean(0), "o", markersize=4, label=label)
   code, rng = BernoulliCode(24, bits=16), np.random.default_rng(0)
   theta = names["plain"].power_law(KEY, exponent=0.5)
-  seen = np.asarray(jax.vmap(names["plain"].sample, (0, None))(keys[:5000], theta))
+  keys = jax.random.split(jax.random.fold_in(KEY, len(names)), 5000)
+  seen = np.asarray(jax.vmap(names["plain"].sample, (0, None))(keys, theta))
   decoded = np.array([code.estimate([code.encode(x, rng)]) for x in seen])
   results["bit strings", RandomOnes] = _statistics.mean_chi_square(decoded, np.asarray(theta))
   left.axline((0.2, 0.2), slope=1, color="black", linewidth=0.8, label="θ")
@@ -240,13 +241,13 @@ def competitors(figure: Any) -> str:
 def gaussian(figure: Any) -> str:
   """Bits until the centralized risk: s log d here, a multiple of d in the Gaussian model."""
   (panel,) = axes_grid(figure, 1)
-  d, s, n = 512, 8, 1000
-  bits = [16, 32, 64, 128, 256, 512]
+  d, s, n = 256, 4, 1000
+  bits = [16, 32, 64, 128, 256]
   found = []
   for i, sparsity in enumerate((None, s)):
     model = GaussianLocation(d, sparsity)
     theta = model.parameter(KEY)
-    run = lambda k, m=model, t=theta: gaussian_squared_errors(m, t, KEY, n, k, 16)
+    run = lambda k, m=model, t=theta: gaussian_squared_errors(m, t, KEY, n, k, 32)
     centralized = run(None).mean()
     ratios = [run(k) / centralized for k in bits]
     name = "Gaussian" if sparsity is None else f"sparse Gaussian, s = {s}"
@@ -261,7 +262,9 @@ def gaussian(figure: Any) -> str:
   panel.axvline(s * math.log2(d), color="gray", linestyle=":", label="k = s log₂ d")
   panel.axhline(1, color="black", linewidth=0.8)
   _logarithmic(panel, "bits k", "risk over centralized risk")
-  panel.set_title(f"d = {d}, n = {n}")
+  panel.set(title=f"d = {d}, n = {n}", ylim=(0.5, 200))
+  panel.set_xticks(bits, labels=bits)
+  panel.set_xticks([], minor=True)
   panel.legend(**_LEGEND)
   return "slope in k up to k = d: " + "; ".join(found)
 
@@ -282,7 +285,7 @@ def orlicz(figure: Any) -> str:
     xlabel="θ in units of s/d",
     ylabel="Ψ₂ norm of the score over N",
     ylim=(0, 1.1),
-    title="Solid: bound for every direction. Dashed: one coordinate, exact.",
+    title="Solid: bound for every direction.\nDashed: one coordinate, exact.",
   )
   panel.legend(**_LEGEND)
   return f"at most {largest:.3f} N anywhere on the cube"

@@ -36,13 +36,13 @@ def gradient_samples(
   draws: int,
   seed: int = 0,
 ) -> list[GradientSample]:
-  """Trains a network by momentum SGD on the workers' mean gradient and takes gradients on the way.
+  """Trains a network by momentum SGD and takes gradients on the way.
 
   Args:
     task: the network and its data.
     steps: at which steps gradients are taken, ascending.
-    num_workers: n.
-    batch: examples of a worker's minibatch.
+    num_workers: n, of the gradients taken.
+    batch: examples of a worker's minibatch; training itself uses two of them a step.
     draws: how many times n minibatches are drawn at each of the steps.
     seed: of all minibatches.
 
@@ -56,7 +56,7 @@ def gradient_samples(
   for name, value in (("num_workers", num_workers), ("batch", batch), ("draws", draws)):
     _checks.at_least(name, value, 1, integer=True)
   flat, restore = jax.flatten_util.ravel_pytree(task.params)
-  tx = optax.sgd(task.learning_rate / (1 - 0.9), momentum=0.9)
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(task.learning_rate, momentum=0.9))
   rng = np.random.default_rng(seed)
   flat_loss = lambda flat, inputs, targets: task.loss(restore(flat), inputs, targets)
   gradient = jax.jit(jax.grad(flat_loss))
@@ -67,17 +67,14 @@ def gradient_samples(
 
   @jax.jit
   def train(flat, state, inputs, targets):
-    # The gradient of the joint batch is the mean of the workers' gradients, clipped for the LSTM's sake.
-    mean = jax.grad(flat_loss)(flat, inputs, targets)
-    mean = mean * jnp.minimum(1, 1 / optax.tree.norm(mean))
-    updates, state = tx.update(mean, state)
+    updates, state = tx.update(jax.grad(flat_loss)(flat, inputs, targets), state)
     return optax.apply_updates(flat, updates), state
 
   state, samples, now = tx.init(flat), [], 0
   for step in steps:
     _checks.at_least("steps", step, now, integer=True)
     for _ in range(step - now):
-      flat, state = train(flat, state, *minibatch(num_workers * batch))
+      flat, state = train(flat, state, *minibatch(2 * batch))
     now = step
     workers = np.stack([gradient(flat, *minibatch(batch)) for _ in range(draws * num_workers)])
     held_out = np.asarray(gradient(flat, *map(jnp.asarray, task.held_out)))

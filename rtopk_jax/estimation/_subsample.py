@@ -56,23 +56,23 @@ def subsample_errors(
   _checks.at_least("k", k, 1, integer=True)
   if k > d:
     raise ValueError(f"k must be at most d = {d}, got {k}.")
-  target = gradients.mean(0) if target is None else np.asarray(target, np.float64)
-  if target.shape != (d,):
-    raise ValueError(f"target must have shape {(d,)}, got {target.shape}.")
-  for name, value in (("gradients", gradients), ("target", target)):
+  goal = gradients.mean(0) if target is None else np.asarray(target, np.float64)
+  if goal.shape != (d,):
+    raise ValueError(f"target must have shape {(d,)}, got {goal.shape}.")
+  for name, value in (("gradients", gradients), ("target", goal)):
     if not np.isfinite(value).all():
       raise ValueError(f"{name} must be finite, got {value[~np.isfinite(value)][0]}.")
 
   order = np.argsort(-np.abs(gradients), axis=1, kind="stable")
   in_order = np.take_along_axis(gradients, order, axis=1)
   square = np.cumsum((in_order**2).sum(0))  # Σ ‖top_r(g_i)‖², for r = 1, …, d
-  inner = np.cumsum((in_order * target[order]).sum(0)) / n  # <mean of top_r(g_i), target>
+  inner = np.cumsum((in_order * goal[order]).sum(0)) / n  # <mean of top_r(g_i), target>
   mean_square = _mean_square(gradients, order)  # ‖mean of top_r(g_i)‖²
 
   p = k / np.arange(k, d + 1)
   c = 1 / p if rescale else np.ones_like(p)
   kept = slice(k - 1, None)
-  bias = (c * p) ** 2 * mean_square[kept] - 2 * c * p * inner[kept] + target @ target
+  bias = (c * p) ** 2 * mean_square[kept] - 2 * c * p * inner[kept] + goal @ goal
   return bias + c**2 * p * (1 - p) * square[kept] / n**2
 
 
