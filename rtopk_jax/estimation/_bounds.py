@@ -6,6 +6,7 @@ All logarithms are to base 2, except where ln says so.
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from rtopk_jax import _checks
 from rtopk_jax.estimation import _ones
@@ -13,7 +14,7 @@ from rtopk_jax.estimation import _ones
 THEOREM_1_CONSTANT = 5.5
 
 
-def inequality_4(theta: np.ndarray, max_ones: int, num_nodes: int) -> float:
+def inequality_4(theta: npt.ArrayLike, max_ones: int, num_nodes: int) -> float:
   r"""The bound on the risk at one parameter that Theorem 1 follows from (paper, inequality (4)).
 
   With :math:`N = \|X\|_1` and :math:`S = \min(1, k'/N)`
@@ -38,6 +39,7 @@ def inequality_4(theta: np.ndarray, max_ones: int, num_nodes: int) -> float:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> theta = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
     >>> estimation.inequality_4(theta, max_ones=2, num_nodes=4)
@@ -133,7 +135,7 @@ def _condition(theorem: str, text: str, left: float, right: float) -> None:
     raise ValueError(f"{theorem} needs {text}, got {left:.6g} <= {right:.6g}, which is false.")
 
 
-def score_orlicz_norm(theta: np.ndarray) -> np.ndarray:
+def score_orlicz_norm(theta: npt.ArrayLike) -> np.ndarray:
   r"""The :math:`\Psi_2` norm of one coordinate's score (paper, Theorem 3 and proof of Theorem 2).
 
   The score of Bern(θ) is :math:`S = (X - \theta) / (\theta (1 - \theta))`, and
@@ -170,7 +172,7 @@ def score_orlicz_norm(theta: np.ndarray) -> np.ndarray:
   return high
 
 
-def score_subgaussian_norm(theta: np.ndarray) -> np.ndarray:
+def score_subgaussian_norm(theta: npt.ArrayLike) -> np.ndarray:
   r"""A bound on the :math:`\Psi_2` norm of the score in every direction.
 
   Bern(θ) is sub-Gaussian with variance proxy :math:`(1 - 2\theta) / (2 \ln((1-\theta)/\theta))` (Kearns
@@ -232,7 +234,7 @@ def score_norm_bound(dimension: int, sparsity: float) -> float:
   return math.sqrt(16 / 3 / math.log(2) / math.log2(ratio)) * ratio
 
 
-def _open_unit(name: str, value: np.ndarray) -> np.ndarray:
+def _open_unit(name: str, value: npt.ArrayLike) -> np.ndarray:
   value = np.asarray(value, np.float64)
   if not np.all((value > 0) & (value < 1)):
     raise ValueError(f"{name} must have entries in (0, 1), got {value}.")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
 from jax import lax
 
@@ -20,7 +21,7 @@ from rtopk_jax.estimation._convex import LogisticRegression
 _ALPHA = 5.0  # of the theorem, free above 4
 
 
-def contraction(vector: jax.Array | np.ndarray, k: int, r: int) -> float:
+def contraction(vector: npt.ArrayLike, k: int, r: int) -> float:
   r""":math:`E\|x - C(x)\|^2 / \|x\|^2` of rTop-k, in closed form.
 
   .. math::
@@ -42,6 +43,7 @@ def contraction(vector: jax.Array | np.ndarray, k: int, r: int) -> float:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> x = np.array([3.0, 1.0, 1.0, 1.0])
     >>> estimation.contraction(x, k=1, r=1), estimation.contraction(x, k=1, r=4)
@@ -185,7 +187,7 @@ def _run(problem, selector, key, num_workers, steps, shift):
 
 def memory_sgd_bound(
   problem: LogisticRegression,
-  steps: np.ndarray,
+  steps: npt.ArrayLike,
   *,
   density: float,
   shift: float,
@@ -222,6 +224,7 @@ def memory_sgd_bound(
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> problem = estimation.LogisticRegression.random(seed=0, examples=100, dimension=20)
     >>> bound = lambda t: estimation.memory_sgd_bound(

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from rtopk_jax import _checks
 
@@ -74,7 +75,7 @@ class LogisticRegression:
       self.strong_convexity + np.linalg.norm(self.features, 2) ** 2 / (4 * len(self.features))
     )
 
-  def value(self, point: np.ndarray) -> float:
+  def value(self, point: npt.ArrayLike) -> float:
     """f(x), in float64."""
     point = np.asarray(point, np.float64)
     margins = self.labels * (self.features @ point)

@@ -1,6 +1,7 @@
 """The figures of Section II: the scheme of Theorem 1, its risk, its bounds, its competitors."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def _logarithmic(panel: Any, x: str, y: str) -> None:
 
 def _simulated(
   panel: Any,
-  x: list[float],
+  x: Sequence[float],
   errors: list[np.ndarray],
   label: str = "simulated, 99.8 % interval",
   **style: Any,
@@ -53,7 +54,7 @@ def _simulated(
   panel.errorbar(x, mean, [mean - low, high - mean], label=label, **(_BAR | style))
 
 
-def _slope(x: list[float], errors: list[np.ndarray]) -> str:
+def _slope(x: Sequence[float], errors: list[np.ndarray]) -> str:
   value, low, high = _statistics.slope_interval(np.array(x), np.stack(errors))
   return f"{value:.3f} ({low:.3f} to {high:.3f})"
 

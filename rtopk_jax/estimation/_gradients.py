@@ -7,6 +7,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
 
 from rtopk_jax import _checks
@@ -82,7 +83,7 @@ def gradient_samples(
   return samples
 
 
-def energy_share(gradients: jax.Array | np.ndarray, counts: Sequence[int]) -> np.ndarray:
+def energy_share(gradients: npt.ArrayLike, counts: npt.ArrayLike) -> np.ndarray:
   r"""The share of the squared norm in the r largest entries, :math:`\|\mathrm{top}_r(g)\|^2 / \|g\|^2`.
 
   Args:
@@ -97,17 +98,17 @@ def energy_share(gradients: jax.Array | np.ndarray, counts: Sequence[int]) -> np
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.energy_share(np.array([3.0, 0.0, -4.0]), [1, 2]).tolist()
     [0.64, 1.0]
   """
   squares = np.square(np.asarray(gradients, np.float64))
-  counts = _check_counts(counts, squares.shape[-1])
   share = np.cumsum(-np.sort(-squares, axis=-1), axis=-1)
-  return share[..., counts - 1] / share[..., -1:]
+  return share[..., _check_counts(counts, squares.shape[-1]) - 1] / share[..., -1:]
 
 
-def top_agreement(gradients: jax.Array | np.ndarray, counts: Sequence[int]) -> np.ndarray:
+def top_agreement(gradients: npt.ArrayLike, counts: npt.ArrayLike) -> np.ndarray:
   r"""How far workers agree on what is large: the mean over pairs of :math:`|T_i \cap T_j| / r`.
 
   With :math:`T_i` the r largest entries of worker i's gradient. Independent choices would agree on r/d.
@@ -124,6 +125,7 @@ def top_agreement(gradients: jax.Array | np.ndarray, counts: Sequence[int]) -> n
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.top_agreement(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), [1, 2]).tolist()
     [1.0, 0.5]
@@ -141,10 +143,10 @@ def top_agreement(gradients: jax.Array | np.ndarray, counts: Sequence[int]) -> n
   return np.array(result)
 
 
-def _check_counts(counts: Sequence[int], d: int) -> np.ndarray:
-  counts = np.asarray(counts)
-  if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+def _check_counts(counts: npt.ArrayLike, d: int) -> np.ndarray:
+  result = np.asarray(counts)
+  if result.ndim != 1 or not np.issubdtype(result.dtype, np.integer):
     raise TypeError(f"counts must be a sequence of integers, got {counts!r}.")
-  if counts.size and (counts.min() < 1 or counts.max() > d):
+  if result.size and (result.min() < 1 or result.max() > d):
     raise ValueError(f"counts must be from 1 to d = {d}, got {counts}.")
-  return counts
+  return result

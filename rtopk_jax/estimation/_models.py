@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from rtopk_jax import _checks
 
@@ -150,7 +151,7 @@ class SparseBernoulli:
     nearest = jnp.floor(sample / jnp.float32(self.scale) + jnp.float32(0.5))
     return jnp.clip(nearest, -1 if self.signed else 0, 1)
 
-  def check(self, theta: jax.Array | np.ndarray) -> np.ndarray:
+  def check(self, theta: npt.ArrayLike) -> np.ndarray:
     r"""The parameter as float64 numbers.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from rtopk_jax import _checks, _select
 from rtopk_jax.estimation import _ones
@@ -27,7 +28,7 @@ class Scheme(Protocol):
     """What the server reads, shape (d,), for a quantised sample of shape (d,)."""
     ...
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2` for n nodes, exactly."""
     ...
 
@@ -40,6 +41,7 @@ class Centralized:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.Centralized().risk(np.full(8, 0.5), num_nodes=10)
     0.2
@@ -50,7 +52,7 @@ class Centralized:
     del key
     return sample
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2`, exactly."""
     magnitude = _magnitude(theta)
     return float((magnitude * (1 - magnitude)).sum()) / num_nodes
@@ -75,6 +77,7 @@ class RandomOnes:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.RandomOnes(2).risk(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), num_nodes=4)
     1.0
@@ -93,7 +96,7 @@ class RandomOnes:
     kept = jnp.zeros_like(sample).at[chosen].set(sample[chosen], unique_indices=True)
     return kept * jnp.maximum(total / self.max_ones, 1)
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2`, exactly."""
     magnitude = _magnitude(theta)
     # N max(1, N/k') is N²/k', and N - N²/k' more where N < k'.
@@ -117,6 +120,7 @@ class TopOnes:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.TopOnes(2).risk(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), num_nodes=4)
     2.0
@@ -132,7 +136,7 @@ class TopOnes:
     del key
     return _top(sample, self.max_ones).to_dense()
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2`, exactly."""
     magnitude = _magnitude(theta)
     sent = magnitude * _ones.prefix_tail(magnitude, self.max_ones)
@@ -150,6 +154,7 @@ class RandomCoordinates:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.RandomCoordinates(2).risk(np.full(8, 0.5), num_nodes=10)
     1.4
@@ -165,7 +170,7 @@ class RandomCoordinates:
     selector = _select.random_k(min(1.0, self.count / sample.shape[0]), unbiased=True)
     return selector(sample, key).to_dense()
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2`, exactly."""
     magnitude = _magnitude(theta)
     factor = max(1.0, magnitude.size / self.count)
@@ -186,6 +191,7 @@ class OneBit:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.OneBit(4).risk(np.full(8, 0.5), num_nodes=10)
     0.6
@@ -206,7 +212,7 @@ class OneBit:
       sample = jnp.where(up, 1.0, -1.0)
     return RandomCoordinates(self.count)(choice_key, sample)
 
-  def risk(self, theta: np.ndarray, num_nodes: int) -> float:
+  def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
     r""":math:`E\|\hat\theta - \theta\|^2`, exactly."""
     if not self.signed:
       return RandomCoordinates(self.count).risk(theta, num_nodes)
@@ -215,7 +221,7 @@ class OneBit:
     return float((factor - magnitude**2).sum()) / num_nodes
 
 
-def _magnitude(theta: np.ndarray) -> np.ndarray:
+def _magnitude(theta: npt.ArrayLike) -> np.ndarray:
   return np.abs(np.asarray(theta, np.float64))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 
 class Interval(NamedTuple):
@@ -24,7 +25,7 @@ class ChiSquare(NamedTuple):
   p_value: float
 
 
-def mean_interval(samples: np.ndarray, confidence: float = 0.998) -> Interval:
+def mean_interval(samples: npt.ArrayLike, confidence: float = 0.998) -> Interval:
   """The mean of independent samples, with a normal confidence interval.
 
   At the default 99.8 % each end is a one-sided limit of 99.9 %.
@@ -41,6 +42,7 @@ def mean_interval(samples: np.ndarray, confidence: float = 0.998) -> Interval:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.mean_interval(np.array([1.0, 2.0, 3.0] * 100)).value
     2.0
@@ -51,7 +53,7 @@ def mean_interval(samples: np.ndarray, confidence: float = 0.998) -> Interval:
   return _interval(samples.mean(), samples.std(ddof=1) / math.sqrt(samples.size), confidence)
 
 
-def slope_interval(x: np.ndarray, errors: np.ndarray, confidence: float = 0.998) -> Interval:
+def slope_interval(x: npt.ArrayLike, errors: npt.ArrayLike, confidence: float = 0.998) -> Interval:
   """The slope of log risk in log x by least squares, with a confidence interval.
 
   Args:
@@ -67,6 +69,7 @@ def slope_interval(x: np.ndarray, errors: np.ndarray, confidence: float = 0.998)
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> x = np.array([1.0, 2.0, 4.0])
     >>> round(estimation.slope_interval(x, np.stack([1 / x, 1 / x], axis=1)).value, 6)
@@ -91,7 +94,7 @@ def _interval(value: float, error: float, confidence: float) -> Interval:
   return Interval(float(value), float(value) - reach, float(value) + reach)
 
 
-def mean_chi_square(samples: np.ndarray, mean: np.ndarray) -> ChiSquare:
+def mean_chi_square(samples: npt.ArrayLike, mean: npt.ArrayLike) -> ChiSquare:
   r"""Tests that independent vectors have a given mean, by one statistic for all coordinates.
 
   .. math::
@@ -112,6 +115,7 @@ def mean_chi_square(samples: np.ndarray, mean: np.ndarray) -> ChiSquare:
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> samples = np.random.default_rng(0).normal(size=(1000, 3))
     >>> estimation.mean_chi_square(samples, np.zeros(3)).p_value > 0.001

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
+import numpy.typing as npt
 
 from rtopk_jax import _checks
 
 
 def subsample_errors(
-  gradients: jax.Array | np.ndarray,
+  gradients: npt.ArrayLike,
   k: int,
   *,
   rescale: bool = False,
-  target: jax.Array | np.ndarray | None = None,
+  target: npt.ArrayLike | None = None,
 ) -> np.ndarray:
   r"""The mean squared error of one exchange for every r from k to d, in closed form.
 
@@ -43,6 +43,7 @@ def subsample_errors(
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> alike = np.tile([1.0, 1.0, 0.0, 0.0], (2, 1))  # two workers, two large entries each
     >>> estimation.subsample_errors(alike, k=1).tolist()
@@ -92,11 +93,11 @@ def _mean_square(gradients: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def best_subsample(
-  gradients: jax.Array | np.ndarray,
+  gradients: npt.ArrayLike,
   k: int,
   *,
   rescale: bool = False,
-  target: jax.Array | np.ndarray | None = None,
+  target: npt.ArrayLike | None = None,
   candidates: Sequence[float] | None = None,
 ) -> float:
   """The r/k of least estimated error: what to give ``rtop_k`` as ``subsample``.
@@ -117,6 +118,7 @@ def best_subsample(
 
   Examples:
     >>> import numpy as np
+  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> alike = np.tile([1.0, 1.0, 0.0, 0.0], (2, 1))
     >>> estimation.best_subsample(alike, k=1)  # alike on 2 workers: r/k = n
