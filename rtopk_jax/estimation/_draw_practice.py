@@ -1,4 +1,4 @@
-"""The figures of Sections III to V: contraction, memory SGD, real gradients."""
+"""The figures of what comes after the model: contraction, memory SGD, real gradients."""
 
 import functools
 from typing import Any

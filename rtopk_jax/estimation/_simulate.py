@@ -41,7 +41,7 @@ def simulate(
 
   Raises:
     TypeError: when ``num_nodes`` or ``chunk`` is not an integer.
-    ValueError: when one is below 1.
+    ValueError: when one is below 1, or :math:`\theta` is not in :math:`\Theta`.
 
   Examples:
     >>> import jax
@@ -54,7 +54,7 @@ def simulate(
     ((1000,), True)
   """
   chunk = _check_chunk(model, num_nodes, chunk)
-  theta = jnp.asarray(theta, jnp.float32)
+  theta = _check_theta(model, theta)
   return _simulate(model, scheme, theta, key, jnp.int32(num_nodes), chunk)
 
 
@@ -84,7 +84,7 @@ def squared_errors(
 
   Raises:
     TypeError: when a count is not an integer.
-    ValueError: when one is below 1.
+    ValueError: when one is below 1, or :math:`\theta` is not in :math:`\Theta`.
 
   Examples:
     >>> import jax
@@ -98,10 +98,16 @@ def squared_errors(
   """
   chunk = _check_chunk(model, num_nodes, chunk)
   _checks.at_least("repeats", repeats, 1, integer=True)
-  theta = jnp.asarray(theta, jnp.float32)
+  theta = _check_theta(model, theta)
   keys = jax.random.split(key, repeats)
   errors = _squared_errors(model, scheme, theta, keys, jnp.int32(num_nodes), chunk)
   return np.asarray(errors, np.float64)
+
+
+def _check_theta(model: SparseBernoulli, theta: jax.Array) -> jax.Array:
+  if not isinstance(theta, jax.core.Tracer):
+    model.check(theta)
+  return jnp.asarray(theta, jnp.float32)
 
 
 def _check_chunk(model: SparseBernoulli, num_nodes: int, chunk: int | None) -> int:

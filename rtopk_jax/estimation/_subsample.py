@@ -24,7 +24,7 @@ def subsample_errors(
     E\|\hat g - \bar g\|^2 = \Big\| \frac{c p}{n} \sum_i \mathrm{top}_r(g_i) - \bar g \Big\|^2
     + \frac{1}{n^2} \sum_i c^2 p (1 - p) \|\mathrm{top}_r(g_i)\|^2
 
-  the squared bias and the variance of the subsampling (paper, Section IV). The expectation is over the
+  the squared bias and the variance of the subsampling. The expectation is over the
   subsampling alone.
 
   Args:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   arguments.out.mkdir(parents=True, exist_ok=True)
   for name in arguments.only:
     start = time.perf_counter()
-    figure = Figure(layout="constrained", dpi=100)
+    figure = Figure(layout="constrained", dpi=90)
     try:
       found = FIGURES[name](figure)
     except ModuleNotFoundError as missing:

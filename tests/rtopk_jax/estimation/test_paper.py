@@ -128,6 +128,7 @@ def test_the_centralized_risk_is_reached_near_s_log_d_bits(s):
   bits = next(k for k in range(30, 2000) if estimation.max_ones(d, k) >= enough)
   errors = risks(model, estimation.RandomOnes(estimation.max_ones(d, bits)), theta, n, 600)
   _, low, high = estimation.mean_interval(errors)
+  assert estimation.RandomOnes(enough).risk(theta, n) < 1.001 * centralized
   assert low <= 1.03 * centralized
   assert high >= centralized
   assert high - low < 0.1 * centralized

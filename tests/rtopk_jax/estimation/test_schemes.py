@@ -180,6 +180,7 @@ def test_a_million_dimensions_and_a_thousand_nodes():
     (lambda: estimation.OneBit(0), "count must be at least 1, got 0"),
     (lambda: simulate(num_nodes=0), "num_nodes must be at least 1, got 0"),
     (lambda: simulate(chunk=0), "chunk must be at least 1, got 0"),
+    (lambda: simulate(theta=THETA + 1), r"theta must have entries in \[0, 1\]"),
   ],
 )
 def test_bad_counts_are_refused(make, message):
@@ -187,8 +188,6 @@ def test_bad_counts_are_refused(make, message):
     make()
 
 
-def simulate(num_nodes=3, chunk=None):
-  model = estimation.SparseBernoulli(5, 3)
-  return estimation.simulate(
-    model, estimation.Centralized(), jnp.asarray(THETA), KEY, num_nodes, chunk=chunk
-  )
+def simulate(num_nodes=3, chunk=None, theta=THETA):
+  model, scheme = estimation.SparseBernoulli(5, 3), estimation.Centralized()
+  return estimation.simulate(model, scheme, jnp.asarray(theta), KEY, num_nodes, chunk=chunk)
