@@ -56,6 +56,8 @@ def gradient_samples(
   """
   for name, value in (("num_workers", num_workers), ("batch", batch), ("draws", draws)):
     _checks.at_least(name, value, 1, integer=True)
+  for before, step in zip((0, *steps), steps, strict=False):
+    _checks.at_least("steps", step, before, integer=True)
   flat, restore = jax.flatten_util.ravel_pytree(task.params)
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(task.learning_rate, momentum=0.9))
   rng = np.random.default_rng(seed)
@@ -73,7 +75,6 @@ def gradient_samples(
 
   state, samples, now = tx.init(flat), [], 0
   for step in steps:
-    _checks.at_least("steps", step, now, integer=True)
     for _ in range(step - now):
       flat, state = train(flat, state, *minibatch(2 * batch))
     now = step

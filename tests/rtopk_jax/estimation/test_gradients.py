@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -10,11 +12,13 @@ from rtopk_jax.estimation import _gradients, _networks
 KEY = jax.random.key(1)
 
 
+@functools.cache
 def resnet():
   pytest.importorskip("sklearn")
   return _networks.digits_resnet(KEY, channels=4, blocks=2)
 
 
+@functools.cache
 def lstm():
   return _networks.text_lstm(KEY, hidden=8, embedding=4, length=6)
 
@@ -58,7 +62,7 @@ def test_networks_against_numpy(make, reference):
   task = make()
   batch = task.inputs[:5], task.targets[:5]
   params = jax.tree.map(lambda x: np.asarray(x, np.float64), task.params)
-  ours = float(task.loss(task.params, *map(jnp.asarray, batch)))
+  ours = float(jax.jit(task.loss)(task.params, *map(jnp.asarray, batch)))
   np.testing.assert_allclose(ours, reference(params, *batch), rtol=1e-5)
 
 
