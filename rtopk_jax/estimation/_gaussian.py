@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _checks, _select
+import rtopk_jax
+from rtopk_jax import _checks
 from rtopk_jax.estimation._models import GaussianLocation
 
 
@@ -75,7 +76,9 @@ def _squared_errors(model, theta, key, num_nodes, bits, repeats):
     sample = model.sample(sample_key, theta)
     if bits is None:
       return jnp.ones_like(sample), sample
-    chosen = _select.random_k(bits / model.dimension)(jnp.ones_like(sample), choice_key).to_dense()
+    chosen = rtopk_jax.random_k(bits / model.dimension)(
+      jnp.ones_like(sample), choice_key
+    ).to_dense()
     return chosen, jnp.where(sample > 0, chosen, 0)
 
   def run(key):
@@ -87,7 +90,7 @@ def _squared_errors(model, theta, key, num_nodes, bits, repeats):
       estimate = jnp.float32(model.sigma) * jax.scipy.stats.norm.ppf(shares)
       estimate = jnp.clip(estimate, -model.bound, model.bound)
     if model.sparsity is not None:
-      top = _select.top_k(model.sparsity / model.dimension)
+      top = rtopk_jax.top_k(model.sparsity / model.dimension)
       estimate = top(estimate, key).to_dense()
     return jnp.sum(jnp.square(estimate - theta))
 

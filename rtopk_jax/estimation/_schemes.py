@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from rtopk_jax import _checks, _select
+import rtopk_jax
+from rtopk_jax import _checks
 from rtopk_jax.estimation import _ones
 
 
@@ -167,7 +168,7 @@ class RandomCoordinates:
 
   def __call__(self, key: jax.Array, sample: jax.Array) -> jax.Array:
     """The chosen coordinates, rescaled."""
-    selector = _select.random_k(min(1.0, self.count / sample.shape[0]), unbiased=True)
+    selector = rtopk_jax.random_k(min(1.0, self.count / sample.shape[0]), unbiased=True)
     return selector(sample, key).to_dense()
 
   def risk(self, theta: npt.ArrayLike, num_nodes: int) -> float:
@@ -225,6 +226,6 @@ def _magnitude(theta: npt.ArrayLike) -> np.ndarray:
   return np.abs(np.asarray(theta, np.float64))
 
 
-def _top(vector: jax.Array, count: int) -> _select.SparseSlices:
-  selector = _select.top_k(min(1.0, count / vector.shape[0]))
+def _top(vector: jax.Array, count: int) -> rtopk_jax.SparseSlices:
+  selector = rtopk_jax.top_k(min(1.0, count / vector.shape[0]))
   return selector(vector, jax.random.key(0))  # top-k draws nothing
