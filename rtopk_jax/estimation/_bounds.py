@@ -39,7 +39,6 @@ def inequality_4(theta: npt.ArrayLike, max_ones: int, num_nodes: int) -> float:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> theta = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
     >>> estimation.inequality_4(theta, max_ones=2, num_nodes=4)

@@ -43,7 +43,6 @@ def contraction(vector: npt.ArrayLike, k: int, r: int) -> float:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> x = np.array([3.0, 1.0, 1.0, 1.0])
     >>> estimation.contraction(x, k=1, r=1), estimation.contraction(x, k=1, r=4)
@@ -224,7 +223,6 @@ def memory_sgd_bound(
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> problem = estimation.LogisticRegression.random(seed=0, examples=100, dimension=20)
     >>> bound = lambda t: estimation.memory_sgd_bound(

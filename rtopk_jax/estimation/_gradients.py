@@ -99,7 +99,6 @@ def energy_share(gradients: npt.ArrayLike, counts: npt.ArrayLike) -> np.ndarray:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.energy_share(np.array([3.0, 0.0, -4.0]), [1, 2]).tolist()
     [0.64, 1.0]
@@ -126,7 +125,6 @@ def top_agreement(gradients: npt.ArrayLike, counts: npt.ArrayLike) -> np.ndarray
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.top_agreement(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), [1, 2]).tolist()
     [1.0, 0.5]

@@ -42,7 +42,6 @@ class Centralized:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.Centralized().risk(np.full(8, 0.5), num_nodes=10)
     0.2
@@ -78,7 +77,6 @@ class RandomOnes:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.RandomOnes(2).risk(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), num_nodes=4)
     1.0
@@ -121,7 +119,6 @@ class TopOnes:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.TopOnes(2).risk(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), num_nodes=4)
     2.0
@@ -155,7 +152,6 @@ class RandomCoordinates:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.RandomCoordinates(2).risk(np.full(8, 0.5), num_nodes=10)
     1.4
@@ -192,7 +188,6 @@ class OneBit:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.OneBit(4).risk(np.full(8, 0.5), num_nodes=10)
     0.6

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from rtopk_jax import _checks
 from rtopk_jax.estimation._models import SparseBernoulli
@@ -105,7 +106,7 @@ def squared_errors(
 
 
 def _check_theta(model: SparseBernoulli, theta: jax.Array) -> jax.Array:
-  if not isinstance(theta, jax.core.Tracer):
+  if not isinstance(theta, Tracer):
     model.check(theta)
   return jnp.asarray(theta, jnp.float32)
 

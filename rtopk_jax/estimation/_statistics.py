@@ -42,7 +42,6 @@ def mean_interval(samples: npt.ArrayLike, confidence: float = 0.998) -> Interval
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> estimation.mean_interval(np.array([1.0, 2.0, 3.0] * 100)).value
     2.0
@@ -69,7 +68,6 @@ def slope_interval(x: npt.ArrayLike, errors: npt.ArrayLike, confidence: float = 
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> x = np.array([1.0, 2.0, 4.0])
     >>> round(estimation.slope_interval(x, np.stack([1 / x, 1 / x], axis=1)).value, 6)
@@ -115,7 +113,6 @@ def mean_chi_square(samples: npt.ArrayLike, mean: npt.ArrayLike) -> ChiSquare:
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> samples = np.random.default_rng(0).normal(size=(1000, 3))
     >>> estimation.mean_chi_square(samples, np.zeros(3)).p_value > 0.001

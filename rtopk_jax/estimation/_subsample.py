@@ -43,7 +43,6 @@ def subsample_errors(
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> alike = np.tile([1.0, 1.0, 0.0, 0.0], (2, 1))  # two workers, two large entries each
     >>> estimation.subsample_errors(alike, k=1).tolist()
@@ -118,7 +117,6 @@ def best_subsample(
 
   Examples:
     >>> import numpy as np
-  import numpy.typing as npt
     >>> from rtopk_jax import estimation
     >>> alike = np.tile([1.0, 1.0, 0.0, 0.0], (2, 1))
     >>> estimation.best_subsample(alike, k=1)  # alike on 2 workers: r/k = n
