@@ -173,7 +173,7 @@ def test_for_a_block_subsampling_pays_from_s_over_k_nodes_on():
   assert math.isclose(random.risk(theta, 5), top.risk(theta, 5))  # n = s/k' = 5
 
 
-@pytest.mark.parametrize("sparsity", [None, 4])
+@pytest.mark.parametrize("sparsity", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_gaussian_model_needs_bits_linear_in_d(sparsity):
   n, ratios = 600, {}
   for d, bits in ((64, 16), (256, 64), (256, 32)):
