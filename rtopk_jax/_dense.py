@@ -106,7 +106,7 @@ def dense_exchange(
     traces = jax.tree.leaves(state.momentum)
     corrected = [rule.correct(g, traces[i] if traces else None) for i, g in enumerate(mean)]
     updates = [
-      jnp.where(finite, x, jnp.float32(0)).astype(g.dtype)
+      _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
       for (x, _), g in zip(corrected, gradients, strict=True)
     ]
     new_momentum = (

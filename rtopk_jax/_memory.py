@@ -77,6 +77,10 @@ class Memory:
 
 
 def clip_scale(gradients: list[jax.Array], max_norm: float) -> jax.Array:
-  """The factor that brings the joint norm of some arrays down to ``max_norm``, at most 1."""
+  """The factor that brings the joint norm of some arrays down to ``max_norm``, at most 1.
+
+  NaN when the norm is beyond float32: such a step is skipped, where a factor of 0 would lose it unseen.
+  """
   norm = jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.float32(0)))
-  return jnp.where(norm > max_norm, max_norm / norm, jnp.float32(1))
+  scale = jnp.where(norm > max_norm, max_norm / norm, jnp.float32(1))
+  return jnp.where(jnp.isinf(norm), jnp.float32(jnp.nan), scale)

@@ -34,13 +34,21 @@ def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[
   ]
 
 
+def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """float32 numbers in another dtype; what is finite stays so (an infinite memory would never end)."""
+  largest = jnp.finfo(dtype).max
+  if largest < jnp.finfo(jnp.float32).max:
+    x = jnp.clip(x, -float(largest), float(largest))
+  return x.astype(dtype)
+
+
 def write_rows(finite: jax.Array, new: list[jax.Array], rows: Any) -> Any:
   """A field of the state after a step, in the shape and dtype it had; as it was if skipped."""
   old, structure = jax.tree.flatten(rows)
   return jax.tree.unflatten(
     structure,
     [
-      jnp.where(finite, x.reshape(row.shape).astype(row.dtype), row)
+      jnp.where(finite, cast(x.reshape(row.shape), row.dtype), row)
       for x, row in zip(new, old, strict=True)
     ],
   )

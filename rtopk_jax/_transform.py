@@ -239,7 +239,7 @@ def sparse_exchange(
     updates = jax.tree.unflatten(
       structure,
       [
-        jnp.where(finite, x, jnp.float32(0)).astype(g.dtype)
+        _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
         for x, g in zip(reduced, gradients, strict=True)
       ],
     )

@@ -67,3 +67,26 @@ def test_a_skip_is_not_contagious():
   expected, _ = harness.run("vmap", tx, clean)
   for name in SHAPES:
     np.testing.assert_array_equal(np.delete(updates[name], BAD, axis=0), expected[name])
+
+
+def test_a_norm_beyond_float32_skips():
+  """Clipping by such a norm would be multiplying by zero, and the gradient lost without a word."""
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, dense=False, clip_norm=1.0)
+  grads = {"w": np.ones((2, 2, 20), np.float32)}
+  grads["w"][0, 1, 0] = 1e30
+  updates, state = harness.run("vmap", tx, grads)
+  np.testing.assert_array_equal(state.metrics.skipped, [1, 1])
+  np.testing.assert_array_equal(state.residual["w"][0], 0)
+  assert np.any(updates["w"][1] != 0)
+
+
+def test_a_small_memory_dtype_saturates():
+  """An infinite residual would make every step from then on one that is skipped."""
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), AXIS, dense=False, memory_dtype="float16", average="sum"
+  )
+  grads = {"w": np.full((3, 2, 20), 5e4, np.float16)}
+  updates, state = harness.run("vmap", tx, grads)
+  np.testing.assert_array_equal(state.metrics.skipped, 0)
+  assert np.asarray(state.residual["w"], np.float32).max() == np.finfo(np.float16).max
+  assert np.asarray(updates["w"], np.float32).max() == np.finfo(np.float16).max
