@@ -12,11 +12,10 @@ lowest index, so that a cut of the order is a pair (value, index), and what lies
 3. The few entries between the cuts are listed, the exact cut is found among them by counting, and those
    that lost are struck from the words.
 
-The result is a ``Chosen``: a set as words, whose n-th member is found by the running count of its group
+The result is a ``Positions``: a set as words, whose n-th member is found by the running count of its group
 of words. A random subset then takes no more than the ranks of its members.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,10 +26,11 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._positions import GROUP, Positions
 
-_PER_WORD = 16
-# Words that share one running count.
-_GROUP = 8
+# Bits of an entry: the kinds are 0, 1 and 2.
+_WIDTH = 2
+_PER_WORD = 32 // _WIDTH
 # Below this size sampling does not pay: all entries are between the cuts.
 _SMALL = 1 << 16
 _SAMPLE = 1 << 16
@@ -116,59 +116,6 @@ def exact_cut(keys: jax.Array, count: jax.Array | int) -> Cut:
   return lax.while_loop(lambda state: state[-1].count != count, probe, start)[-1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-  """A subset of d positions, two bits of a word for each, of which one is set for a member.
-
-  Attributes:
-    words: uint32, as many as a whole number of groups.
-  """
-
-  words: jax.Array
-
-  def locate(self, ranks: jax.Array) -> jax.Array:
-    """The positions of some members.
-
-    Args:
-      ranks: which, counted from 0 in ascending order of position; int32, shape (m,).
-
-    Returns:
-      Their positions, int32; something in range for a rank that is not there.
-    """
-    members = lambda words: lax.population_count(words).astype(jnp.int32)
-    in_group = members(self.words).reshape(-1, _GROUP).sum(axis=1, dtype=jnp.int32)
-    ends = jnp.cumsum(in_group)
-    group = jnp.searchsorted(ends, ranks, side="right", method="scan").astype(jnp.int32)
-    group = jnp.minimum(group, ends.size - 1)
-    ranks = ranks - (ends - in_group).at[group].get(mode="promise_in_bounds")
-
-    # A loop, because unrolled it would be one fusion that works out each step again for the next.
-    def next_word(i, state):
-      word, left = state
-      here = members(self.words.at[_GROUP * group + i].get(mode="promise_in_bounds"))
-      passed = (word == i) & (left >= here)
-      return jnp.where(passed, word + 1, word), jnp.where(passed, left - here, left)
-
-    start = _axis.varying_like(jnp.zeros_like(ranks), self.words)
-    word, left = lax.fori_loop(0, _GROUP - 1, next_word, (start, ranks))
-    word = _GROUP * group + word
-    pair = _nth_pair(self.words.at[word].get(mode="promise_in_bounds"), left)
-    return _PER_WORD * word + pair
-
-
-def _nth_pair(words: jax.Array, n: jax.Array) -> jax.Array:
-  """Which pair of bits holds the n-th set bit, by halving the word."""
-  pair = jnp.zeros_like(n)
-  for half in (8, 4, 2, 1):
-    low = words & np.uint32((1 << 2 * half) - 1)
-    below = lax.population_count(low).astype(jnp.int32)
-    up = n >= below
-    n = jnp.where(up, n - below, n)
-    words = jnp.where(up, words >> np.uint32(2 * half), low)
-    pair = jnp.where(up, pair + half, pair)
-  return pair
-
-
 def _pack(keys: jax.Array, low: Cut, high: Cut) -> jax.Array:
   """Words of two bits an entry: 2 above the higher cut, 1 between the cuts, 0 below the lower one."""
   (size,) = keys.shape
@@ -185,14 +132,14 @@ def _pack(keys: jax.Array, low: Cut, high: Cut) -> jax.Array:
   parts = [words(keys[:whole], 0)] if whole else []
   if whole < size:
     parts.append(words(keys[whole:], whole))
-  missing = -sum(part.size for part in parts) % _GROUP
+  missing = -sum(part.size for part in parts) % GROUP
   if missing:
     parts.append(jnp.zeros(missing, jnp.uint32))
   return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _pack_size(size: int) -> int:
-  return -(-size // (_PER_WORD * _GROUP)) * _GROUP
+  return -(-size // (_PER_WORD * GROUP)) * GROUP
 
 
 def _sample(vector: jax.Array, count: int) -> jax.Array:
@@ -208,7 +155,7 @@ def _sample(vector: jax.Array, count: int) -> jax.Array:
 
 def largest(
   vector: jax.Array, count: int, view: Callable[[jax.Array], jax.Array] = lambda x: x
-) -> Chosen:
+) -> Positions:
   """The positions of the largest keys, the lowest positions of equal ones.
 
   Args:
@@ -224,7 +171,7 @@ def largest(
   if size <= _SMALL:
     keys = view(vector)
     cut = exact_cut(keys, count)
-    return Chosen(_pack(keys, cut, _cut(LARGEST_KEY + 1, 0, 0)))
+    return Positions(_pack(keys, cut, _cut(LARGEST_KEY + 1, 0, 0)), _WIDTH)
 
   density = count / size
   error = _SIGMAS * math.sqrt(_SAMPLE * density * (1 - density)) + 2
@@ -232,7 +179,7 @@ def largest(
   words, low, high = _three_kinds(vector, view, count, error, capacity)
 
   # Those between the cuts, of which the largest are still to be taken.
-  doubtful = Chosen(words & ~(words >> np.uint32(1)) & _EVEN_BITS)
+  doubtful = Positions(words & ~(words >> np.uint32(1)) & _EVEN_BITS, _WIDTH)
   ranks = lax.iota(jnp.int32, capacity)
   positions = doubtful.locate(ranks)
   there = ranks < low.count - high.count
@@ -244,7 +191,7 @@ def largest(
   words = words.at[jnp.where(lost, positions // _PER_WORD, words.size)].add(
     jnp.uint32(0) - bits, mode="drop"
   )
-  return Chosen(words)
+  return Positions(words, _WIDTH)
 
 
 def _three_kinds(
