@@ -121,7 +121,8 @@ def sparse_exchange(
     ...   updates, state = tx.update(gradient, tx.init(params), params)
     ...   return optax.apply_updates(params, updates)
     >>> gradients = {"w": jax.random.normal(jax.random.key(0), (4, 100, 20))}  # 4 simulated workers
-    >>> params = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="data")(params, gradients)
+    >>> step = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="data"))
+    >>> params = step(params, gradients)
     >>> 20 <= int(jnp.count_nonzero(params["w"])) <= 4 * 20
     True
   """
