@@ -66,10 +66,14 @@ def _chunks(stream: IO[bytes], total: int | None, doing: str) -> Iterator[bytes]
       bars.advance(bar, len(chunk))
 
 
-def _check(what: str, expected: File, size: int, sha256: str) -> None:
+def _check(what: str, expected: File, size: int, sha256: str | None = None) -> None:
   if size < expected.size:
     raise PrepareError(f"{what} is truncated: it has {size:,} of {expected.size:,} bytes.")
-  if (size, sha256) != (expected.size, expected.sha256):
+  if size > expected.size:
+    raise PrepareError(
+      f"{what} has the wrong size: it has {size:,} bytes, expected {expected.size:,}."
+    )
+  if sha256 is not None and sha256 != expected.sha256:
     raise PrepareError(
       f"{what} has the wrong checksum: sha256 {sha256}, expected {expected.sha256}."
     )
@@ -86,9 +90,7 @@ def check(path: pathlib.Path, expected: File) -> None:
     PrepareError: when it is something else.
   """
   size = path.stat().st_size
-  if size != expected.size:
-    # No need to read it all.
-    _check(str(path), expected, size, "of another size")
+  _check(str(path), expected, size)  # before all of it is read
   digest = hashlib.sha256()
   with path.open("rb") as stream:
     for chunk in _chunks(stream, size, f"Checking {path.name}"):

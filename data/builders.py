@@ -58,7 +58,8 @@ class Cifar10(_Builder, tfds.image_classification.Cifar10, skip_registration=Tru
   name = "cifar10"
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
-    self.info.features["label"].names = CIFAR10_CLASSES
+    features: Any = self.info.features
+    features["label"].names = CIFAR10_CLASSES
     train = [f"data_batch_{i}.bin" for i in range(1, 6)]
     return {
       "train": self._generate_examples("train", train),
@@ -112,8 +113,8 @@ class Imagenet2012(_Builder, skip_registration=True):
 
   def _generate_examples(self, path: pathlib.Path, split: str) -> Examples:
     labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-    with archives.reading(path):
-      for name, content in _tar_files(path.open("rb")):
+    with archives.reading(path), path.open("rb") as stream:
+      for name, content in _tar_files(stream):
         if split == "validation":
           # ILSVRC2012_val_00000001.JPEG has the first label.
           number = int(pathlib.Path(name).stem.rsplit("_", 1)[-1])

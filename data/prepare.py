@@ -215,23 +215,43 @@ def main(arguments: list[str] | None = None) -> int:
   options = parser.parse_args(arguments)
   data_dir = options.data_dir.expanduser()
   manual_dir = options.manual_dir and options.manual_dir.expanduser()
-  name, make = DATASETS[options.dataset]
   # Half-made data sets are removed on the way out, which a plain SIGTERM would not allow.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  status, line = _outcome(options.dataset, data_dir, manual_dir)
+  print(line, file=sys.stderr if status else sys.stdout)
+  return status
+
+
+def _outcome(
+  dataset: str, data_dir: pathlib.Path, manual_dir: pathlib.Path | None
+) -> tuple[int, str]:
+  """Exit status and last line; by then the bars of what was interrupted are gone with their frames."""
+  name, make = DATASETS[dataset]
   try:
     made = prepare(lambda: make(data_dir, manual_dir), name, data_dir)
-  except (PrepareError, OSError) as error:
-    print(f"error: {_line(error, data_dir)}", file=sys.stderr)
-    return 1
-  print(f"{name} is in {made}")
-  return 0
+  except KeyboardInterrupt:
+    return 128 + signal.SIGINT, "error: interrupted; the same command starts again."
+  except (PrepareError, OSError, RuntimeError) as error:
+    if (line := explain(error, data_dir)) is None:
+      raise
+    return 1, f"error: {line}"
+  return 0, f"{name} is in {made}"
 
 
-def _line(error: Exception, data_dir: pathlib.Path) -> str:
-  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-    free = shutil.disk_usage(data_dir).free
-    return f"The disk of {data_dir} is full: {free / 1e6:,.0f} MB are left."
-  return str(error)
+def explain(error: BaseException, data_dir: pathlib.Path) -> str | None:
+  """What to tell of an error, or None for one that is not understood."""
+  chain: list[BaseException] = []
+  cause: BaseException | None = error
+  while cause is not None:
+    chain.append(cause)
+    cause = cause.__cause__ or cause.__context__
+  # Writers of records in other languages report a full disk in words alone.
+  if any(os.strerror(errno.ENOSPC) in str(x) for x in chain):
+    return f"There is no space left on the disk of {data_dir}."
+  for x in reversed(chain):
+    if isinstance(x, PrepareError):
+      return str(x)
+  return str(error) if isinstance(error, OSError) else None
 
 
 if __name__ == "__main__":
