@@ -42,7 +42,5 @@ def source(name: str, split: str, data_dir: str | None = None, encoded: bool = F
     raise FileNotFoundError(
       f"{name} in {where} has no split {split!r}, only {', '.join(builder.info.splits)}."
     )
-  decoders: Any = None
-  if encoded:
-    decoders = {"image": tfds.decode.SkipDecoding()}  # pyright: ignore[reportCallIssue]
-  return builder.as_data_source(split=split, decoders=decoders)
+  decoders: Any = {"image": tfds.decode.SkipDecoding()} if encoded else None
+  return builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
