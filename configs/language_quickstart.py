@@ -15,11 +15,11 @@ def get_config():
   config.model.units = 64
   config.model.dropout = 0.1
   config.model.init_scale = 0.1
-  config.batch_size = 4
+  config.batch_size = 8
   config.unroll = 20
   config.density = 0.01
-  config.epochs = 6
-  config.warmup_epochs = 2
-  config.constant_epochs = 4
+  config.epochs = 5
+  config.warmup_epochs = 1
+  config.constant_epochs = 3
   config.decay = 2.0
   return config
