@@ -65,6 +65,32 @@ def _in_memory(images: np.ndarray, labels: np.ndarray) -> Split:
   return Split(len(images), lambda i: (images[i], labels[i]))
 
 
+def kept(split: Split, shape: tuple[int, ...]) -> Split:
+  """A split that is decoded once: what was read stays in memory, for images that are small.
+
+  Args:
+    split: of images of one size.
+    shape: theirs.
+
+  Returns:
+    The same examples, images as one array.
+  """
+  images = np.empty((split.size, *shape), np.uint8)
+  labels = np.empty(split.size, np.int32)
+  known = np.zeros(split.size, bool)
+
+  def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Two threads may read the same image at once; both write the same.
+    missing = indices[~known[indices]]
+    if missing.size:
+      found, labels[missing] = split.read(missing)
+      images[missing] = np.stack(found)
+      known[missing] = True
+    return images[indices], labels[indices]
+
+  return Split(split.size, read)
+
+
 def digits(data_dir: str | None = None) -> Images:
   """Handwritten digits, 1,797 images of 8×8, which scikit-learn carries with it.
 
@@ -94,14 +120,13 @@ def digits(data_dir: str | None = None) -> Images:
 def cifar10(data_dir: str | None = None) -> Images:
   """CIFAR-10, 50,000 and 10,000 images of 32×32, as TensorFlow Datasets prepares it."""
   return Images(
-    train=_prepared("cifar10", "train", data_dir),
-    test=_prepared("cifar10", "test", data_dir),
+    train=kept(_prepared("cifar10", "train", data_dir), (32, 32, 3)),
+    test=kept(_prepared("cifar10", "test", data_dir), (32, 32, 3)),
     num_classes=10,
     channels=3,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
-    augment=lambda rng, x: augment.flip(rng, augment.crop(rng, np.stack(x), padding=4)),
-    view=np.stack,
+    augment=lambda rng, x: augment.flip(rng, augment.crop(rng, x, padding=4)),
   )
 
 

@@ -219,6 +219,22 @@ def test_the_test_set_comes_once_and_in_order(numbered):
   np.testing.assert_array_equal(batches[1]["image"], np.arange(16, 32))
 
 
+def test_small_images_are_decoded_once():
+  asked = []
+
+  def read(indices):
+    asked.extend(indices.tolist())
+    return [np.full((2, 2, 1), i, np.uint8) for i in indices], indices.astype(np.int32) + 1
+
+  kept = data.images.kept(data.Split(9, read), (2, 2, 1))
+  for indices in ([3, 5, 3], [5, 8], [0, 3, 8]):
+    images, labels = kept.read(np.array(indices))
+    np.testing.assert_array_equal(images[:, 1, 1, 0], indices)
+    np.testing.assert_array_equal(labels, np.array(indices) + 1)
+  assert sorted(set(asked)) == [0, 3, 5, 8]
+  assert asked.count(5) == asked.count(8) == 1
+
+
 def test_digits_are_known(digits):
   assert (digits.train.size, digits.test.size) == (1437, 360)
   images, labels = digits.train.read(np.arange(digits.train.size))
@@ -250,7 +266,6 @@ def test_real_cifar10(real):
   cifar10 = data.IMAGES["cifar10"](real)
   assert (cifar10.train.size, cifar10.test.size) == (50_000, 10_000)
   images, labels = cifar10.train.read(np.arange(0, 50_000, 5))
-  images = np.stack(images)
   assert images.shape == (10_000, 32, 32, 3)
   assert set(labels) == set(range(10))
   np.testing.assert_allclose(images.mean(axis=(0, 1, 2)) / 255, cifar10.mean, atol=0.003)
