@@ -1,5 +1,6 @@
 """ResNet-18 on CIFAR-10 with 5 workers (the paper's distributed setting).
 
+    python -m data.prepare cifar10 --data_dir=DATA
     python -m train.main --config=configs/cifar10.py --workdir=DIR --config.data_dir=DATA
 
 The paper: 5 workers, batches of 128 images a worker, momentum SGD. Learning rate, weight decay and the

@@ -1,28 +1,27 @@
-"""Image data sets as arrays of bytes that are read by index, and what is done to them before training."""
+"""Image data sets that are read by index, and what is done to images before training and evaluation."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from data import augment
+from data import augment, imagenet, prepared
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Examples that are read by index.
+  """Examples that are read by index, from several threads at once.
 
   Attributes:
     size: how many there are.
-    read: indices (n,) to {"image": (n, height, width, channels) uint8, "label": (n,) int32}.
+    read: indices (n,) to images, as the data set's views take them, and labels (n,) int32.
   """
 
   size: int
-  read: Callable[[np.ndarray], Batch]
+  read: Callable[[np.ndarray], tuple[Any, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,9 @@ class Images:
     channels: of an image.
     mean: of each channel over the training set, on the scale of 0 to 1.
     std: likewise the standard deviation.
-    augment: what is done to a batch of training images, given a generator.
+    augment: what training sees of n images that were read, given a generator: (n, height, width,
+      channels) uint8. Networks normalise, so that a quarter of the bytes travels to the device.
+    view: what evaluation sees of them.
   """
 
   train: Split
@@ -45,16 +46,49 @@ class Images:
   channels: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  augment: Callable[[np.random.Generator, np.ndarray], np.ndarray]
+  augment: Callable[[np.random.Generator, Any], np.ndarray]
+  view: Callable[[Any], np.ndarray] = lambda images: images
 
-  def normalise(self, images: np.ndarray) -> np.ndarray:
-    """Bytes as float32 of mean 0 and standard deviation 1 for each channel."""
-    mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-    return (images.astype(np.float32) / np.float32(255) - mean) / std
+  def train_batch(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
+    """Training examples, augmented."""
+    images, labels = self.train.read(indices)
+    return {"image": self.augment(rng, images), "label": labels}
+
+  def test_batch(self, indices: np.ndarray) -> Batch:
+    """Test examples; an index past the end gives the last one again, and ``real`` says 0."""
+    images, labels = self.test.read(np.minimum(indices, self.test.size - 1))
+    real = (indices < self.test.size).astype(np.float32)
+    return {"image": self.view(images), "label": labels, "real": real}
 
 
 def _in_memory(images: np.ndarray, labels: np.ndarray) -> Split:
-  return Split(len(images), lambda i: {"image": images[i], "label": labels[i]})
+  return Split(len(images), lambda i: (images[i], labels[i]))
+
+
+def kept(split: Split, shape: tuple[int, ...]) -> Split:
+  """A split that is decoded once: what was read stays in memory, for images that are small.
+
+  Args:
+    split: of images of one size.
+    shape: theirs.
+
+  Returns:
+    The same examples, images as one array.
+  """
+  images = np.empty((split.size, *shape), np.uint8)
+  labels = np.empty(split.size, np.int32)
+  known = np.zeros(split.size, bool)
+
+  def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Two threads may read the same image at once; both write the same.
+    missing = indices[~known[indices]]
+    if missing.size:
+      found, labels[missing] = split.read(missing)
+      images[missing] = np.stack(found)
+      known[missing] = True
+    return images[indices], labels[indices]
+
+  return Split(split.size, read)
 
 
 def digits(data_dir: str | None = None) -> Images:
@@ -86,8 +120,8 @@ def digits(data_dir: str | None = None) -> Images:
 def cifar10(data_dir: str | None = None) -> Images:
   """CIFAR-10, 50,000 and 10,000 images of 32×32, as TensorFlow Datasets prepares it."""
   return Images(
-    train=_tfds("cifar10", "train", data_dir),
-    test=_tfds("cifar10", "test", data_dir),
+    train=kept(_prepared("cifar10", "train", data_dir), (32, 32, 3)),
+    test=kept(_prepared("cifar10", "test", data_dir), (32, 32, 3)),
     num_classes=10,
     channels=3,
     mean=(0.4914, 0.4822, 0.4465),
@@ -96,54 +130,28 @@ def cifar10(data_dir: str | None = None) -> Images:
   )
 
 
-def _tfds(name: str, split: str, data_dir: str | None) -> Split:
-  import tensorflow_datasets as tfds
-
-  where = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser()
-  builder = tfds.builder(name, data_dir=where, file_format="array_record")
-  if not builder.data_path.exists():
-    raise FileNotFoundError(
-      f"{name} is not in {where}. Get it with\n\n"
-      f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
-      f"data_dir={str(where)!r}, file_format='array_record').download_and_prepare()\"\n\n"
-      "(this one step needs TensorFlow: pip install tensorflow), or name the folder that has it with "
-      "--config.data_dir=DIR."
-    )
-  source: Any = tfds.data_source(
-    name,
-    split=split,
-    builder_kwargs={"file_format": "array_record"},
-    data_dir=where,
-    download=False,
+def imagenet2012(data_dir: str | None = None) -> Images:
+  """ImageNet (ILSVRC 2012) at 224×224, as TensorFlow Datasets prepares it; tested on its validation set."""
+  return Images(
+    train=_prepared("imagenet2012", "train", data_dir, encoded=True),
+    test=_prepared("imagenet2012", "validation", data_dir, encoded=True),
+    num_classes=1000,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    augment=imagenet.train_view,
+    view=imagenet.test_view,
   )
 
-  def read(indices: np.ndarray) -> Batch:
+
+def _prepared(name: str, split: str, data_dir: str | None, encoded: bool = False) -> Split:
+  source = prepared.source(name, split, data_dir, encoded)
+
+  def read(indices: np.ndarray) -> tuple[list[Any], np.ndarray]:
     examples = source.__getitems__([int(i) for i in indices])
-    return {
-      "image": np.stack([x["image"] for x in examples]),
-      "label": np.array([x["label"] for x in examples], np.int32),
-    }
+    return [x["image"] for x in examples], np.array([x["label"] for x in examples], np.int32)
 
   return Split(len(source), read)
 
 
-_DATASETS = {"digits": digits, "cifar10": cifar10}
-
-
-def load(name: str, data_dir: str | None = None) -> Images:
-  """A data set by name.
-
-  Args:
-    name: "digits" or "cifar10".
-    data_dir: where data sets are kept; None is ``~/tensorflow_datasets``.
-
-  Returns:
-    The data set.
-
-  Raises:
-    ValueError: for an unknown name.
-    FileNotFoundError: when the data set is not there; the message says how to get it.
-  """
-  if name not in _DATASETS:
-    raise ValueError(f"dataset must be one of {', '.join(_DATASETS)}, got {name!r}.")
-  return _DATASETS[name](data_dir)
+IMAGES = {"digits": digits, "cifar10": cifar10, "imagenet2012": imagenet2012}

@@ -1,5 +1,6 @@
 """Image classification: what a step minimises and what an evaluation counts."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -8,76 +9,81 @@ import numpy as np
 import optax
 from flax import nnx
 
-from data import Images
-from train.models import ResNet
+import data
+from train import models
+from train.task import Score
 
 
 class Classification:
   """A network that is trained to name what an image shows.
 
   Args:
-    config: the experiment's ``model`` section.
+    config: the experiment.
     images: the data set.
   """
 
-  def __init__(self, config: Any, images: Images):
+  score = Score("test_accuracy", "test accuracy", percent=True)
+  unit = "images"
+
+  def __init__(self, config: Any, images: data.Images):
     self.config, self.images = config, images
+    self.examples = config.batch_size
     # Weights are drawn once: optimising that program takes longer than running it.
     self.init = jax.jit(self._init, compiler_options={"xla_backend_optimization_level": 0})
-    self.evaluate = jax.jit(self._evaluate)
+    self._evaluate = jax.jit(self._sums)
 
-  def _network(self, rngs: nnx.Rngs) -> ResNet:
-    return ResNet(
-      stages=tuple(self.config.stages),
-      width=self.config.width,
+  def source(self, seed: int) -> data.Source:
+    """Each worker's share of the training images."""
+    return data.ImageSource(self.images, self.config.num_workers, self.config.batch_size, seed)
+
+  def _network(self, rngs: nnx.Rngs) -> models.ResNet:
+    config = self.config.model
+    return models.ResNet(
+      stages=tuple(config.stages),
+      width=config.width,
       num_classes=self.images.num_classes,
       channels=self.images.channels,
-      stem=self.config.stem,
+      stem=config.stem,
+      dtype=config.dtype,
       rngs=rngs,
     )
 
   def _init(self, key: jax.Array) -> tuple[Any, Any]:
     """Initial weights and batch statistics."""
-    _, params, stats = nnx.split(self._network(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    params, stats = models.init(self._network, key, nnx.Param, nnx.BatchStat)
+    return params, stats
 
-  def _apply(self, params: Any, stats: Any, image: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-    graphdef, abstract_params, abstract_stats = nnx.split(
-      nnx.eval_shape(lambda: self._network(nnx.Rngs(0))), nnx.Param, nnx.BatchStat
+  def _apply(
+    self, params: Any, stats: Any, images: jax.Array, train: bool
+  ) -> tuple[jax.Array, Any]:
+    network = models.rebuild(self._network, Param=params, BatchStat=stats)
+    mean, std = (
+      jnp.array(x, jnp.float32).reshape(1, 1, 1, -1) for x in (self.images.mean, self.images.std)
     )
-    nnx.replace_by_pure_dict(abstract_params, params)
-    nnx.replace_by_pure_dict(abstract_stats, stats)
-    network = nnx.merge(graphdef, abstract_params, abstract_stats, copy=True)
-    logits = network(image, train)
+    logits = network((images.astype(jnp.float32) / 255 - mean) / std, train)
     return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-  def loss(self, params: Any, stats: Any, batch: Any) -> tuple[jax.Array, tuple[Any, dict]]:
+  def loss(
+    self, params: Any, model_state: Any, batch: Any
+  ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
     """Mean cross entropy of a batch; beside it the new statistics and the share of right answers."""
-    logits, stats = self._apply(params, stats, batch["image"], train=True)
+    logits, stats = self._apply(params, model_state, batch["image"], train=True)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
     accuracy = jnp.mean((jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32))
     return loss, (stats, {"train_loss": loss, "train_accuracy": accuracy})
 
-  def _evaluate(self, params: Any, stats: Any, batch: Any) -> dict[str, jax.Array]:
+  def _sums(self, params: Any, stats: Any, batch: Any) -> dict[str, jax.Array]:
     """Sums over the examples of a batch that are not padding."""
     logits, _ = self._apply(params, stats, batch["image"], train=False)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     right = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
     real = batch["real"]
-    return {
-      "test_loss": jnp.sum(loss * real),
-      "test_accuracy": jnp.sum(right * real),
-      "count": jnp.sum(real),
-    }
+    return {"test_loss": jnp.sum(loss * real), "test_accuracy": jnp.sum(right * real)}
 
-  def test_batches(self, batch_size: int):
-    """The test set in batches of one size, the last one padded."""
-    split = self.images.test
-    for start in range(0, split.size, batch_size):
-      indices = np.arange(start, start + batch_size)
-      batch = split.read(np.minimum(indices, split.size - 1))
-      yield {
-        "image": self.images.normalise(batch["image"]),
-        "label": batch["label"],
-        "real": (indices < split.size).astype(np.float32),
-      }
+  def evaluate(self, params: Any, model_state: Any) -> dict[str, float]:
+    """Loss and accuracy on the test set, with the workers' batch statistics averaged."""
+    stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), model_state)
+    batches: Iterable[Any] = data.load_test(self.images, self.config.eval_batch_size)
+    sums = [jax.device_get(self._evaluate(params, stats, batch)) for batch in batches]
+    size = self.images.test.size
+    return {name: float(np.sum([x[name] for x in sums])) / size for name in sums[0]}

@@ -14,11 +14,35 @@ import data
 import rtopk_jax
 from train import report, settings
 from train.classification import Classification
+from train.language import Language
 from train.methods import optimizer
 from train.progress import Progress
-from train.workers import RunState, Workers, choose_mesh
+from train.task import Task
+from train.workers import Workers, choose_mesh
 
 Record = dict[str, Any]
+
+
+def make_task(config: Any) -> Task:
+  """The task of a config's data set.
+
+  Args:
+    config: the experiment.
+
+  Returns:
+    The task.
+
+  Raises:
+    ValueError: for an unknown data set.
+    FileNotFoundError: when the data set is not there; the message says how to get it.
+  """
+  name = config.dataset
+  if name in data.IMAGES:
+    return Classification(config, data.IMAGES[name](config.data_dir))
+  if name in data.TEXTS:
+    return Language(config, data.TEXTS[name](config.data_dir))
+  known = ", ".join((*data.IMAGES, *data.TEXTS))
+  raise ValueError(f"dataset must be one of {known}, got {name!r}.")
 
 
 def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
@@ -29,7 +53,7 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   Args:
     config: an ``ml_collections.ConfigDict``, as in ``configs/``.
     workdir: where the config (``config.json``), the metrics (``metrics.jsonl``, a line an epoch), the
-      table (``results.md``) and the picture (``accuracy.png``) go.
+      table (``results.md``) and the picture (``accuracy.png``, ``perplexity.png``) go.
 
   Returns:
     The lines of ``metrics.jsonl``.
@@ -38,11 +62,10 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
     ValueError: when the config cannot run.
     FileNotFoundError: when the data set is not there.
   """
-  images = data.load(config.dataset, config.data_dir)
-  settings.check(config, images.train.size)
+  settings.check(config)
   mesh = choose_mesh(config.workers, config.num_workers)
-  task = Classification(config.model, images)
-  steps_per_epoch = images.train.size // config.num_workers // config.batch_size
+  task = make_task(config)
+  steps_per_epoch = task.source(seed=0).steps_per_epoch
   steps = config.epochs * steps_per_epoch
   if config.max_steps is not None:
     steps = min(steps, config.max_steps)
@@ -58,7 +81,7 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   ):
     kind = "simulated on one device" if mesh is None else "one a device"
     progress.line(
-      f"{config.num_workers} workers, {kind}; {steps} steps of {config.batch_size} images a worker"
+      f"{config.num_workers} workers, {kind}; {steps} steps of {task.examples} {task.unit} a worker"
     )
     for method in config.methods:
       make_tx = optimizer(config, method, steps_per_epoch, steps)
@@ -74,19 +97,19 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
           lines.write(json.dumps(record) + "\n")
           lines.flush()
         progress.line(
-          f"{method:8s} seed {seed}: test accuracy {records[-1]['test_accuracy']:.2%}, "
+          f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(records[-1][task.score.key])}, "
           f"{records[-1]['sent_bytes'] / 1e6:.2f} MB sent a worker, {records[-1]['seconds']:.0f} s"
         )
-    table = report.table(records)
+    table = report.table(records, task.score)
     (path / "results.md").write_text(table)
-    report.picture(records, path / "accuracy.png")
+    report.picture(records, task.score, path / f"{task.score.key.removeprefix('test_')}.png")
     progress.line(f"\n{table}\nAll of it is in {path}")
   return records
 
 
 def _run(
   config: Any,
-  task: Classification,
+  task: Task,
   workers: Workers,
   costs: list[rtopk_jax.WireBytes],
   method: str,
@@ -97,19 +120,27 @@ def _run(
   """One method, one seed: yields a record an epoch."""
   started = time.monotonic()
   seed_array = jnp.int32(seed)
-  params, stats = task.init(jax.random.key(seed))
-  state = workers.init(params, stats, seed_array)
-  shares = data.shares(task.images.train.size, config.num_workers, seed)
+  params, model_state = task.init(jax.random.key(seed))
+  state = workers.init(params, model_state, seed_array)
+  source = task.source(seed)
+  batches = iter(data.load(source, workers.local, steps, threads=config.data_threads))
   sent = link = step = epoch = 0
   while step < steps:
     history = []
-    for batch in data.epoch(task.images, shares, config.batch_size, seed, epoch):
+    begun, waited = time.monotonic(), 0.0
+    for _ in range(min(source.steps_per_epoch, steps - step)):
+      asked = time.monotonic()
+      batch = next(batches)
+      waited += time.monotonic() - asked
       state, metrics = workers.step(state, batch, seed_array)
+      if history:
+        # One step is computed while the next is handed over; further ahead batches would only pile up.
+        jax.block_until_ready(history[-1])
       history.append(metrics)
       progress.advance(f"{method} seed {seed}")
-      step += 1
-      if step == steps:
-        break
+    summary = _summary(history)
+    taken = time.monotonic() - begun
+    step += len(history)
     cost = costs[min(epoch, len(costs) - 1)]
     sent += cost.sent * len(history)
     link += cost.link * len(history)
@@ -122,25 +153,18 @@ def _run(
       "sent_bytes": sent,
       "link_bytes": link,
       "link_bytes_a_step": cost.link,
-      **_summary(history),
-      **_evaluate(task, state),
+      **summary,
+      **task.evaluate(state.params, state.model_state),
+      f"{task.unit}_per_second": len(history) * config.num_workers * task.examples / taken,
+      "seconds_waiting_for_data": waited,
       "seconds": time.monotonic() - started,
     }
 
 
 def _summary(history: list[dict[str, jax.Array]]) -> dict[str, float]:
-  """Means of an epoch's losses and accuracies; of the exchange, how the last one went."""
+  """Means of what was measured in training over an epoch; of the exchange, how the last one went."""
   host = jax.device_get(history)
   means = {
-    name: float(np.mean([x[name] for x in host])) for name in ("train_loss", "train_accuracy")
+    name: float(np.mean([x[name] for x in host])) for name in host[-1] if name.startswith("train_")
   }
   return {name: float(value) for name, value in host[-1].items()} | means
-
-
-def _evaluate(task: Classification, state: RunState) -> dict[str, float]:
-  """Loss and accuracy on the test set, with the workers' batch statistics averaged."""
-  stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), state.stats)
-  sums = [task.evaluate(state.params, stats, batch) for batch in task.test_batches(500)]
-  total = {name: float(sum(x[name] for x in sums)) for name in sums[0]}
-  count = total.pop("count")
-  return {name: value / count for name, value in total.items()}

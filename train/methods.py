@@ -17,6 +17,33 @@ _SELECTORS = {
 }
 METHODS = ("none", *_SELECTORS)
 
+SCHEDULES = ("cosine", "zaremba")
+
+
+def learning_rate(config: Any, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
+  """The learning rate of each step.
+
+  "cosine" falls from ``learning_rate`` to 0 along a cosine; "zaremba" stays for ``constant_epochs`` epochs
+  and is then divided by ``decay`` at the beginning of each (Zaremba et al., 2014).
+
+  Args:
+    config: the experiment.
+    steps_per_epoch: exchanges an epoch.
+    total_steps: of the run.
+
+  Returns:
+    A function of the step.
+  """
+  if config.schedule == "cosine":
+    return optax.cosine_decay_schedule(config.learning_rate, total_steps)
+  return optax.exponential_decay(
+    config.learning_rate,
+    steps_per_epoch,
+    1 / config.decay,
+    transition_begin=(config.constant_epochs - 1) * steps_per_epoch,
+    staircase=True,
+  )
+
 
 def optimizer(
   config: Any, method: str, steps_per_epoch: int, total_steps: int
@@ -26,7 +53,7 @@ def optimizer(
   Args:
     config: the experiment.
     method: one of ``METHODS``.
-    steps_per_epoch: exchanges an epoch, for the density's warm-up.
+    steps_per_epoch: exchanges an epoch, for warm-up and learning rate.
     total_steps: of the run, for the learning rate.
 
   Returns:
@@ -64,7 +91,7 @@ def optimizer(
           config.weight_decay, config.momentum, nesterov=config.nesterov
         )
       )
-    rate = optax.cosine_decay_schedule(config.learning_rate, total_steps)
+    rate = learning_rate(config, steps_per_epoch, total_steps)
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
   return make

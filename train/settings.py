@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from train.methods import METHODS
+from train.methods import METHODS, SCHEDULES
 
 
-def check(config: Any, num_train: int) -> None:
+def check(config: Any) -> None:
   """Refuses a config that cannot run, naming the numbers that don't fit.
 
   Args:
     config: the experiment.
-    num_train: examples in the training set.
 
   Raises:
     ValueError: for an unknown method, and where numbers don't fit together.
@@ -21,15 +20,11 @@ def check(config: Any, num_train: int) -> None:
   for name in ("methods", "seeds"):
     if not len(config[name]):
       raise ValueError(f"{name} is empty; name at least one.")
-  for name in ("num_workers", "batch_size", "epochs"):
+  for name in ("num_workers", "batch_size", "eval_batch_size", "unroll", "epochs"):
     if config[name] < 1:
       raise ValueError(f"{name} must be at least 1, got {config[name]}.")
-  share = num_train // config.num_workers
-  if config.batch_size > share:
-    raise ValueError(
-      f"batch_size={config.batch_size} is more than a worker's share of the data, which is {share} "
-      f"({num_train} examples, num_workers={config.num_workers})."
-    )
+  if config.schedule not in SCHEDULES:
+    raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {config.schedule!r}.")
   if config.warmup_epochs >= config.epochs:
     raise ValueError(
       f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs} for the density "

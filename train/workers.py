@@ -29,12 +29,13 @@ class RunState(NamedTuple):
   Attributes:
     params: the weights, the same on all workers.
     opt_state: the optimizer's state.
-    stats: each worker's batch statistics, arrays ``(num_workers, …)``.
+    model_state: what each worker's model keeps beside its weights, batch statistics or a hidden state,
+      arrays ``(num_workers, …)``.
   """
 
   params: Any
   opt_state: Any
-  stats: Any
+  model_state: Any
 
 
 def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
@@ -67,7 +68,7 @@ class Workers:
   """n workers who train together.
 
   Args:
-    task: has ``loss(params, stats, batch)``.
+    task: has ``loss(params, model_state, batch)``, as in ``train.task.Task``.
     make_tx: the optimizer of a seed. The seed is an argument of the compiled functions, so that the runs
       of several seeds share one compilation.
     num_workers: n.
@@ -82,36 +83,43 @@ class Workers:
     mesh: Mesh | None,
   ):
     self.task, self.make_tx, self.num_workers, self.mesh = task, make_tx, num_workers, mesh
+    devices = [None] * num_workers if mesh is None else list(mesh.devices.flat)
+    # The workers whose batches this process supplies.
+    self.local = tuple(
+      i for i, d in enumerate(devices) if d is None or d.process_index == jax.process_index()
+    )
     self._init_compiled = jax.jit(self._init)
     self._gradient = jax.jit(self._gradient_of_one)
     self._exchange = jax.jit(self._exchange_simulated, donate_argnums=0)
     self._mesh_step = jax.jit(self._step_on_mesh, donate_argnums=0)
 
-  def init(self, params: Any, stats: Any, seed: jax.Array) -> RunState:
+  def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     """The state before the first step.
 
     Args:
       params: initial weights.
-      stats: initial batch statistics of every worker.
+      model_state: what every worker's model starts with beside them.
       seed: of the selector.
 
     Returns:
       The state.
     """
-    return self._init_compiled(params, stats, seed)
+    return self._init_compiled(params, model_state, seed)
 
-  def _init(self, params: Any, stats: Any, seed: jax.Array) -> RunState:
+  def _init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     tx, mesh = self.make_tx(seed), self.mesh
-    stats = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_workers, *x.shape)), stats)
+    model_state = jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (self.num_workers, *x.shape)), model_state
+    )
     if mesh is None:
       axes = rtopk_jax.state_axes(tx, params)
       init = jax.vmap(
         tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=self.num_workers
       )
-      return RunState(params, init(params), stats)
+      return RunState(params, init(params), model_state)
     place = lambda tree, spec: lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
     return RunState(
-      place(params, P()), rtopk_jax.init(tx, params, mesh, AXIS), place(stats, P(AXIS))
+      place(params, P()), rtopk_jax.init(tx, params, mesh, AXIS), place(model_state, P(AXIS))
     )
 
   def step(self, state: RunState, batch: Any, seed: jax.Array) -> tuple[RunState, dict]:
@@ -119,28 +127,32 @@ class Workers:
 
     Args:
       state: the state, whose memory is used again.
-      batch: every worker's, arrays ``(num_workers, …)``.
+      batch: the batches of this process's workers, ``local``, arrays ``(len(local), …)``.
       seed: of the selector.
 
     Returns:
       The new state, and metrics that are means over workers.
     """
     if self.mesh is not None:
-      return self._mesh_step(state, batch, seed)
-    own = [self._gradient(state.params, state.stats, batch, i) for i in range(self.num_workers)]
+      sharding = NamedSharding(self.mesh, P(AXIS))
+      place = lambda x: jax.make_array_from_process_local_data(sharding, x)
+      return self._mesh_step(state, jax.tree.map(place, batch), seed)
+    own = [
+      self._gradient(state.params, state.model_state, batch, i) for i in range(self.num_workers)
+    ]
     return self._exchange(state, own, seed)
 
-  def _gradient_of_one(self, params: Any, stats: Any, batch: Any, worker: int) -> Any:
-    stats, batch = jax.tree.map(lambda x: x[worker], (stats, batch))
-    return jax.grad(self.task.loss, has_aux=True)(params, stats, batch)
+  def _gradient_of_one(self, params: Any, model_state: Any, batch: Any, worker: int) -> Any:
+    model_state, batch = jax.tree.map(lambda x: x[worker], (model_state, batch))
+    return jax.grad(self.task.loss, has_aux=True)(params, model_state, batch)
 
   def _exchange_simulated(self, state: RunState, own: list, seed: jax.Array) -> Any:
-    gradients, (stats, metrics) = jax.tree.map(lambda *x: jnp.stack(x), *own)
+    gradients, (model_state, metrics) = jax.tree.map(lambda *x: jnp.stack(x), *own)
     tx = self.make_tx(seed)
     axes = rtopk_jax.state_axes(tx, state.params)
     update = jax.vmap(tx.update, in_axes=(0, axes, None), out_axes=(None, axes), axis_name=AXIS)
     updates, opt_state = update(gradients, state.opt_state, state.params)
-    state = RunState(optax.apply_updates(state.params, updates), opt_state, stats)
+    state = RunState(optax.apply_updates(state.params, updates), opt_state, model_state)
     return state, _summary(metrics, opt_state)
 
   def _step_on_mesh(self, state: RunState, batch: Any, seed: jax.Array) -> Any:
@@ -150,10 +162,12 @@ class Workers:
     def worker(state, batch):
       mine = lambda tree: jax.tree.map(lambda x: x[0], tree)
       row = lambda tree: jax.tree.map(lambda x: x[None], tree)
-      (_, (stats, metrics)), gradients = grad(state.params, mine(state.stats), mine(batch))
+      (_, (model_state, metrics)), gradients = grad(
+        state.params, mine(state.model_state), mine(batch)
+      )
       updates, opt_state = tx.update(gradients, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      return RunState(params, opt_state, row(stats)), row(metrics)
+      return RunState(params, opt_state, row(model_state)), row(metrics)
 
     specs = RunState(P(), rtopk_jax.state_specs(tx, state.params, AXIS), P(AXIS))  # pyright: ignore[reportArgumentType]
     step = jax.shard_map(

@@ -14,8 +14,8 @@ import pytest
 import data
 from configs import quickstart
 from train import settings, train_and_evaluate
-from train.classification import Classification
-from train.methods import METHODS, optimizer
+from train.loop import make_task
+from train.methods import METHODS, learning_rate, optimizer
 from train.workers import Workers, choose_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,17 +69,15 @@ def test_methods_and_seeds_are_paired(config, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_simulated_workers_do_what_devices_do(config, method):
-  images = data.load("digits")
-  task = Classification(config.model, images)
+  task = make_task(config)
   make_tx = optimizer(config, method, steps_per_epoch=2, total_steps=4)
-  shares = data.shares(images.train.size, 5, seed=0)
-  batches = [b for epoch in range(2) for b in data.epoch(images, shares, 143, 0, epoch)]
+  batches = list(data.load(task.source(seed=0), range(5), steps=3))
   states = []
   for kind in ("simulated", "devices"):
     workers = Workers(task, make_tx, 5, choose_mesh(kind, 5))
-    params, stats = task.init(jax.random.key(0))
-    state = workers.init(params, stats, jnp.int32(0))
-    for batch in batches[:3]:
+    assert workers.local == tuple(range(5))
+    state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
+    for batch in batches:
       state, metrics = workers.step(state, batch, jnp.int32(0))
     assert float(metrics["skipped_steps"]) == 0
     states.append(jax.device_get(state))
@@ -103,7 +101,8 @@ def test_loss_falls_on_the_digits(config, tmp_path):
   [
     ("methods", ("rtopk", "qsgd"), "got 'qsgd'"),
     ("seeds", (), "seeds is empty"),
-    ("batch_size", 300, "batch_size=300 is more than a worker's share of the data, which is 287"),
+    ("schedule", "linear", "schedule must be one of cosine, zaremba, got 'linear'"),
+    ("unroll", 0, "unroll must be at least 1, got 0"),
     ("warmup_epochs", 2, "warmup_epochs=2 leaves nothing of epochs=2"),
     ("max_steps", 0, "max_steps must be at least 1"),
     ("epochs", 0, "epochs must be at least 1, got 0"),
@@ -112,7 +111,23 @@ def test_loss_falls_on_the_digits(config, tmp_path):
 def test_impossible_configs_are_refused(config, field, value, message):
   config[field] = value
   with pytest.raises(ValueError, match=message):
-    settings.check(config, num_train=1437)
+    settings.check(config)
+
+
+def test_unknown_data_set_is_refused(config):
+  config.dataset = "mnist"
+  with pytest.raises(ValueError, match=r"dataset must be one of digits, .*, got 'mnist'"):
+    make_task(config)
+
+
+def test_learning_rate_of_zaremba(config):
+  config.schedule, config.learning_rate, config.constant_epochs, config.decay = "zaremba", 2, 3, 1.5
+  rate = learning_rate(config, steps_per_epoch=10, total_steps=100)
+  # The first three epochs are constant; from the fourth on each begins with a division.
+  steps = [0, 29, 30, 39, 40, 55]
+  np.testing.assert_allclose(
+    [rate(step) for step in steps], [2, 2, 2 / 1.5, 2 / 1.5, 2 / 1.5**2, 2 / 1.5**3], rtol=1e-6
+  )
 
 
 def test_too_few_devices_are_refused():
@@ -157,4 +172,4 @@ def test_command_line_without_cifar10(tmp_path):
   )
   assert run.returncode != 0
   assert "cifar10 is not in" in run.stderr
-  assert "download_and_prepare()" in run.stderr
+  assert "python -m data.prepare cifar10" in run.stderr

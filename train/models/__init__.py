@@ -1,3 +1,6 @@
 """Models, as Flax NNX modules that take all of their sizes as arguments."""
 
+from train.models.functional import init as init
+from train.models.functional import rebuild as rebuild
+from train.models.lstm import LSTM as LSTM
 from train.models.resnet import ResNet as ResNet

@@ -1,6 +1,7 @@
 """Residual networks of basic blocks (He et al., 2015), for small and for large images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ STEMS = ("small", "imagenet")
 _he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _conv(
+  inputs: int, outputs: int, size: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
   return nnx.Conv(
     inputs,
     outputs,
@@ -20,26 +23,28 @@ def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> 
     padding=size // 2,
     use_bias=False,
     kernel_init=_he_normal,
+    dtype=dtype,
     rngs=rngs,
   )
 
 
-def _norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-  return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+def _norm(features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm:
+  # Statistics are float32 whatever the dtype.
+  return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
   """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where shapes differ."""
 
-  def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
-    self.conv1 = _conv(inputs, outputs, 3, stride, rngs)
-    self.norm1 = _norm(outputs, rngs)
-    self.conv2 = _conv(outputs, outputs, 3, 1, rngs)
-    self.norm2 = _norm(outputs, rngs)
+  def __init__(self, inputs: int, outputs: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    self.conv1 = _conv(inputs, outputs, 3, stride, dtype, rngs)
+    self.norm1 = _norm(outputs, dtype, rngs)
+    self.conv2 = _conv(outputs, outputs, 3, 1, dtype, rngs)
+    self.norm2 = _norm(outputs, dtype, rngs)
     self.project = stride != 1 or inputs != outputs
     if self.project:
-      self.conv_shortcut = _conv(inputs, outputs, 1, stride, rngs)
-      self.norm_shortcut = _norm(outputs, rngs)
+      self.conv_shortcut = _conv(inputs, outputs, 1, stride, dtype, rngs)
+      self.norm_shortcut = _norm(outputs, dtype, rngs)
 
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     y = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
@@ -62,6 +67,7 @@ class ResNet(nnx.Module):
     channels: of the images.
     stem: "small": a 3×3 convolution; "imagenet": a 7×7 one of stride 2, and 3×3 max-pooling.
     rngs: where the initial weights come from.
+    dtype: of what is computed between the layers; parameters, statistics and logits are float32.
 
   Raises:
     ValueError: for an unknown stem.
@@ -75,17 +81,19 @@ class ResNet(nnx.Module):
     channels: int,
     stem: str,
     rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
   ):
     if stem not in STEMS:
       raise ValueError(f"stem must be one of {STEMS}, got {stem!r}.")
     self.pool = stem == "imagenet"
-    self.stem = _conv(channels, width, 7 if self.pool else 3, 2 if self.pool else 1, rngs)
-    self.norm = _norm(width, rngs)
+    dtype = jnp.dtype(dtype)
+    self.stem = _conv(channels, width, 7 if self.pool else 3, 2 if self.pool else 1, dtype, rngs)
+    self.norm = _norm(width, dtype, rngs)
     blocks, inputs = [], width
     for stage, count in enumerate(stages):
       outputs = width * 2**stage
       for i in range(count):
-        blocks.append(Block(inputs, outputs, 2 if stage and not i else 1, rngs))
+        blocks.append(Block(inputs, outputs, 2 if stage and not i else 1, dtype, rngs))
         inputs = outputs
     self.blocks = nnx.List(blocks)
     self.head = nnx.Linear(inputs, num_classes, rngs=rngs)
@@ -105,4 +113,4 @@ class ResNet(nnx.Module):
       x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for block in self.blocks:
       x = block(x, train)
-    return self.head(jnp.mean(x, axis=(1, 2)))
+    return self.head(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))

@@ -1,0 +1,57 @@
+"""What is trained on what: the part of an experiment that does not know how gradients are exchanged."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+import data
+
+
+class Score(NamedTuple):
+  """The figure by which runs are compared.
+
+  Attributes:
+    key: its name in the records.
+    name: what it is called in tables.
+    percent: whether it is a share, shown in percent.
+  """
+
+  key: str
+  name: str
+  percent: bool = False
+
+  def shown(self, value: float) -> str:
+    """The figure as a table has it."""
+    return f"{100 * value:.2f} %" if self.percent else f"{value:.2f}"
+
+
+class Task(Protocol):
+  """A network, a training set and a test set.
+
+  Attributes:
+    score: what evaluations are compared by.
+    unit: what examples are: "images" or "words".
+    examples: how many of them a worker's batch has.
+  """
+
+  score: Score
+  unit: str
+  examples: int
+
+  def source(self, seed: int) -> data.Source:
+    """The training batches."""
+    ...
+
+  def init(self, key: jax.Array) -> tuple[Any, Any]:
+    """Initial weights, and the state of one worker's model: statistics, or what is carried over."""
+    ...
+
+  def loss(
+    self, params: Any, model_state: Any, batch: Any
+  ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+    """What one worker minimises; beside it the new state of its model, and metrics ``train_…``."""
+    ...
+
+  def evaluate(self, params: Any, model_state: Any) -> dict[str, float]:
+    """Figures on data that is not trained on; the state has every worker's row."""
+    ...
