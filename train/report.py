@@ -62,6 +62,7 @@ def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> 
     score: what is compared.
     path: the PNG file.
   """
+  from matplotlib import ticker
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -78,11 +79,14 @@ def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> 
         sent, mean - spread, mean + spread, color=COLOURS[method], alpha=0.18, linewidth=0
       )
   axes.set_xscale("log")
-  axes.xaxis.set_major_formatter("{x:g}")
   axes.set_xlabel("megabytes sent by a worker (logarithmic)")
   axes.set_ylabel(score.name + (", %" if score.percent else ""))
   if not score.percent:
     axes.set_yscale("log")
+  for axis in (axes.xaxis,) if score.percent else (axes.xaxis, axes.yaxis):
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
   axes.grid(alpha=0.25)
   axes.legend(frameon=False)
   axes.spines[["top", "right"]].set_visible(False)
