@@ -5,7 +5,7 @@ at a fraction of the cost: that is asked for as far as the crop keeps more pixel
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -43,15 +43,16 @@ def _middle(width: int, height: int, w: float, h: float) -> Box:
   return left, top, left + w, top + h
 
 
-def _cropped(image: Image.Image, box: Box) -> Image.Image:
+def _cropped(image: Image.Image, box: Box) -> np.ndarray:
   width, height = image.size
   left, top, right, bottom = box
   # At least SIZE pixels must be left of the box; other formats than JPEG ignore this.
   image.draft("RGB", (int(SIZE * width / (right - left)), int(SIZE * height / (bottom - top))))
   x, y = image.size[0] / width, image.size[1] / height
-  return image.convert("RGB").resize(
+  resized = image.convert("RGB").resize(
     (SIZE, SIZE), Image.Resampling.BILINEAR, box=(left * x, top * y, right * x, bottom * y)
   )
+  return np.asarray(resized)
 
 
 def train_view(rng: np.random.Generator, files: Sequence[bytes]) -> np.ndarray:
@@ -64,12 +65,12 @@ def train_view(rng: np.random.Generator, files: Sequence[bytes]) -> np.ndarray:
   Returns:
     Shape (n, 224, 224, 3), uint8.
   """
-  seen = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
-  for row, file in zip(seen, files, strict=True):
-    with Image.open(io.BytesIO(file)) as image:
-      pixels = np.asarray(_cropped(image, random_box(rng, *image.size)))
-    row[:] = pixels[:, ::-1] if rng.random() < 0.5 else pixels
-  return seen
+
+  def view(image: Image.Image) -> np.ndarray:
+    pixels = _cropped(image, random_box(rng, *image.size))
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+  return _views(files, view)
 
 
 def test_view(files: Sequence[bytes]) -> np.ndarray:
@@ -81,9 +82,17 @@ def test_view(files: Sequence[bytes]) -> np.ndarray:
   Returns:
     Shape (n, 224, 224, 3), uint8.
   """
+
+  def view(image: Image.Image) -> np.ndarray:
+    side = min(image.size) * SIZE / RESIZED
+    return _cropped(image, _middle(*image.size, side, side))
+
+  return _views(files, view)
+
+
+def _views(files: Sequence[bytes], view: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
   seen = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
   for row, file in zip(seen, files, strict=True):
     with Image.open(io.BytesIO(file)) as image:
-      side = min(image.size) * SIZE / RESIZED
-      row[:] = np.asarray(_cropped(image, _middle(*image.size, side, side)))
+      row[:] = view(image)
   return seen

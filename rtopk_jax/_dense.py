@@ -77,9 +77,7 @@ def dense_exchange(
   def update(updates, state, params=None, **extra_args):
     del extra_args
     num_workers = _axis.size(axis_name)
-    _state.check_floating("updates", updates)
-    _state.check_structure(updates, params=params)
-    _state.check_local(updates, axis_name)
+    _state.check_updates(updates, params, axis_name)
     if momentum:
       _state.check_structure(updates, **{"state.momentum": state.momentum})
     gradients, structure = jax.tree.flatten(updates)

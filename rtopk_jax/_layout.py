@@ -56,12 +56,10 @@ class Layout:
   Attributes:
     compressed: one segment a selection.
     dense: the rest.
-    empty: the leaves without entries, which nothing is done to.
   """
 
   compressed: tuple[Segment, ...]
   dense: Segment
-  empty: tuple[int, ...]
 
 
 def layout(tree: Any, scope: str, dense: Dense) -> Layout:
@@ -83,14 +81,14 @@ def layout(tree: Any, scope: str, dense: Dense) -> Layout:
   paths_and_leaves = jax.tree.leaves_with_path(tree)
   shapes = [tuple(leaf.shape) for _, leaf in paths_and_leaves]
   is_dense = _dense_flags(tree, paths_and_leaves, dense)
-  empty = tuple(i for i, shape in enumerate(shapes) if math.prod(shape) == 0)
-  sparse = [i for i in range(len(shapes)) if i not in empty and not is_dense[i]]
+  # Nothing is done to leaves without entries.
+  filled = [i for i, shape in enumerate(shapes) if math.prod(shape)]
+  sparse = [i for i in filled if not is_dense[i]]
   groups = [sparse] if scope == "global" else [[i] for i in sparse]
   segment = lambda group: Segment(tuple(group), tuple(shapes[i] for i in group))
   return Layout(
     tuple(segment(group) for group in groups if group),
-    segment([i for i in range(len(shapes)) if i not in empty and is_dense[i]]),
-    empty,
+    segment([i for i in filled if is_dense[i]]),
   )
 
 

@@ -66,6 +66,13 @@ def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) ->
       raise ValueError(f"clip_norm must be above 0, or None not to clip, got {clip_norm!r}.")
 
 
+def check_updates(updates: Any, params: Any, axis_name: AxisName) -> None:
+  """Refuses what is not a local gradient: other dtypes, another structure, a sum over workers."""
+  check_floating("updates", updates)
+  check_structure(updates, params=params)
+  _check_local(updates, axis_name)
+
+
 def check_floating(name: str, tree: Any) -> None:
   for path, leaf in jax.tree.leaves_with_path(tree):
     dtype = jnp.result_type(leaf)
@@ -85,7 +92,7 @@ def check_structure(updates: Any, **others: Any) -> None:
       )
 
 
-def check_local(updates: Any, axis_name: AxisName) -> None:
+def _check_local(updates: Any, axis_name: AxisName) -> None:
   if not _axis.tracks_varying(axis_name):
     return
   for path, leaf in jax.tree.leaves_with_path(updates):

@@ -174,9 +174,7 @@ def sparse_exchange(
   def update(updates, state, params=None, **extra_args):
     del extra_args
     num_workers = _axis.size(axis_name)
-    _state.check_floating("updates", updates)
-    _state.check_structure(updates, params=params)
-    _state.check_local(updates, axis_name)
+    _state.check_updates(updates, params, axis_name)
     gradients, structure = jax.tree.flatten(updates)
     plan = _layout.layout(updates, scope, dense)
 
