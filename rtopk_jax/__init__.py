@@ -1,14 +1,17 @@
 """rTop-k gradient compression for JAX, as an optax transformation."""
 
+from rtopk_jax._collectives import Hierarchical as Hierarchical
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax._dense import dense_exchange as dense_exchange
 from rtopk_jax._exchange import AllGather as AllGather
+from rtopk_jax._layout import Block as Block
 from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
 from rtopk_jax._metrics import WireBytes as WireBytes
 from rtopk_jax._metrics import exchange_metrics as exchange_metrics
 from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
+from rtopk_jax._reduce_scatter import ReduceScatter as ReduceScatter
 from rtopk_jax._schedule import Stages as Stages
 from rtopk_jax._schedule import warmup_density as warmup_density
 from rtopk_jax._select import Selector as Selector

@@ -90,8 +90,12 @@ def state_specs(
   given, expected = jax.tree.structure(param_specs, is_leaf=is_spec), jax.tree.structure(params)
   if given != expected:
     raise ValueError(f"param_specs and params have different structures: {given} and {expected}.")
+  # An exchange over two kinds of links has workers over the slow ones only.
+  with _axis.row_axes() as found:
+    jax.eval_shape(lambda p: tx.init(p), params)
+  rows = found.pop() if len(found) == 1 else axis_name
   return _map_state(
-    tx, params, param_specs, shared=P(), own=lambda spec: P(axis_name, *spec), is_leaf=is_spec
+    tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=is_spec
   )
 
 
