@@ -1,5 +1,7 @@
 """rTop-k gradient compression for JAX, as an optax transformation."""
 
+from rtopk_jax._advice import Advice as Advice
+from rtopk_jax._advice import advise as advise
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax._dense import dense_exchange as dense_exchange

@@ -56,12 +56,12 @@ class Link:
     Returns:
       Seconds.
     """
-    total = 0.0
-    for collective, operand in operands:
-      traffic = traffic_of(collective, operand, num_workers)
-      total += traffic.messages * self.latency
-      total += traffic.bytes * 8 * self.framing / self.bandwidth
-    return total
+    traffic = total_traffic(operands, num_workers)
+    return traffic.messages * self.latency + self.bits(traffic) / self.bandwidth
+
+  def bits(self, traffic: "Traffic") -> float:
+    """The bits on the wire of some traffic, headers included."""
+    return 8 * self.framing * traffic.bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Local:
     compress: seconds an entry of the vector: clip, memory, selection, code and the sum's zeros.
     place: seconds an entry received: decoding it and adding it to the sum.
     dense: seconds an entry of the vector that the dense exchange takes beside its collective.
+    overhead: seconds that compressing takes whatever the size, such as for starting kernels.
 
   Raises:
     ValueError: for a time below 0.
@@ -80,6 +81,7 @@ class Local:
   compress: float = 4e-9
   place: float = 10e-9
   dense: float = 1e-9
+  overhead: float = 0.0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -94,12 +96,12 @@ class Local:
 
     Returns:
       The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
-      densely, and waits for a transaction of 64 bytes to place an entry.
+      densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
     """
     _checks.real("bandwidth", bandwidth)
     if bandwidth <= 0:
       raise ValueError(f"bandwidth must be above 0 bytes a second, got {bandwidth!r}.")
-    return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth)
+    return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
 
 
 class Traffic(NamedTuple):
@@ -128,6 +130,12 @@ def traffic_of(collective: str, operand: int, num_workers: int) -> Traffic:
     "psum": Traffic(2 * others, 2 * share),
     "all_to_all": Traffic(others, share),
   }[collective]
+
+
+def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traffic:
+  """The traffic of some collectives, one after another."""
+  parts = [traffic_of(*operand, num_workers) for operand in operands]
+  return Traffic(sum(x.messages for x in parts), sum(x.bytes for x in parts))
 
 
 def operands(
@@ -198,7 +206,7 @@ def local_time(
   if collective == "dense":
     return local.dense * d
   received = num_workers * k if collective == "all_gather" else math.ceil(slack * k) + k
-  return local.compress * d + local.place * received
+  return local.overhead + local.compress * d + local.place * received
 
 
 def parse_bandwidth(value: float | str) -> float:
