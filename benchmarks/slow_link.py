@@ -286,7 +286,7 @@ def main() -> None:
     sys.exit(f"Making hosts with slow links needs {', '.join(lacks)}.")
   if not options.torch:
     print("PyTorch is not installed here (--torch=PYTHON names another): no peers.")
-  rates = [rtopk_jax.Link(rate).bandwidth for rate in options.rate or ("100Mbit/s", "1Gbit/s")]
+  rates = [_plan.parse_bandwidth(rate) for rate in options.rate or ("100Mbit/s", "1Gbit/s")]
   rows: list[dict[str, Any]] = []
   for workers in options.workers or (2, 4):
     rows += run(workers, rates, options)

@@ -128,7 +128,7 @@ def advise(
   """
   size = _size(params)
   _checks.at_least("num_workers", num_workers, 1, integer=True)
-  link = Link(bandwidth, latency)  # pyright: ignore[reportArgumentType]
+  link = Link(_plan.parse_bandwidth(bandwidth), latency)
   wire = Wire() if wire is None else wire
   local = Local() if local is None else local
   if not isinstance(wire, Wire):

@@ -28,13 +28,12 @@ class Link:
   """What a worker's network interface carries, each way at once.
 
   Args:
-    bandwidth: bits a second, or a string such as "1Gbit/s".
+    bandwidth: bits a second.
     latency: seconds from the start of a message to the arrival of its first byte.
     framing: bytes on the wire to bytes of payload.
 
   Raises:
-    ValueError: for a bandwidth or a framing that is not above 0, a latency below 0, or a string that is
-      no bandwidth.
+    ValueError: for a bandwidth that is not above 0, a latency below 0 or a framing below 1.
   """
 
   bandwidth: float
@@ -42,7 +41,7 @@ class Link:
   framing: float = FRAMING
 
   def __post_init__(self):
-    object.__setattr__(self, "bandwidth", parse_bandwidth(self.bandwidth))
+    parse_bandwidth(self.bandwidth)
     _checks.at_least("latency", self.latency, 0)
     _checks.at_least("framing", self.framing, 1)
 

@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments: of the command; None are those it was called with.
   """
   parser = argparse.ArgumentParser(
-    prog="python -m rtopk_jax.plan", description=advise.__doc__.splitlines()[0]
+    prog="python -m rtopk_jax.plan", description="When compression pays."
   )
   parser.add_argument("--params", type=float, required=True, help="d, the number of parameters")
   parser.add_argument("--workers", type=int, required=True, help="n, how many exchange gradients")

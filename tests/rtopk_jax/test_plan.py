@@ -41,7 +41,7 @@ def test_bytes_are_those_of_the_buffers(collective, wire, workers):
 
 
 def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
-  link = rtopk_jax.Link("100Mbit/s", latency=0.01, framing=1.25)
+  link = rtopk_jax.Link(1e8, latency=0.01, framing=1.25)
   local = rtopk_jax.Local(dense=1e-6)
   found = _plan.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
   # Twice three steps of a quarter of the vector.
@@ -87,7 +87,7 @@ def test_bandwidths(text, bits):
 )
 def test_what_is_no_bandwidth_is_refused(text):
   with pytest.raises(ValueError, match="bandwidth"):
-    rtopk_jax.Link(text)
+    rtopk_jax.advise(1e6, 4, text)
 
 
 @given(
