@@ -167,7 +167,7 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
 
   part = {i: i // (mesh.size // workers) for i in range(mesh.size)}
   crossing = [x for x in hlo.Program(step.as_text()).collectives() if x.crosses(part)]
-  program = hlo.Program(alone.as_text())
+  program, memory = hlo.Program(alone.as_text()), alone.memory_analysis()
   # Residual and momentum.
   state = 2 * 4 * model.size
   found = Found(
@@ -178,7 +178,7 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
     collectives=[str(x) for x in crossing],
     sent=rtopk_jax.wire_bytes(exchange, model.params, workers).sent,
     sorted=max(program.sorts(), default=0),
-    temporary=alone.memory_analysis().temp_size_in_bytes,
+    temporary=memory.temp_size_in_bytes,
     allowed=model.size // 2 + state,
     passes=sum(moved for moved, _ in program.moved()) / (4 * model.size),
     kernels=program.launches,
@@ -209,7 +209,9 @@ def _longest(params: Any, scope: str) -> int:
   return sum(sizes) if scope == "global" else max(sizes)
 
 
-def _compile_step(model: models.Model, tx: optax.GradientTransformation, mesh: Mesh, axes: Any):
+def _compile_step(
+  model: models.Model, tx: optax.GradientTransformation, mesh: Mesh, axes: Any
+) -> Any:
   """The training step as users get it."""
   step: Any = rtopk_jax.make_train_step(model.loss_fn, tx, mesh, axes, has_aux=True)
   params = _placed(model.params, mesh, P())
@@ -217,7 +219,7 @@ def _compile_step(model: models.Model, tx: optax.GradientTransformation, mesh: M
   return step.lower(params, _state(tx, model.params, mesh, axes), batch).compile()
 
 
-def _compile_exchange(params: Any, tx: optax.GradientTransformation, mesh: Mesh, axes: Any):
+def _compile_exchange(params: Any, tx: optax.GradientTransformation, mesh: Mesh, axes: Any) -> Any:
   """The exchange alone, gradients and state donated, as they are within a step."""
   specs = rtopk_jax.state_specs(tx, params, axes)
 

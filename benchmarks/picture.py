@@ -1,9 +1,9 @@
 """Pictures of results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
-def bars(path: str | None, groups: dict[str, dict[str, float]], unit: str) -> None:
+def bars(path: str | None, groups: Mapping[str, Mapping[str, float]], unit: str) -> None:
   """Groups of bars on a logarithmic axis, where a path is given.
 
   Args:
@@ -32,7 +32,10 @@ def bars(path: str | None, groups: dict[str, dict[str, float]], unit: str) -> No
 
 
 def lines(
-  path: str | None, x: Sequence[float], curves: dict[str, Sequence[float]], labels: tuple[str, str]
+  path: str | None,
+  x: Sequence[float],
+  curves: Mapping[str, Sequence[float]],
+  labels: tuple[str, str],
 ) -> None:
   """Curves on logarithmic axes, where a path is given.
 

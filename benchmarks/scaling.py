@@ -82,8 +82,8 @@ def compiled(tx, size: int, workers: int) -> hlo.Program:
   )
   gradient = placed(jax.ShapeDtypeStruct((workers, size), jnp.float32), P(AXIS))
   # Only what is asked of the compiler matters, not how fast the code is.
-  options = {"xla_backend_optimization_level": 0}
-  return hlo.Program(str(jax.jit(mapped).lower(gradient, state).compile(options).as_text()))
+  step = jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+  return hlo.Program(str(step.lower(gradient, state).compile().as_text()))
 
 
 def main() -> None:

@@ -240,8 +240,8 @@ def table(rows: list[dict[str, Any]]) -> str:
   """
   lines = [
     "| workers | link | exchange | median, ms | minimum, ms | dense is so many times slower "
-    "| PowerSGD | predicted, ms | off by | sent, kB | counted, kB |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| PowerSGD | predicted, ms | of it network | off by | sent, kB | counted, kB |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
   ]
   for row in rows:
     alike = {
@@ -253,14 +253,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     times = lambda other, alike=alike, median=median: (
       f"{np.median(alike[other]) / median:.1f}" if other in alike else ""
     )
-    predicted, off, counted = "", "", ""
+    predicted = share = off = counted = ""
     if "predicted" in row:
       predicted = f"{1e3 * row['predicted']:.1f}"
+      share = f"{100 * row['network'] / row['predicted']:.0f} %"
       off = f"{100 * (row['predicted'] / median - 1):+.0f} %"
       counted = f"{row['counted'] / 1e3:.1f}"
     lines.append(
       f"| {row['workers']} | {row['rate'] / 1e6:.0f} Mbit/s | {row['method']} | {1e3 * median:.1f} "
-      f"| {1e3 * min(row['seconds']):.1f} | {times(_DENSE)} | {times(_POWER)} | {predicted} | {off} "
+      f"| {1e3 * min(row['seconds']):.1f} | {times(_DENSE)} | {times(_POWER)} | {predicted} | {share} | {off} "
       f"| {row['sent'] / 1e3:.1f} | {counted} |"
     )
   return "\n".join(lines)
