@@ -79,16 +79,16 @@ def main() -> None:
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
-  results, bars = {}, {}
+  results, dots = {}, {}
   for density in options.density:
     rivals, temporary = _rivals(options.size, density, options.subsample)
     seconds = timing.in_turn(rivals, options.rounds)
     title = f"k/d = {100 * density:g} %, r/d = {100 * density * options.subsample:g} %"
     print(f"\n{title}\n\n{timing.table(seconds, _OURS, temporary=temporary)}")
     results[str(density)] = {"seconds": seconds, "temporary": temporary}
-    bars[title] = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+    dots[title] = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
     timing.save(options.json, {"options": vars(options), "densities": results})
-  picture.bars(options.png, bars, "milliseconds")
+  picture.dots(options.png, dots, "milliseconds")
 
 
 if __name__ == "__main__":

@@ -294,12 +294,12 @@ def main() -> None:
     # What there is survives an interruption.
     timing.save(options.json, {"options": vars(options), "rows": rows})
   print(table(rows))
-  bars = {f"{x['workers']} × {x['rate'] / 1e6:.0f} Mbit/s": {} for x in rows}
+  dots = {f"{x['workers']} × {x['rate'] / 1e6:.0f} Mbit/s": {} for x in rows}
   for x in rows:
-    bars[f"{x['workers']} × {x['rate'] / 1e6:.0f} Mbit/s"][x["method"]] = 1e3 * float(
+    dots[f"{x['workers']} × {x['rate'] / 1e6:.0f} Mbit/s"][x["method"]] = 1e3 * float(
       np.median(x["seconds"])
     )
-  picture.bars(options.png, bars, "milliseconds")
+  picture.dots(options.png, dots, "milliseconds")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def main() -> None:
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
-  results, bars = {}, {}
+  results, dots = {}, {}
   for name in options.only or models.NAMES:
     params = models.model(name).params
     rivals, passes = {}, {}
@@ -109,9 +109,9 @@ def main() -> None:
     seconds = timing.in_turn(rivals, options.rounds)
     print(f"\n{name}\n\n{timing.table(seconds, _SGD, passes=passes)}")
     results[name] = {"seconds": seconds, "passes": passes}
-    bars[name] = {rival: 1e3 * float(np.median(times)) for rival, times in seconds.items()}
+    dots[name] = {rival: 1e3 * float(np.median(times)) for rival, times in seconds.items()}
     timing.save(options.json, {"options": vars(options), "networks": results})
-  picture.bars(options.png, bars, "milliseconds")
+  picture.dots(options.png, dots, "milliseconds")
 
 
 if __name__ == "__main__":

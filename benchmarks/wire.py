@@ -83,7 +83,7 @@ def main() -> None:
     least, taken = entropy(d, k), index_bits("elias_fano", d, k)
     bits.append(dict(density=density, k=k, entropy=least, elias_fano=taken))
     print(f"| {100 * density:g} % | {k:,} | {least:.3f} | {taken:.3f} | {taken - least:.3f} |")
-  times, bars = {}, {}
+  times, dots = {}, {}
   for density in _TIMED:
     seconds = timing.in_turn(_rivals(d, density), options.rounds)
     share = {
@@ -94,11 +94,11 @@ def main() -> None:
     print(f"\nk/d = {100 * density:g} %, encode + decode\n")
     print(timing.table(seconds, _SELECTION, share=share))
     times[str(density)] = seconds
-    bars[f"k/d = {100 * density:g} %"] = {
+    dots[f"k/d = {100 * density:g} %"] = {
       name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()
     }
   timing.save(options.json, {"options": vars(options), "bits": bits, "seconds": times})
-  picture.bars(options.png, bars, "milliseconds")
+  picture.dots(options.png, dots, "milliseconds")
 
 
 if __name__ == "__main__":
