@@ -39,6 +39,7 @@ def transformations(density: float) -> dict[str, Any]:
     "dense_exchange": rtopk_jax.dense_exchange(AXIS),
     "all_gather": sparse(),
     "all_gather, 28 bits": sparse(wire=short),
+    "reduce_scatter": sparse(collective="reduce_scatter"),
   }
 
 

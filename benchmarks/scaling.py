@@ -37,6 +37,7 @@ def transformations(density: float) -> dict:
   return {
     "dense_exchange": rtopk_jax.dense_exchange(AXIS),
     "AllGather": sparse(),
+    "ReduceScatter": sparse(collective="reduce_scatter"),
   }
 
 

@@ -15,8 +15,10 @@ from typing import NamedTuple
 from rtopk_jax import _checks
 from rtopk_jax._wire import Wire
 
-# Words in front of every message of a worker.
-HEADER_WORDS = 3
+# Words in front of every worker's message; a gathered message is a whole number of tiles.
+_HEADER, _TILE = 3, 128
+# Coordinates that a ``ReduceScatter`` deals at a time.
+_RUN = 16
 # Payload of a full Ethernet frame with IPv4 and TCP headers and a time stamp, to what the wire carries.
 FRAMING = 1538 / 1448
 COLLECTIVES = ("all_gather", "reduce_scatter")
@@ -138,7 +140,7 @@ def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traf
 
 
 def operands(
-  collective: str, d: int, k: int, num_workers: int, wire: Wire, slack: float = 1.5
+  collective: str, d: int, k: int, num_workers: int, wire: Wire, slack: float = 0.5
 ) -> list[tuple[str, int]]:
   """The collectives of one exchange of a vector, and the bytes a worker hands to each.
 
@@ -153,18 +155,20 @@ def operands(
   Returns:
     A list of (name, bytes).
   """
-  message = lambda k, d: 4 * (HEADER_WORDS + wire.words(k, d))
   if collective == "dense":
     return [("psum", 4 * d)]
-  if collective == "all_gather":
-    return [("all_gather", message(k, d))]
   _checks.one_of("collective", collective, ("dense", *COLLECTIVES))
-  owned = -(-d // num_workers)
-  capacity = min(owned, math.ceil(slack * k / num_workers))
-  returned = min(owned, -(-k // num_workers))
+  gathered = lambda k, d: 4 * _TILE * -(-(_HEADER + wire.words(k, d)) // _TILE)
+  runs = -(-d // _RUN)
+  if collective == "all_gather":
+    return [("all_gather", gathered(k, _RUN * runs))]
+  owned = _RUN * -(-runs // num_workers)
+  capacity = min(k, owned, math.ceil((1 + slack) * k / num_workers))
+  # An index past the last coordinate stands for an empty place.
+  row = wire.words(capacity, owned + capacity)
   return [
-    ("all_to_all", num_workers * message(capacity, owned)),
-    ("all_gather", message(returned, owned)),
+    ("all_to_all", 4 * num_workers * row),
+    ("all_gather", gathered(min(owned, -(-k // num_workers)), owned)),
   ]
 
 
@@ -176,7 +180,7 @@ def exchange_time(
   link: Link,
   wire: Wire,
   local: Local | None = None,
-  slack: float = 1.5,
+  slack: float = 0.5,
 ) -> float:
   """Seconds of one exchange of a vector, from local gradients to their mean.
 
@@ -199,13 +203,16 @@ def exchange_time(
 
 
 def local_time(
-  collective: str, d: int, k: int, num_workers: int, local: Local, slack: float = 1.5
+  collective: str, d: int, k: int, num_workers: int, local: Local, slack: float = 0.5
 ) -> float:
   """Seconds of one exchange that the worker computes; arguments as of ``exchange_time``."""
   if collective == "dense":
     return local.dense * d
-  received = num_workers * k if collective == "all_gather" else math.ceil(slack * k) + k
-  return local.overhead + local.compress * d + local.place * received
+  if collective == "all_gather":
+    return local.overhead + local.compress * d + local.place * num_workers * k
+  # An owner selects again, from its share; what it got goes into the sums and into its memory.
+  again = local.compress * d / num_workers
+  return local.overhead + local.compress * d + again + local.place * (2 * (1 + slack) + 1) * k
 
 
 def parse_bandwidth(value: float | str) -> float:

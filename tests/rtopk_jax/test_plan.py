@@ -15,7 +15,7 @@ import rtopk_jax
 from rtopk_jax import _plan, plan
 
 D = 100_000
-PARAMS = jax.ShapeDtypeStruct((D,), jnp.float32)
+PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
 FREE = rtopk_jax.Local(compress=0.0, place=0.0, dense=0.0)
 WIRES = [rtopk_jax.Wire(), rtopk_jax.Wire("bfloat16", "elias_fano")]
 
@@ -28,7 +28,7 @@ def exchange(collective, density, wire):
   )
 
 
-@pytest.mark.parametrize("collective", ["dense", "all_gather"])
+@pytest.mark.parametrize("collective", ["dense", "all_gather", "reduce_scatter"])
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("workers", [1, 2, 5, 64])
 def test_bytes_are_those_of_the_buffers(collective, wire, workers):
