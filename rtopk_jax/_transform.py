@@ -42,6 +42,8 @@ class SparseExchangeState(NamedTuple):
   momentum: Any
   metrics: ExchangeMetrics
 
+  per_worker = ("residual", "momentum")
+
 
 def sparse_exchange(
   selector: Selector,
