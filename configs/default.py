@@ -10,7 +10,9 @@ def get_config() -> Any:
   return ConfigDict(
     dict(
       # the task
-      task=config_dict.placeholder(str),  # "package.module:name" of one of your own; None: the data set's
+      task=config_dict.placeholder(
+        str
+      ),  # "package.module:name" of one of your own; None: the data set's
       task_options={},  # what it likes to be told
       dataset=config_dict.placeholder(str),
       data_dir=config_dict.placeholder(str),  # None: ~/tensorflow_datasets
@@ -25,7 +27,9 @@ def get_config() -> Any:
       num_workers=5,
       workers="auto",  # "devices" of a mesh, "simulated" on one device, or "auto"
       batch_size=128,  # of one worker: images, or streams of text
-      global_batch_size=config_dict.placeholder(int),  # of all workers in an exchange; sets batch_size
+      global_batch_size=config_dict.placeholder(
+        int
+      ),  # of all workers in an exchange; sets batch_size
       micro_batches=1,  # batches of a worker whose gradients are averaged before an exchange
       unroll=35,  # words of a stream in a batch
       eval_batch_size=500,

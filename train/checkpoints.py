@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -28,50 +29,56 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path, keep: int, say: Callable[[str], None]):
     self._folder = folder.absolute()
-    step = None
+    last = None
     if jax.process_index() == 0:
-      step = integrity.last_whole(self._folder, say)
+      last = integrity.last_whole(self._folder, say)
     if jax.process_count() > 1:
       # One reads and tidies up, all take the same.
-      agreed = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
-      step = None if agreed < 0 else agreed
-    self.step = step
-    self._saving = step
+      agreed = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if last is None else last)))
+      last = None if agreed < 0 else agreed
+    self.last = last
+    self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal")
+    self._sealed: Future[None] | None = None
     self._manager = ocp.CheckpointManager(
       self._folder / integrity.CHECKPOINTS,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        cleanup_tmp_directories=True,
-        async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
-      ),
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
     )
 
-  def _seal(self) -> None:
-    if jax.process_index() == 0 and self._saving is not None:
-      integrity.seal(self._folder, self._saving)
+  def _seal(self, number: int) -> None:
+    self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      integrity.seal(self._folder, number)
 
-  def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+  def wait(self) -> None:
+    """Waits until what is being saved is complete."""
+    if self._sealed is not None:
+      self._sealed.result()
+
+  def save(self, number: int, state: Any, record: dict[str, Any]) -> None:
     """Begins to save; the state may change as soon as this returns.
 
     Args:
-      step: the steps taken.
+      number: of the checkpoint, larger than those before: the steps taken.
       state: a tree of arrays.
       record: what JSON can hold.
     """
-    if step == self.step:
+    if number == self.last:
       return
-    self._manager.wait_until_finished()
-    self._saving = self.step = step
+    self.wait()
+    self.last = number
     self._manager.save(
-      step,
+      number,
+      force=True,
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
     )
+    self._sealed = self._pool.submit(self._seal, number)
 
   def record(self) -> dict[str, Any]:
     """The record of the last checkpoint."""
-    return self._manager.restore(
-      self.step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-    ).record
+    restored = self._manager.restore(
+      self.last, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+    )
+    return restored["record"]
 
   def state(self, like: Any) -> Any:
     """The state of the last checkpoint.
@@ -83,11 +90,13 @@ class Checkpoints:
     Returns:
       The state.
     """
-    return self._manager.restore(
-      self.step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-    ).state
+    restored = self._manager.restore(
+      self.last, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    )
+    return restored["state"]
 
   def close(self) -> None:
     """Waits until all is saved."""
-    self._manager.wait_until_finished()
+    self._pool.shutdown()
     self._manager.close()
+    self.wait()

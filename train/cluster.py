@@ -38,5 +38,5 @@ def keep_compiled(folder: str | None) -> None:
   Args:
     folder: where; None: nowhere.
   """
-  if folder and not jax.config.jax_compilation_cache_dir:
+  if folder and not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))

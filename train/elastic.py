@@ -47,6 +47,7 @@ def resize(
     np.full_like(x, step) if _is_count(path) and x.ndim == 0 and x == totals.step else x
   )
   opt_state = jax.tree.map_with_path(counted, opt_state)
+  totals.shift = max(0, totals.step + totals.shift - step)
   totals.step, totals.per_epoch, totals.num_workers = step, per_epoch, num_workers
   return RunState(state.params, opt_state, model_state), totals
 

@@ -16,24 +16,24 @@ def _digest(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:
-  return folder / DIGESTS / f"{step}.json"
+def _manifest(folder: pathlib.Path, number: int) -> pathlib.Path:
+  return folder / DIGESTS / f"{number}.json"
 
 
-def _steps(folder: pathlib.Path) -> Iterator[int]:
-  """Steps that have a checkpoint, the last one first."""
+def _numbers(folder: pathlib.Path) -> Iterator[int]:
+  """Checkpoints by number, the last one first."""
   found = folder.glob(f"{CHECKPOINTS}/*")
   return iter(sorted((int(x.name) for x in found if x.name.isdigit()), reverse=True))
 
 
-def seal(folder: pathlib.Path, step: int) -> None:
+def seal(folder: pathlib.Path, number: int) -> None:
   """Writes down what a complete checkpoint is made of.
 
   Args:
     folder: of the run.
-    step: of the checkpoint.
+    number: of the checkpoint.
   """
-  checkpoint = folder / CHECKPOINTS / str(step)
+  checkpoint = folder / CHECKPOINTS / str(number)
   files = {
     path.relative_to(checkpoint).as_posix(): [path.stat().st_size, _digest(path)]
     for path in sorted(checkpoint.rglob("*"))
@@ -41,28 +41,28 @@ def seal(folder: pathlib.Path, step: int) -> None:
   }
   manifests = folder / DIGESTS
   manifests.mkdir(exist_ok=True)
-  replace(_manifest(folder, step), json.dumps(files, indent=1))
-  kept = {f"{step}.json" for step in _steps(folder)}
+  replace(_manifest(folder, number), json.dumps(files, indent=1))
+  kept = {f"{number}.json" for number in _numbers(folder)}
   for old in manifests.glob("*.json"):
     if old.name not in kept:
       old.unlink()
 
 
-def damage(folder: pathlib.Path, step: int) -> str | None:
+def damage(folder: pathlib.Path, number: int) -> str | None:
   """What is wrong with a checkpoint.
 
   Args:
     folder: of the run.
-    step: of the checkpoint.
+    number: of the checkpoint.
 
   Returns:
     A clause, or None when nothing is.
   """
-  manifest = _manifest(folder, step)
+  manifest = _manifest(folder, number)
   if not manifest.exists():
     return "was not complete"
   for name, (size, digest) in json.loads(manifest.read_text()).items():
-    path = folder / CHECKPOINTS / str(step) / name
+    path = folder / CHECKPOINTS / str(number) / name
     if not path.exists():
       return f"lacks {name}"
     if path.stat().st_size != size:
@@ -80,18 +80,16 @@ def last_whole(folder: pathlib.Path, say: Callable[[str], None]) -> int | None:
     say: what is told about them.
 
   Returns:
-    Its step, or None when there is none.
+    Its number, or None when there is none.
   """
-  for step in _steps(folder):
-    wrong = damage(folder, step)
+  for number in _numbers(folder):
+    wrong = damage(folder, number)
     if wrong is None:
-      return step
-    say(
-      f"The checkpoint of step {step} {wrong}; it is now in {folder / DAMAGED}. Using the one before."
-    )
+      return number
+    say(f"Checkpoint {number} {wrong}; it is now in {folder / DAMAGED}. Using the one before.")
     (folder / DAMAGED).mkdir(exist_ok=True)
-    away = folder / DAMAGED / str(step)
+    away = folder / DAMAGED / str(number)
     shutil.rmtree(away, ignore_errors=True)
-    (folder / CHECKPOINTS / str(step)).rename(away)
-    _manifest(folder, step).unlink(missing_ok=True)
+    (folder / CHECKPOINTS / str(number)).rename(away)
+    _manifest(folder, number).unlink(missing_ok=True)
   return None

@@ -11,36 +11,13 @@ import rtopk_jax
 from train import compatibility, report, settings
 from train.cluster import keep_compiled
 from train.methods import make_rounds
+from train.plan import Plan, make_plan
 from train.preemption import Preemption
 from train.progress import Progress
-from train.run import Plan, Record, Run
+from train.run import Record, Run
 from train.task import Task
 from train.tasks import make_task
 from train.workers import Workers, choose_mesh
-
-
-def make_plan(config: Any, batches_per_epoch: int) -> Plan:
-  """How many batches and exchanges a run of a config has.
-
-  Args:
-    config: the experiment.
-    batches_per_epoch: of one worker.
-
-  Returns:
-    The plan.
-
-  Raises:
-    ValueError: when an epoch has fewer batches than are asked for between two exchanges.
-  """
-  if config.setting == "federated":
-    name, batches = "local_steps", config.local_steps or batches_per_epoch
-  else:
-    name, batches = "micro_batches", config.micro_batches
-  if batches > batches_per_epoch:
-    raise ValueError(f"{name}={batches}, but an epoch of a worker has {batches_per_epoch} batches.")
-  per_epoch = batches_per_epoch // batches
-  exchanges = config.epochs * per_epoch
-  return Plan(batches, per_epoch, min(exchanges, config.max_steps or exchanges))
 
 
 def train_and_evaluate(config: Any, workdir: str) -> list[Record]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import rtopk_jax
@@ -90,7 +91,7 @@ def _federated(
       parts.append(optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay:
       parts.append(optax.add_decayed_weights(config.weight_decay))
-    sgd = optax.sgd(rate(count), config.momentum or None, config.nesterov)
+    sgd = optax.sgd(jnp.asarray(rate(count)), config.momentum or None, config.nesterov)
     return optax.chain(*parts, sgd)
 
   outer = optax.sgd(

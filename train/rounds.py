@@ -104,9 +104,13 @@ class Federated:
   """
 
   def __init__(self, loss: Loss, rounds: rtopk_jax.Federated, batches: int):
-    self.loss, self.tx, self.batches = loss, rounds.tx, batches
+    self.loss, self.batches = loss, batches
+    self.tx: optax.GradientTransformation = rounds.tx
     self._rounds = rounds
-    self.begin, self.exchange = rounds.begin, rounds.exchange
+
+  def begin(self, params: Any, opt_state: Any, model_state: Any) -> rtopk_jax.Local:
+    """The common weights."""
+    return self._rounds.begin(params, opt_state, model_state)
 
   def local_step(
     self, params: Any, local: rtopk_jax.Local, batch: Any
@@ -114,3 +118,14 @@ class Federated:
     """One local step."""
     local, (_, metrics) = self._rounds.local_step(local, batch)
     return local, metrics
+
+  def exchange(
+    self,
+    params: Any,
+    opt_state: Any,
+    model_state: Any,
+    local: rtopk_jax.Local,
+    present: jax.Array | None,
+  ) -> tuple[Any, Any, Any]:
+    """One step for all of what the workers came to."""
+    return self._rounds.exchange(params, opt_state, model_state, local, present)

@@ -15,6 +15,7 @@ import rtopk_jax
 from train import drift, elastic
 from train.checkpoints import Checkpoints
 from train.participation import present
+from train.plan import Plan
 from train.preemption import Preempted, Preemption
 from train.profiling import Profile
 from train.progress import Progress
@@ -24,21 +25,6 @@ from train.workers import RunState, Workers
 from train.writer import Writer
 
 Record = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """How long a run is.
-
-  Attributes:
-    batches: a worker's batches between two exchanges.
-    per_epoch: exchanges an epoch.
-    exchanges: of the run.
-  """
-
-  batches: int
-  per_epoch: int
-  exchanges: int
 
 
 class Run:
@@ -101,7 +87,7 @@ class Run:
       self.progress.advance(self.name, totals.step * self.plan.batches)
       if totals.step < self.plan.exchanges:
         with (
-          Writer(self.folder, totals.step) as writer,
+          Writer(self.folder, totals.step, totals.lines) as writer,
           Profile(
             self.folder / "profile", self.config.profile_from, self.config.profile_steps
           ) as profile,
@@ -114,7 +100,7 @@ class Run:
   def _start(self, checkpoints: Checkpoints) -> tuple[RunState, Totals]:
     """The state before the first step to come."""
     params, model_state = jax.eval_shape(self.task.init, jax.random.key(0))
-    if checkpoints.step is None:
+    if checkpoints.last is None:
       params, model_state = self.task.init(jax.random.key(self.seed))
       state = self.workers.init(params, model_state, self._seed)
       return state, Totals(self.workers.num_workers, self.plan.per_epoch)
@@ -203,9 +189,9 @@ class Run:
         totals.records.append(record)
         report(record)
       if save:
-        totals.seconds = clock.seconds()
+        totals.seconds, totals.lines = clock.seconds(), writer.lines
         writer.sync()
-        checkpoints.save(step, state, dataclasses.asdict(totals))
+        checkpoints.save(totals.step + totals.shift, state, dataclasses.asdict(totals))
       if told:
         saved = f"is saved at step {step}" if save else "is not saved (checkpoint_every=0)"
         self.progress.line(f"{self.name}: told to end; {saved} of {plan.exchanges}")

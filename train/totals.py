@@ -19,6 +19,9 @@ class Totals:
     num_workers: n.
     per_epoch: exchanges an epoch.
     step: exchanges so far.
+    shift: what is added to it to number checkpoints, which go on upwards when other workers have fewer
+      steps an epoch.
+    lines: of metrics written.
     sent_bytes: that a worker has handed to the collectives.
     received_bytes: that it needed of the others.
     link_bytes: on its network interface, when collectives run as rings.
@@ -34,6 +37,8 @@ class Totals:
   num_workers: int
   per_epoch: int
   step: int = 0
+  shift: int = 0
+  lines: int = 0
   sent_bytes: int = 0
   received_bytes: int = 0
   link_bytes: int = 0

@@ -173,7 +173,8 @@ class Workers:
     """Where each leaf of a state belongs; arrays or ``ShapeDtypeStruct``."""
     if self.mesh is None:
       return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
-    place = lambda spec, tree: jax.tree.map(lambda _: NamedSharding(self.mesh, spec), tree)
+    mesh = self.mesh
+    place = lambda spec, tree: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)
     return jax.tree.map(place, self._specs(state), state, is_leaf=lambda x: isinstance(x, P))
 
   # Workers on the devices of a mesh.
@@ -275,8 +276,7 @@ class Workers:
     local, metrics = self.rounds.local_step(params, part.local, batch)
     sums = jax.tree.map(lambda x, y: x + y.astype(jnp.float32), part.sums, metrics)
     # Something to wait for that no later step donates.
-    ticket = sum(sums.values(), jnp.float32(0))
-    return _Part(local, sums), ticket
+    return _Part(local, sums), jnp.stack(list(sums.values()))
 
   def _exchange_simulated(
     self, state: RunState, parts: list[_Part], seed: jax.Array, present: Any

@@ -19,15 +19,21 @@ class Writer:
 
   Args:
     folder: of the run; ``steps.jsonl`` and event files are made in it.
-    step: where the run stands. Lines of later steps, written before it was interrupted, are dropped.
+    step: where the run stands.
+    lines: how many there are up to there; later ones, written before it was interrupted, are dropped.
+
+  Attributes:
+    lines: how many there are.
   """
 
-  def __init__(self, folder: pathlib.Path, step: int):
+  def __init__(self, folder: pathlib.Path, step: int, lines: int):
+    self.lines = lines
     self._lines = self._events = None
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / LINES
-      replace(path, "".join(_kept(path, step)))
+      before = path.read_text().splitlines(keepends=True) if path.exists() else []
+      replace(path, "".join(before[:lines]))
       self._lines = open(path, "a")  # noqa: SIM115
       self._events = EventFile(folder, step)
 
@@ -46,6 +52,7 @@ class Writer:
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Metrics of a step: numbers by name."""
+    self.lines += 1
     if self._lines and self._events:
       self._lines.write(json.dumps({"step": step, **values}) + "\n")
       self._events.scalars(step, values)
@@ -56,16 +63,6 @@ class Writer:
       self._lines.flush()
       os.fsync(self._lines.fileno())
       self._events.flush()
-
-
-def _kept(path: pathlib.Path, step: int) -> list[str]:
-  """The lines up to a step; the last one may have been cut short."""
-  lines = []
-  for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
-    if not line.endswith("\n") or json.loads(line)["step"] > step:
-      break
-    lines.append(line)
-  return lines
 
 
 def replace(path: pathlib.Path, text: str) -> None:
