@@ -40,7 +40,9 @@ def get_config(row: str | None = None):
   config.schedule = "zaremba"
   rows.apply(config, row)
   federated = config.setting == "federated"
-  config.error_feedback = not federated
+  if federated:
+    # What a worker does not send is lost, so that a sum over few senders must not be divided by all.
+    config.error_feedback, config.average = False, "senders"
   variants.vary(
     config,
     full=dict(

@@ -57,10 +57,10 @@ def parse(text: str) -> Row:
   if method == "none":
     raise ValueError(f"METHOD none sends everything and has no COMPRESSION in {form}.")
   try:
-    compression = decimal.Decimal(parts[2])
-  except decimal.InvalidOperation:
-    compression = decimal.Decimal(-1)
-  if not 0 <= compression < 1:
+    is_share = 0 <= decimal.Decimal(parts[2]) < 1
+  except decimal.InvalidOperation:  # not a number, or NaN
+    is_share = False
+  if not is_share:
     raise ValueError(
       f"COMPRESSION is the share not sent, from 0 to below 1 (0.99 for a density of 1 %), in {form}."
     )

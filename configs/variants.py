@@ -36,22 +36,21 @@ def settle(config: Any) -> Any:
     config: the config, which stays as it is.
 
   Returns:
-    A copy, without variants.
+    A copy that is of this variant alone.
 
   Raises:
     ValueError: for a variant that it does not have.
   """
   config = copy.deepcopy(config)
-  # A config without variants is of one kind.
-  known = tuple(config.variants) or ("full",)
+  known = tuple(config.variants)
   if config.variant not in known:
     raise ValueError(f"variant must be one of {', '.join(known)}, got {config.variant!r}.")
-  for variant in (config.variant, known[0]) if config.variants else ():
+  for variant in (config.variant, known[0]):
     for (*outer, name), value in _fields(config.variants[variant]):
       where = _within(config, outer)
       if where[name] is None:
         where[name] = value
-  config.variants = ConfigDict()
+  config.variants = ConfigDict({config.variant: {}})
   return config
 
 

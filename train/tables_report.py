@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import rtopk_jax
 from configs.rows import Row
 from train.report import COLOURS, NAMES
 from train.tables_paper import ROMAN, Table, printed
@@ -57,6 +58,25 @@ def read(row: Row, workdir: pathlib.Path) -> Outcome:
     seeds[record["seed"]][record["epoch"]] = record
   found = {seed: [by[epoch] for epoch in sorted(by)] for seed, by in sorted(seeds.items())}
   return Outcome(row, json.loads(config_file.read_text()), found)
+
+
+def sent_share(outcome: Outcome) -> float:
+  """The share of the entries of an exchange that a worker has sent, mean over exchanges and seeds."""
+  config = outcome.config
+  if outcome.row.method == "none":
+    return 1.0
+  density, warmup = config["density"], config["warmup_epochs"]
+  stages = rtopk_jax.warmup_density(density, 1, warmup + 1).densities if warmup else (density,)
+  sent = entries = 0
+  for records in outcome.seeds.values():
+    before = 0
+    for record in records:
+      stage = stages[min(record["epoch"], len(stages)) - 1]
+      exchanges, size = record["step"] - before, record["parameters"]
+      sent += exchanges * rtopk_jax.top_k(stage).counts(size)[0]
+      entries += exchanges * size
+      before = record["step"]
+  return sent / entries
 
 
 def markdown(table: Table, outcomes: list[Outcome], picture: str) -> str:
@@ -110,7 +130,7 @@ def _measured(table: Table, outcome: Outcome) -> list[str]:
     config["variant"],
     f"{min(end['epoch'] for end in ends)} of {config['epochs']}",
     f"{len(ends)} of {len(config['seeds'])}",
-    f"{100 * mean('sent_share'):.3g} %",
+    f"{100 * sent_share(outcome):.3g} %",
     f"{mean('sent_bytes') / 1e6:.4g}",
     f"{sum(end['seconds'] for end in ends) / 60:.1f}",
   ]
