@@ -5,7 +5,7 @@
 
 After the colon stands the row, ``SETTING,METHOD[,COMPRESSION]``; without it, all methods at 99 % are
 compared in the distributed setting. ``--config.variant=small`` is for two CPU cores: a ResNet of 79,962
-parameters, 12,000 of the images, 10 epochs, about two minutes a row.
+parameters, 10,000 of the images, 10 epochs, about two minutes a row.
 
 The paper's: 5 workers, batches of 128 images a worker, momentum SGD, r/k = 5, 5 epochs of warm-up of which
 the last is at the final density; federated, one local epoch a round. Ours, since it does not name them:
@@ -47,7 +47,7 @@ def get_config(row: str | None = None):
       learning_rate=0.05 if federated else 0.1,
       epochs=10,
       warmup_epochs=1,
-      train_examples=12_000,
+      train_examples=10_000,
       local_steps=15 if federated else None,
     ),
   )

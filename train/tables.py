@@ -18,6 +18,7 @@ from absl import app, flags
 
 from configs.rows import Row
 from train import tables_report
+from train.preemption import EXIT_CODE
 from train.tables_paper import TABLES, Table
 
 _TABLE = flags.DEFINE_integer("table", None, "Which table, 1 to 5.", 1, 5, required=True)
@@ -74,7 +75,7 @@ def run(words: list[str], seconds: float | None) -> str:
     seconds: after which it is asked to stop, as a preempted pod is; None: never.
 
   Returns:
-    How it ended: "done", "stopped" for the time, or "failed (…)".
+    How it ended: "done", "stopped" before it was, or "failed (…)".
   """
   with subprocess.Popen(words) as process:
     try:
@@ -89,7 +90,8 @@ def run(words: list[str], seconds: float | None) -> str:
     except BaseException:
       process.terminate()
       raise
-  return "done" if status == 0 else f"failed (status {status})"
+  ends = {0: "done", EXIT_CODE: "stopped"}
+  return ends.get(status, f"failed (status {status})")
 
 
 def chosen(table: Table, texts: Sequence[str]) -> list[Row]:
@@ -142,13 +144,17 @@ def main(_: list[str]) -> None:
     rows = chosen(table, _ROWS.value)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
+  failed = False
   for row in [] if _COLLECT.value else rows:
     words = command(table, row, workdir, fields)
     print(f"\n{shlex.join(['python', *words[1:]])}", flush=True)
     outcome = run(words, None if _MINUTES.value is None else 60 * _MINUTES.value)
     print(f"{row.text}: {outcome}", flush=True)
+    failed |= outcome.startswith("failed")
     collect(table, workdir)
   print(f"\n{collect(table, workdir)}\nIt is in {workdir / f'table{table.number}.md'}")
+  if failed:
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Rows of the paper's tables as configs, their collection, and one row that really runs."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 from ml_collections import ConfigDict, config_dict
@@ -196,3 +200,66 @@ def test_rows_are_chosen_in_the_tables_order():
   assert [row.text for row in tables.chosen(table, two)] == two[::-1]
   with pytest.raises(ValueError, match="row='federated,none' is not in table 4, which has"):
     tables.chosen(table, ["federated,none"])
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+  open(sys.argv[1], "w").write("saved")
+  sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+open(sys.argv[1] + ".ready", "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_row_that_takes_too_long_is_told_to_save(tmp_path):
+  file = tmp_path / "file"
+  # The time limit must not come before the process listens.
+  waits = f"import os, time\nwhile not os.path.exists({str(file) + '.ready'!r}): time.sleep(0.01)"
+  assert tables.run([sys.executable, "-c", SAVES, str(file)], seconds=5) == "stopped"
+  assert file.read_text() == "saved"
+  assert tables.run([sys.executable, "-c", waits], seconds=60) == "done"
+  assert tables.run([sys.executable, "-c", "raise SystemExit(143)"], None) == "stopped"
+  assert tables.run([sys.executable, "-c", "raise SystemExit(3)"], None) == "failed (status 3)"
+
+
+def _tables(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "train.tables", *arguments],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_row_runs_and_is_left_when_it_is_done(tmp_path):
+  """On the digits, which need no download."""
+  fields = (
+    *("dataset=digits", "model.width=4", "model.stem=small", "model.stages=(1,)"),
+    *("max_steps=2", "warmup_epochs=0", "batch_size=16"),
+  )
+  words = (
+    "--table=1",
+    f"--workdir={tmp_path}",
+    "--variant=small",
+    "--row=distributed,rtopk,0.99",
+    *(f"--set={field}" for field in fields),
+  )
+  for _ in range(2):
+    done = _tables(*words)
+    assert done.returncode == 0, done.stderr
+    assert "distributed,rtopk,0.99: done" in done.stdout
+    # k = 4 of the 398 parameters.
+    row = "| small | 1 of 10 | 1 of 1 | "
+    assert row in done.stdout
+  assert "was finished at step 2 of 2" in done.stdout
+
+
+def test_unknown_rows_are_refused_before_anything_runs(tmp_path):
+  done = _tables("--table=2", f"--workdir={tmp_path}", "--row=distributed,none")
+  assert done.returncode != 0
+  assert "row='distributed,none' is not in table 2" in done.stderr
+  assert not list(tmp_path.iterdir())
