@@ -1,5 +1,6 @@
 """The fields of an experiment and their defaults, which are the paper's where it names them."""
 
+import os
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -9,13 +10,18 @@ def get_config() -> Any:
   """The fields that every config has."""
   return ConfigDict(
     dict(
+      variant="full",  # which of the config's variants fills in what is open (configs/variants.py)
+      variants=dict(full={}),
       # the task
       task=config_dict.placeholder(
         str
       ),  # "package.module:name" of one of your own; None: the data set's
       task_options={},  # what it likes to be told
       dataset=config_dict.placeholder(str),
-      data_dir=config_dict.placeholder(str),  # None: ~/tensorflow_datasets
+      data_dir=config_dict.FieldReference(  # None: ~/tensorflow_datasets
+        os.environ.get("RTOPK_JAX_DATA"), field_type=str
+      ),
+      train_examples=config_dict.placeholder(int),  # the first so many images or words; None: all
       model=dict(
         stages=(2, 2, 2, 2),
         width=64,

@@ -18,6 +18,7 @@ _FREE = frozenset(
     "collective",
     "data_dir",
     "data_threads",
+    "variant",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",

@@ -8,6 +8,7 @@ import jax
 from clu import parameter_overview
 
 import rtopk_jax
+from configs import variants
 from train import compatibility, report, settings
 from train.cluster import keep_compiled
 from train.methods import make_rounds
@@ -38,12 +39,13 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
 
   Raises:
     TypeError: when a field of the config has a value of a wrong type.
-    ValueError: when the config cannot run, or does not fit the checkpoints in the folder.
+    ValueError: when the config cannot run, has no such variant, or does not fit the checkpoints in the folder.
     FileNotFoundError: when the data set is not there.
     Preempted: when the process was told to end (SIGTERM); it has saved.
     NotFiniteError: when ``max_skipped`` exchanges in a row were not finite.
     DriftError: when workers have different weights.
   """
+  config = variants.settle(config)
   settings.check(config)
   config = config.copy_and_resolve_references()
   config.batch_size = settings.batch_size(config)

@@ -236,6 +236,7 @@ class Run:
       "seed": self.seed,
       "epoch": -(-totals.step // self.plan.per_epoch),
       "step": totals.step,
+      "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
       **totals.bytes(),
       "link_bytes_a_step": self.costs[stage].link,
       **self._last,

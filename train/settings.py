@@ -21,6 +21,7 @@ _AT_LEAST = {
   "eval_batch_size": 1,
   "unroll": 1,
   "data_threads": 0,
+  "train_examples": 1,
   "epochs": 1,
   "max_steps": 1,
   "local_steps": 1,

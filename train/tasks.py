@@ -27,9 +27,11 @@ def make_task(config: Any) -> Task:
     return _import(config.task)(config)
   name = config.dataset
   if name in data.IMAGES:
-    return Classification(config, data.IMAGES[name](config.data_dir))
+    images = data.IMAGES[name](config.data_dir)
+    return Classification(config, images.first(config.train_examples))
   if name in data.TEXTS:
-    return Language(config, data.TEXTS[name](config.data_dir))
+    text = data.TEXTS[name](config.data_dir)
+    return Language(config, text.first(config.train_examples))
   known = ", ".join((*data.IMAGES, *data.TEXTS))
   raise ValueError(f"dataset must be one of {known}, got {name!r}.")
 
