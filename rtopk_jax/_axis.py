@@ -119,7 +119,9 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 def tracks_varying(axis_name: AxisName) -> bool:
   """Whether types say which values vary over the axis (``shard_map`` with ``check_vma=True``)."""
-  return measurement() is None and set(names(axis_name)) <= _varying(lax.axis_index(axis_name))
+  if measurement() is not None or not is_bound(axis_name):
+    return False
+  return set(names(axis_name)) <= _varying(lax.axis_index(axis_name))
 
 
 def is_varying(x: jax.Array, axis_name: AxisName) -> bool:
@@ -129,7 +131,7 @@ def is_varying(x: jax.Array, axis_name: AxisName) -> bool:
 
 def to_varying(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """The same value, typed as this worker's own where types are tracked."""
-  if not is_bound(axis_name) or not tracks_varying(axis_name):
+  if not tracks_varying(axis_name):
     return x
   missing = tuple(name for name in names(axis_name) if name not in _varying(x))
   return lax.pcast(x, missing, to="varying") if missing else x
@@ -191,7 +193,14 @@ def model_index(axes: frozenset[str]) -> list[jax.Array]:
 
 
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
-  """Zeros for what one worker keeps of a leaf.
+  """Zeros for what one worker keeps of a leaf; outside a mapped axis, zero rows."""
+  if not is_bound(axis_name):
+    return jnp.zeros((0, *shape), dtype)
+  return as_row(jnp.zeros(shape, dtype), axis_name)
+
+
+def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """What one worker keeps of a leaf, as its state has it.
 
   Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be
   mistaken for the state of one worker that everybody shares.
@@ -200,10 +209,10 @@ def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: Axis
   if owners is not None:
     owners.add(axis_name)
   if not is_bound(axis_name):
-    return jnp.zeros((0, *shape), dtype)
+    return jnp.zeros((0, *x.shape), x.dtype)
   if measurement() is None and set(names(axis_name)) <= set(_manual_axes()):
-    return to_varying(jnp.zeros((1, *shape), dtype), axis_name)
-  return jnp.zeros(shape, dtype)
+    return to_varying(x[None], axis_name)
+  return x
 
 
 def _manual_axes() -> tuple[str, ...]:

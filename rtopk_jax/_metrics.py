@@ -33,6 +33,12 @@ def no_metrics() -> ExchangeMetrics:
   return ExchangeMetrics(zero, zero, zero, zero, jnp.zeros((), jnp.int32))
 
 
+def find_metrics(state: Any) -> list[ExchangeMetrics]:
+  """The metrics of every exchange in a state."""
+  is_metrics = lambda x: isinstance(x, ExchangeMetrics)
+  return [x for x in jax.tree.leaves(state, is_leaf=is_metrics) if is_metrics(x)]
+
+
 class WireBytes(NamedTuple):
   """Bytes of one step's collectives for one worker.
 
@@ -71,8 +77,7 @@ def exchange_metrics(state: Any) -> dict[str, jax.Array]:
     >>> sorted(metrics)
     ['residual_norm', 'sent_norm', 'skipped_steps', 'union_coverage']
   """
-  is_metrics = lambda x: isinstance(x, ExchangeMetrics)
-  found = [x for x in jax.tree.leaves(state, is_leaf=is_metrics) if is_metrics(x)]
+  found = find_metrics(state)
   if not found:
     raise ValueError(
       "state has no exchange in it; pass the state of sparse_exchange, dense_exchange or of a chain "

@@ -1,5 +1,6 @@
 """State and trees that both exchanges handle alike: rows in, rows out, and what is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,31 @@ import jax.numpy as jnp
 from rtopk_jax import _axis, _checks, _exchange
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import ExchangeMetrics
+
+
+def per_worker_fields(x: Any) -> tuple[str, ...]:
+  """The fields of a state of this library whose leaves are rows, one of every worker."""
+  return getattr(type(x), "per_worker", ())
+
+
+def map_rows(
+  function: Callable[[Any], Any], state: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
+  """A whole chain's state with a function applied to the leaves that are rows, others as they are."""
+  is_end = lambda x: bool(per_worker_fields(x)) or (is_leaf is not None and is_leaf(x))
+
+  def visit(x):
+    own = per_worker_fields(x)
+    if not own:
+      return x
+    rows = lambda tree: jax.tree.map(function, tree, is_leaf=is_leaf)
+    fields = {
+      name: rows(field) if name in own else map_rows(function, field, is_leaf)
+      for name, field in x._asdict().items()
+    }
+    return x._replace(**fields)
+
+  return jax.tree.map(visit, state, is_leaf=is_end)
 
 
 def increment(count: jax.Array) -> jax.Array:

@@ -38,6 +38,8 @@ class SparseExchangeState(NamedTuple):
   momentum: Any
   metrics: ExchangeMetrics
 
+  per_worker = ("residual", "momentum")
+
 
 def sparse_exchange(
   selector: Selector,
