@@ -13,10 +13,12 @@ from jax.sharding import PartitionSpec as P
 
 from rtopk_jax import _checks, _exchange
 from rtopk_jax._dense import dense_exchange
-from rtopk_jax._plan import Local
+from rtopk_jax._exchange import Contributions
+from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices, rtop_k
 from rtopk_jax._sharding import init, state_specs
 from rtopk_jax._transform import sparse_exchange
+from rtopk_jax._vector import places
 from rtopk_jax._wire import Wire
 
 _AXIS = "alone"
@@ -26,7 +28,7 @@ _MESSAGES = 64
 
 def measure_local(
   params: Any, density: float = 0.001, *, repeats: int = 5, wire: Wire | None = None
-) -> Local:
+) -> LocalSpeed:
   """Times this worker's share of an exchange, on one device and without a link.
 
   An exchange with nobody else does all that a worker does by itself. Where several workers share a
@@ -39,7 +41,7 @@ def measure_local(
     wire: the code of messages; None is ``Wire()``.
 
   Returns:
-    ``Local``, for ``advise``.
+    ``LocalSpeed``, for ``advise``.
 
   Raises:
     TypeError: when ``repeats`` is not an integer.
@@ -58,19 +60,27 @@ def measure_local(
     params = jax.ShapeDtypeStruct((params,), jnp.float32)
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   k = max(1, round(density * size))
-  decode = jax.jit(_exchange.reduce_messages, static_argnums=(1, 2, 3, 4))
+  where = places([(size,)])
+
+  @jax.jit
+  def decode(messages):
+    def read(worker):
+      slices = wire.decode(messages[worker], k, size)
+      return slices.indices, slices.values
+
+    arrived = Contributions(messages.shape[0], read)
+    return _exchange.reduce(arrived, where, jnp.bool_(True), None, "sum")
+
   spread = jnp.arange(k, dtype=jnp.int32) * (size // k)
   words = wire.encode(SparseSlices(jnp.ones(k, jnp.float32), spread, size))
   one, many = (
-    _median(
-      lambda n=n: decode(jnp.broadcast_to(words, (n, words.size)), wire, k, size, "sum"), repeats
-    )
+    _median(lambda n=n: decode(jnp.broadcast_to(words, (n, words.size))), repeats)
     for n in (1, 1 + _MESSAGES)
   )
   place = max(0.0, many - one) / (_MESSAGES * k)
   exchange = sparse_exchange(rtop_k(density, 4), _AXIS, dense=False, wire=wire)
   compress = max(0.0, _alone(exchange, params, repeats) - place * k) / size
-  return Local(compress, place, _alone(dense_exchange(_AXIS), params, repeats) / size)
+  return LocalSpeed(compress, place, _alone(dense_exchange(_AXIS), params, repeats) / size)
 
 
 def _alone(tx: optax.GradientTransformation, params: Any, repeats: int) -> float:
