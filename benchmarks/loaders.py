@@ -18,8 +18,8 @@ from ml_collections import config_flags
 
 import data
 from train import settings
-from train.loop import make_task
-from train.methods import optimizer
+from train.methods import make_rounds
+from train.tasks import make_task
 from train.workers import Workers, choose_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What is trained.")
@@ -41,10 +41,8 @@ def main(_: list[str]) -> None:
   settings.check(config)
   task = make_task(config)
   source = task.source(seed=0)
-  make_tx = optimizer(config, config.methods[0], source.steps_per_epoch, steps + 1)
-  workers = Workers(
-    task, make_tx, config.num_workers, choose_mesh(config.workers, config.num_workers)
-  )
+  make = make_rounds(config, config.methods[0], task.loss, source.steps_per_epoch, steps + 1, 1)
+  workers = Workers(make, config.num_workers, choose_mesh(config.workers, config.num_workers))
   seed = jnp.int32(0)
   load = lambda: iter(data.load(source, workers.local, steps + 1, threads=config.data_threads))
   state = workers.init(*task.init(jax.random.key(0)), seed)
@@ -52,7 +50,7 @@ def main(_: list[str]) -> None:
 
   def train(batch):
     nonlocal state
-    state, metrics = workers.step(state, batch, seed)
+    state, metrics = workers.step(state, (batch,), seed)
     jax.block_until_ready(metrics)
 
   def both():

@@ -5,12 +5,12 @@
 No download: the text is the one that ``help()`` shows. About two minutes on two cores.
 """
 
-from configs import ptb
+from configs import ptb, variants
 
 
 def get_config():
   """A small LSTM, 5 workers, no compression against rTop-k, top-k and random-k at 99 %."""
-  config = ptb.get_config()
+  config = variants.settle(ptb.get_config())
   config.dataset = "python_docs"
   config.model.units = 64
   config.model.dropout = 0.1

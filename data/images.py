@@ -49,6 +49,11 @@ class Images:
   augment: Callable[[np.random.Generator, Any], np.ndarray]
   view: Callable[[Any], np.ndarray] = lambda images: images
 
+  def first(self, count: int | None) -> "Images":
+    """The data set with its first training examples alone; None: all, as there are if count is more."""
+    size = self.train.size if count is None else min(count, self.train.size)
+    return dataclasses.replace(self, train=Split(size, self.train.read))
+
   def train_batch(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
     """Training examples, augmented."""
     images, labels = self.train.read(indices)

@@ -135,7 +135,13 @@ class _Rows:
 
 
 def load(
-  source: Source, workers: Sequence[int], steps: int, *, threads: int = 2, ahead: int = 2
+  source: Source,
+  workers: Sequence[int],
+  steps: int,
+  *,
+  start: int = 0,
+  threads: int = 2,
+  ahead: int = 2,
 ) -> grain.IterDataset[Batch]:
   """The batches of some workers, prepared in threads ahead of who asks for them.
 
@@ -143,6 +149,8 @@ def load(
     source: of batches.
     workers: whose; in a run of several processes, those of this one.
     steps: how many batches, over as many epochs as that takes.
+    start: how many of them are left out at the beginning: where a run that was interrupted goes on, with
+      these or with other workers.
     threads: that read, decode and augment.
     ahead: how many steps may lie ready.
 
@@ -153,7 +161,7 @@ def load(
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=max(threads, ahead * len(workers))
   )
-  rows = grain.MapDataset.source(_Rows(source, workers, steps))
+  rows = grain.MapDataset.source(_Rows(source, workers, steps))[start * len(workers) :]
   return rows.to_iter_dataset(options).batch(len(workers), drop_remainder=True)
 
 

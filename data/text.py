@@ -29,6 +29,10 @@ class Text:
   test: np.ndarray
   vocabulary: tuple[str, ...]
 
+  def first(self, count: int | None) -> "Text":
+    """The corpus with the first words of its training text alone; None: all."""
+    return dataclasses.replace(self, train=self.train[:count])
+
 
 def encode(
   train: Iterable[Sequence[str]],

@@ -2,10 +2,17 @@
 
 from rtopk_jax._advice import Advice as Advice
 from rtopk_jax._advice import advise as advise
+from rtopk_jax._collectives import Hierarchical as Hierarchical
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax._dense import dense_exchange as dense_exchange
 from rtopk_jax._exchange import AllGather as AllGather
+from rtopk_jax._federated import Federated as Federated
+from rtopk_jax._federated import FederatedState as FederatedState
+from rtopk_jax._federated import Local as Local
+from rtopk_jax._federated import Round as Round
+from rtopk_jax._federated import federated as federated
+from rtopk_jax._layout import Block as Block
 from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
 from rtopk_jax._metrics import WireBytes as WireBytes
 from rtopk_jax._metrics import exchange_metrics as exchange_metrics
@@ -13,6 +20,9 @@ from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
 from rtopk_jax._plan import Link as Link
 from rtopk_jax._plan import Local as Local
+from rtopk_jax._reduce_scatter import ReduceScatter as ReduceScatter
+from rtopk_jax._resize import resize_rows as resize_rows
+from rtopk_jax._resize import resize_workers as resize_workers
 from rtopk_jax._schedule import Stages as Stages
 from rtopk_jax._schedule import warmup_density as warmup_density
 from rtopk_jax._select import Selector as Selector

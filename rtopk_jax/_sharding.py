@@ -11,9 +11,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _axis, _checks, _state
 from rtopk_jax._axis import AxisName
-from rtopk_jax._transform import SparseExchangeState
 
 
 def local_value_and_grad(
@@ -90,8 +89,12 @@ def state_specs(
   given, expected = jax.tree.structure(param_specs, is_leaf=is_spec), jax.tree.structure(params)
   if given != expected:
     raise ValueError(f"param_specs and params have different structures: {given} and {expected}.")
+  # An exchange over two kinds of links has workers over the slow ones only.
+  with _axis.row_axes() as found:
+    jax.eval_shape(lambda p: tx.init(p), params)
+  rows = found.pop() if len(found) == 1 else axis_name
   return _map_state(
-    tx, params, param_specs, shared=P(), own=lambda spec: P(axis_name, *spec), is_leaf=is_spec
+    tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=is_spec
   )
 
 
@@ -150,15 +153,7 @@ def _map_state(
     transform_non_params=lambda _: shared,
     is_leaf=is_masked,
   )
-  is_exchange = lambda x: isinstance(x, SparseExchangeState)
-  rows = lambda tree: jax.tree.map(own, tree, is_leaf=is_leaf)
-  return jax.tree.map(
-    lambda x: (
-      x._replace(residual=rows(x.residual), momentum=rows(x.momentum)) if is_exchange(x) else x
-    ),
-    state,
-    is_leaf=lambda x: is_exchange(x) or is_leaf(x),
-  )
+  return _state.map_rows(own, state, is_leaf)
 
 
 def init(

@@ -1,5 +1,6 @@
 """State and trees that both exchanges handle alike: rows in, rows out, and what is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,31 @@ import jax.numpy as jnp
 from rtopk_jax import _axis, _checks, _exchange
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import ExchangeMetrics
+
+
+def per_worker_fields(x: Any) -> tuple[str, ...]:
+  """The fields of a state of this library whose leaves are rows, one of every worker."""
+  return getattr(type(x), "per_worker", ())
+
+
+def map_rows(
+  function: Callable[[Any], Any], state: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
+  """A whole chain's state with a function applied to the leaves that are rows, others as they are."""
+  is_end = lambda x: bool(per_worker_fields(x)) or (is_leaf is not None and is_leaf(x))
+
+  def visit(x):
+    own = per_worker_fields(x)
+    if not own:
+      return x
+    rows = lambda tree: jax.tree.map(function, tree, is_leaf=is_leaf)
+    fields = {
+      name: rows(field) if name in own else map_rows(function, field, is_leaf)
+      for name, field in x._asdict().items()
+    }
+    return x._replace(**fields)
+
+  return jax.tree.map(visit, state, is_leaf=is_end)
 
 
 def increment(count: jax.Array) -> jax.Array:
@@ -22,16 +48,12 @@ def settle(finite: jax.Array, new: ExchangeMetrics, old: ExchangeMetrics) -> Exc
 
 
 def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[jax.Array]:
-  """This worker's part of a field of the state, in float32."""
+  """This worker's part of a field of the state."""
   check_structure(updates, **{f"state.{field}": rows})
-  return [
-    _axis.read_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}").astype(
-      jnp.float32
-    )
-    for (path, row), g in zip(
-      jax.tree.leaves_with_path(rows), jax.tree.leaves(updates), strict=True
-    )
-  ]
+  paths = jax.tree.leaves_with_path(rows)
+  for (path, row), g in zip(paths, jax.tree.leaves(updates), strict=True):
+    _axis.check_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}")
+  return [row for _, row in paths]
 
 
 def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -42,16 +64,25 @@ def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
   return x.astype(dtype)
 
 
-def write_rows(finite: jax.Array, new: list[jax.Array], rows: Any) -> Any:
-  """A field of the state after a step, in the shape and dtype it had; as it was if skipped."""
+def write_rows(new: list[jax.Array], rows: Any) -> Any:
+  """A field of the state after a step, in the shape it had."""
   old, structure = jax.tree.flatten(rows)
   return jax.tree.unflatten(
-    structure,
-    [
-      jnp.where(finite, cast(x.reshape(row.shape), row.dtype), row)
-      for x, row in zip(new, old, strict=True)
-    ],
+    structure, [x.reshape(row.shape) for x, row in zip(new, old, strict=True)]
   )
+
+
+def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
+  """Refuses what does not say of one worker whether it takes part."""
+  if present is None:
+    return None
+  present = jnp.asarray(present)
+  if present.shape or present.dtype != jnp.bool_:
+    raise TypeError(
+      "present says whether this worker takes part, and must be a bool scalar, got "
+      f"{present.dtype} of shape {present.shape}."
+    )
+  return _axis.to_varying(present, axis_name)
 
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:

@@ -80,10 +80,13 @@ class Classification:
     real = batch["real"]
     return {"test_loss": jnp.sum(loss * real), "test_accuracy": jnp.sum(right * real)}
 
-  def evaluate(self, params: Any, model_state: Any) -> dict[str, float]:
-    """Loss and accuracy on the test set, with the workers' batch statistics averaged."""
-    stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), model_state)
+  def statistics(self, model_state: Any) -> Any:
+    """The batch statistics, which are each worker's own in training."""
+    return model_state
+
+  def evaluate(self, params: Any, statistics: Any) -> dict[str, float]:
+    """Loss and accuracy on the test set."""
     batches: Iterable[Any] = data.load_test(self.images, self.config.eval_batch_size)
-    sums = [jax.device_get(self._evaluate(params, stats, batch)) for batch in batches]
+    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in batches]
     size = self.images.test.size
     return {name: float(np.sum([x[name] for x in sums])) / size for name in sums[0]}

@@ -2,169 +2,132 @@
 
 import json
 import pathlib
-import time
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from clu import parameter_overview
 
-import data
 import rtopk_jax
-from train import report, settings
-from train.classification import Classification
-from train.language import Language
-from train.methods import optimizer
+from configs import variants
+from train import compatibility, report, settings
+from train.cluster import keep_compiled
+from train.methods import make_rounds
+from train.plan import Plan, make_plan
+from train.preemption import Preemption
 from train.progress import Progress
+from train.run import Record, Run
 from train.task import Task
+from train.tasks import make_task
 from train.workers import Workers, choose_mesh
-
-Record = dict[str, Any]
-
-
-def make_task(config: Any) -> Task:
-  """The task of a config's data set.
-
-  Args:
-    config: the experiment.
-
-  Returns:
-    The task.
-
-  Raises:
-    ValueError: for an unknown data set.
-    FileNotFoundError: when the data set is not there; the message says how to get it.
-  """
-  name = config.dataset
-  if name in data.IMAGES:
-    return Classification(config, data.IMAGES[name](config.data_dir))
-  if name in data.TEXTS:
-    return Language(config, data.TEXTS[name](config.data_dir))
-  known = ", ".join((*data.IMAGES, *data.TEXTS))
-  raise ValueError(f"dataset must be one of {known}, got {name!r}.")
 
 
 def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   """Trains a network with every method and seed of a config, and compares them.
 
-  The runs of one seed start from the same weights and see the same batches, whatever the method.
+  The runs of one seed start from the same weights and see the same batches, whatever the method. Started
+  again in the same folder it goes on from the last checkpoints, and ends with the same weights and
+  metrics as if it had never been interrupted. With several processes each calls this.
 
   Args:
     config: an ``ml_collections.ConfigDict``, as in ``configs/``.
     workdir: where the config (``config.json``), the metrics (``metrics.jsonl``, a line an epoch), the
-      table (``results.md``) and the picture (``accuracy.png``, ``perplexity.png``) go.
+      table (``results.md``) and the picture (``accuracy.png``, ``perplexity.png``) go, and for each run a
+      folder with its checkpoints, metrics of steps (``steps.jsonl``) and TensorBoard event files.
 
   Returns:
     The lines of ``metrics.jsonl``.
 
   Raises:
-    ValueError: when the config cannot run.
+    TypeError: when a field of the config has a value of a wrong type.
+    ValueError: when the config cannot run, has no such variant, or does not fit the checkpoints in the folder.
     FileNotFoundError: when the data set is not there.
+    Preempted: when the process was told to end (SIGTERM); it has saved.
+    NotFiniteError: when ``max_skipped`` exchanges in a row were not finite.
+    DriftError: when workers have different weights.
   """
+  config = variants.settle(config)
   settings.check(config)
+  config = config.copy_and_resolve_references()
+  config.batch_size = settings.batch_size(config)
   mesh = choose_mesh(config.workers, config.num_workers)
   task = make_task(config)
-  steps_per_epoch = task.source(seed=0).steps_per_epoch
-  steps = config.epochs * steps_per_epoch
-  if config.max_steps is not None:
-    steps = min(steps, config.max_steps)
-
-  path = pathlib.Path(workdir)
-  path.mkdir(parents=True, exist_ok=True)
-  (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-  records: list[Record] = []
+  plan = make_plan(config, task.source(seed=config.seeds[0]).steps_per_epoch)
   params, _ = jax.eval_shape(task.init, jax.random.key(0))
-  with (
-    open(path / "metrics.jsonl", "w") as lines,
-    Progress(len(config.methods) * len(config.seeds) * steps) as progress,
-  ):
-    kind = "simulated on one device" if mesh is None else "one a device"
-    progress.line(
-      f"{config.num_workers} workers, {kind}; {steps} steps of {task.examples} {task.unit} a worker"
-    )
-    for method in config.methods:
-      make_tx = optimizer(config, method, steps_per_epoch, steps)
-      workers = Workers(task, make_tx, config.num_workers, mesh)
-      # A density is constant through an epoch: its stages are whole epochs.
-      costs = [
-        rtopk_jax.wire_bytes(make_tx(0), params, config.num_workers, epoch * steps_per_epoch)
-        for epoch in range(config.warmup_epochs + 1)
-      ]
-      for seed in config.seeds:
-        for record in _run(config, task, workers, costs, method, seed, steps, progress):
-          records.append(record)
-          lines.write(json.dumps(record) + "\n")
-          lines.flush()
-        progress.line(
-          f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(records[-1][task.score.key])}, "
-          f"{records[-1]['sent_bytes'] / 1e6:.2f} MB sent a worker, {records[-1]['seconds']:.0f} s"
-        )
-    table = report.table(records, task.score)
-    (path / "results.md").write_text(table)
-    report.picture(records, task.score, path / f"{task.score.key.removeprefix('test_')}.png")
-    progress.line(f"\n{table}\nAll of it is in {path}")
+  settings.check_density(config, sum(x.size for x in jax.tree.leaves(params)))
+  path = pathlib.Path(workdir)
+  compatibility.check(config, path)
+  keep_compiled(config.compilation_cache)
+
+  main = jax.process_index() == 0
+  if main:
+    path.mkdir(parents=True, exist_ok=True)
+    compatibility.remember(config, path)
+    (path / "parameters.txt").write_text(_overview(params) + "\n")
+  runs = len(config.methods) * len(config.seeds)
+  lines = open(path / "metrics.jsonl", "w") if main else None  # noqa: SIM115
+  with Progress(runs * plan.exchanges * plan.batches) as progress, Preemption() as preemption:
+    progress.line(_headline(config, task, plan, mesh is not None))
+    try:
+      records = _train(config, task, plan, mesh, path, lines, progress, preemption)
+    finally:
+      if lines:
+        lines.close()
+    if main:
+      table = report.table(records, task.score)
+      (path / "results.md").write_text(table)
+      report.picture(records, task.score, path / f"{task.score.key.removeprefix('test_')}.png")
+      progress.line(f"\n{table}\nAll of it is in {path}")
   return records
 
 
-def _run(
+def _train(
   config: Any,
   task: Task,
-  workers: Workers,
-  costs: list[rtopk_jax.WireBytes],
-  method: str,
-  seed: int,
-  steps: int,
+  plan: Plan,
+  mesh: Any,
+  path: pathlib.Path,
+  lines: TextIO | None,
   progress: Progress,
-) -> Iterator[Record]:
-  """One method, one seed: yields a record an epoch."""
-  started = time.monotonic()
-  seed_array = jnp.int32(seed)
-  params, model_state = task.init(jax.random.key(seed))
-  state = workers.init(params, model_state, seed_array)
-  source = task.source(seed)
-  batches = iter(data.load(source, workers.local, steps, threads=config.data_threads))
-  sent = link = step = epoch = 0
-  while step < steps:
-    history = []
-    begun, waited = time.monotonic(), 0.0
-    for _ in range(min(source.steps_per_epoch, steps - step)):
-      asked = time.monotonic()
-      batch = next(batches)
-      waited += time.monotonic() - asked
-      state, metrics = workers.step(state, batch, seed_array)
-      if history:
-        # One step is computed while the next is handed over; further ahead batches would only pile up.
-        jax.block_until_ready(history[-1])
-      history.append(metrics)
-      progress.advance(f"{method} seed {seed}")
-    summary = _summary(history)
-    taken = time.monotonic() - begun
-    step += len(history)
-    cost = costs[min(epoch, len(costs) - 1)]
-    sent += cost.sent * len(history)
-    link += cost.link * len(history)
-    epoch += 1
-    yield {
-      "method": method,
-      "seed": seed,
-      "epoch": epoch,
-      "step": step,
-      "sent_bytes": sent,
-      "link_bytes": link,
-      "link_bytes_a_step": cost.link,
-      **summary,
-      **task.evaluate(state.params, state.model_state),
-      f"{task.unit}_per_second": len(history) * config.num_workers * task.examples / taken,
-      "seconds_waiting_for_data": waited,
-      "seconds": time.monotonic() - started,
-    }
+  preemption: Preemption,
+) -> list[Record]:
+  records: list[Record] = []
+  params, _ = jax.eval_shape(task.init, jax.random.key(0))
+
+  def note(record: Record) -> None:
+    records.append(record)
+    if lines:
+      lines.write(json.dumps(record) + "\n")
+      lines.flush()
+
+  for method in config.methods:
+    make = make_rounds(config, method, task.loss, plan.per_epoch, plan.exchanges, plan.batches)
+    workers = Workers(make, config.num_workers, mesh)
+    # A density is constant through an epoch: its stages are whole epochs.
+    costs = [
+      rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
+      for epoch in range(config.warmup_epochs + 1)
+    ]
+    for seed in config.seeds:
+      folder = path / "runs" / f"{method}-{seed}"
+      run = Run(config, task, workers, costs, plan, method, seed, folder, progress, preemption)
+      end = run.train(note)[-1]
+      progress.line(
+        f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(end[task.score.key])}, "
+        f"{end['sent_bytes'] / 1e6:.2f} MB sent a worker, {end['seconds']:.0f} s"
+      )
+  return records
 
 
-def _summary(history: list[dict[str, jax.Array]]) -> dict[str, float]:
-  """Means of what was measured in training over an epoch; of the exchange, how the last one went."""
-  host = jax.device_get(history)
-  means = {
-    name: float(np.mean([x[name] for x in host])) for name in host[-1] if name.startswith("train_")
-  }
-  return {name: float(value) for name, value in host[-1].items()} | means
+def _headline(config: Any, task: Task, plan: Plan, on_mesh: bool) -> str:
+  kind = "one a device" if on_mesh else "simulated on one device"
+  step = "steps" if config.setting == "distributed" else "rounds"
+  each = f"{plan.batches} × " if plan.batches > 1 else ""
+  processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  return (
+    f"{config.num_workers} workers, {kind}{processes}; {plan.exchanges} {step} of {each}"
+    f"{task.examples} {task.unit} a worker"
+  )
+
+
+def _overview(params: Any) -> str:
+  return parameter_overview.get_parameter_overview(params, include_stats=False)

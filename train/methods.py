@@ -1,97 +1,130 @@
-"""From a config to the optimizer of a method: what is exchanged, and what is done with the mean."""
+"""From a config to a method: what is exchanged and how, and what is done with the mean."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import rtopk_jax
+from train.rounds import Distributed, Federated, Loss, Rounds
+from train.schedules import learning_rate
 
 AXIS = "workers"
 
 _SELECTORS = {
-  "rtopk": lambda density, subsample: rtopk_jax.rtop_k(density, subsample),
-  "topk": lambda density, subsample: rtopk_jax.top_k(density),
-  "randomk": lambda density, subsample: rtopk_jax.random_k(density),
+  "rtopk": lambda density, config: rtopk_jax.rtop_k(
+    density, config.subsample, unbiased=config.unbiased
+  ),
+  "topk": lambda density, config: rtopk_jax.top_k(density),
+  "randomk": lambda density, config: rtopk_jax.random_k(density, unbiased=config.unbiased),
 }
 METHODS = ("none", *_SELECTORS)
+SETTINGS = ("distributed", "federated")
 
-SCHEDULES = ("cosine", "zaremba")
-
-
-def learning_rate(config: Any, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-  """The learning rate of each step.
-
-  "cosine" falls from ``learning_rate`` to 0 along a cosine; "zaremba" stays for ``constant_epochs`` epochs
-  and is then divided by ``decay`` at the beginning of each (Zaremba et al., 2014).
-
-  Args:
-    config: the experiment.
-    steps_per_epoch: exchanges an epoch.
-    total_steps: of the run.
-
-  Returns:
-    A function of the step.
-  """
-  if config.schedule == "cosine":
-    return optax.cosine_decay_schedule(config.learning_rate, total_steps)
-  return optax.exponential_decay(
-    config.learning_rate,
-    steps_per_epoch,
-    1 / config.decay,
-    transition_begin=(config.constant_epochs - 1) * steps_per_epoch,
-    staircase=True,
-  )
+Seed = int | jax.Array
 
 
-def optimizer(
-  config: Any, method: str, steps_per_epoch: int, total_steps: int
-) -> Callable[[int | jax.Array], optax.GradientTransformationExtraArgs]:
-  """The optimizer of a method, for any seed of the selector.
+def _density(config: Any, per_epoch: int) -> Any:
+  if not config.warmup_epochs:
+    return config.density
+  # One stage more than epochs of warm-up: the stage at the final density is not one of them.
+  return rtopk_jax.warmup_density(config.density, per_epoch, config.warmup_epochs + 1)
+
+
+def exchange(
+  config: Any, method: str, per_epoch: int, seed: Seed, **local: Any
+) -> optax.GradientTransformationExtraArgs:
+  """The exchange of a method: the one place where fields of a config become objects of the library.
 
   Args:
     config: the experiment.
     method: one of ``METHODS``.
-    steps_per_epoch: exchanges an epoch, for warm-up and learning rate.
-    total_steps: of the run, for the learning rate.
+    per_epoch: exchanges an epoch, for the warm-up.
+    seed: of the selector.
+    **local: what is done to gradients before, momentum for example.
+
+  Returns:
+    The exchange.
+  """
+  if method == "none":
+    return rtopk_jax.dense_exchange(AXIS, average=config.average, **local)
+  return rtopk_jax.sparse_exchange(
+    _SELECTORS[method](_density(config, per_epoch), config),
+    AXIS,
+    scope=config.scope,
+    average=config.average,
+    error_feedback=config.error_feedback,
+    momentum_masking=config.momentum_masking,
+    dense=config.dense,
+    collective=config.collective,
+    wire=rtopk_jax.Wire(config.wire_values, config.wire_indices),
+    memory_decay=config.memory_decay,
+    memory_dtype=config.memory_dtype,
+    seed=seed,
+    **local,
+  )
+
+
+def _distributed(
+  config: Any, method: str, loss: Loss, per_epoch: int, total: int, batches: int, seed: Seed
+) -> Rounds:
+  momentum = dict(momentum=config.momentum, nesterov=config.nesterov)
+  parts: list[optax.GradientTransformation] = [
+    exchange(config, method, per_epoch, seed, clip_norm=config.clip_norm, **momentum)
+  ]
+  if config.weight_decay:
+    parts.append(rtopk_jax.add_decayed_weights(config.weight_decay, **momentum))
+  parts.append(optax.scale_by_learning_rate(learning_rate(config, per_epoch, total)))
+  return Distributed(loss, optax.chain(*parts), batches)
+
+
+def _federated(
+  config: Any, method: str, loss: Loss, per_epoch: int, total: int, batches: int, seed: Seed
+) -> Rounds:
+  rate = learning_rate(config, per_epoch, total)
+
+  def local(count: jax.Array) -> optax.GradientTransformation:
+    parts: list[optax.GradientTransformation] = []
+    if config.clip_norm is not None:
+      parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.weight_decay:
+      parts.append(optax.add_decayed_weights(config.weight_decay))
+    sgd = optax.sgd(jnp.asarray(rate(count)), config.momentum or None, config.nesterov)
+    return optax.chain(*parts, sgd)
+
+  outer = optax.sgd(
+    config.outer_learning_rate, config.outer_momentum or None, config.outer_nesterov
+  )
+  rounds = rtopk_jax.federated(
+    loss,
+    local,
+    exchange(config, method, per_epoch, seed),
+    AXIS,
+    outer=outer,
+    keep_inner=config.keep_local_optimizer,
+    has_aux=True,
+    has_model_state=True,
+  )
+  return Federated(loss, rounds, batches)
+
+
+def make_rounds(
+  config: Any, method: str, loss: Loss, per_epoch: int, total: int, batches: int
+) -> Callable[[Seed], Rounds]:
+  """How a config's method trains, for any seed of the selector.
+
+  Args:
+    config: the experiment.
+    method: one of ``METHODS``.
+    loss: of one worker's batch, as a task has it.
+    per_epoch: exchanges an epoch, for warm-up and learning rate.
+    total: exchanges of the run, for the learning rate.
+    batches: a worker's batches between two exchanges.
 
   Returns:
     A function of the seed, which may be traced.
   """
-  common = dict(
-    average=config.average,
-    momentum=config.momentum,
-    nesterov=config.nesterov,
-    clip_norm=config.clip_norm,
-  )
-  density = config.density
-  if config.warmup_epochs:
-    # One stage more than epochs of warm-up: the stage at the final density is not one of them.
-    density = rtopk_jax.warmup_density(density, steps_per_epoch, config.warmup_epochs + 1)
-
-  def make(seed):
-    if method == "none":
-      exchange = rtopk_jax.dense_exchange(AXIS, **common)
-    else:
-      exchange = rtopk_jax.sparse_exchange(
-        _SELECTORS[method](density, config.subsample),
-        AXIS,
-        scope=config.scope,
-        error_feedback=config.error_feedback,
-        momentum_masking=config.momentum_masking,
-        dense=config.dense,
-        seed=seed,
-        **common,
-      )
-    parts: list[optax.GradientTransformation] = [exchange]
-    if config.weight_decay:
-      parts.append(
-        rtopk_jax.add_decayed_weights(
-          config.weight_decay, config.momentum, nesterov=config.nesterov
-        )
-      )
-    rate = learning_rate(config, steps_per_epoch, total_steps)
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
-
-  return make
+  make = {"distributed": _distributed, "federated": _federated}[config.setting]
+  return lambda seed: make(config, method, loss, per_epoch, total, batches, seed)

@@ -52,6 +52,10 @@ class Task(Protocol):
     """What one worker minimises; beside it the new state of its model, and metrics ``train_…``."""
     ...
 
-  def evaluate(self, params: Any, model_state: Any) -> dict[str, float]:
-    """Figures on data that is not trained on; the state has every worker's row."""
+  def statistics(self, model_state: Any) -> Any:
+    """What of the model's state an evaluation needs, averaged over workers; ``()``: nothing."""
+    ...
+
+  def evaluate(self, params: Any, statistics: Any) -> dict[str, float]:
+    """Figures on data that is not trained on, with the mean of the workers' statistics."""
     ...

@@ -13,8 +13,8 @@ from configs import language_quickstart
 from tests.train import networks
 from train import settings, train_and_evaluate
 from train.language import Language
-from train.loop import make_task
-from train.methods import optimizer
+from train.methods import make_rounds
+from train.tasks import make_task
 from train.workers import Workers, choose_mesh
 
 
@@ -30,6 +30,7 @@ def config():
   config.model.units = 8
   config.model.dropout = 0.0
   config.batch_size, config.unroll, config.eval_batch_size = 2, 6, 3
+  config.compilation_cache = None
   return config
 
 
@@ -104,13 +105,13 @@ def test_dropout_is_off_in_evaluation_and_follows_the_batch_in_training(config, 
 def test_simulated_workers_do_what_devices_do(config, text, method):
   config.model.dropout = 0.3
   task = Language(config, text)
-  make_tx = optimizer(config, method, steps_per_epoch=6, total_steps=12)
+  make = make_rounds(config, method, task.loss, per_epoch=6, total=12, batches=1)
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(task, make_tx, 5, choose_mesh(kind, 5))
+    workers = Workers(make, 5, choose_mesh(kind, 5))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in data.load(task.source(seed=0), workers.local, steps=7):
-      state, metrics = workers.step(state, batch, jnp.int32(0))
+      state, metrics = workers.step(state, (batch,), jnp.int32(0))
     assert float(metrics["skipped_steps"]) == 0
     states.append(jax.device_get(state))
   simulated, devices = states

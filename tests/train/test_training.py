@@ -14,8 +14,9 @@ import pytest
 import data
 from configs import quickstart
 from train import settings, train_and_evaluate
-from train.loop import make_task
-from train.methods import METHODS, learning_rate, optimizer
+from train.methods import METHODS, make_rounds
+from train.schedules import learning_rate
+from train.tasks import make_task
 from train.workers import Workers, choose_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,6 +36,7 @@ def config():
   config.seeds = (0,)
   config.epochs = 2
   config.warmup_epochs = 1
+  config.compilation_cache = None
   return config
 
 
@@ -70,15 +72,15 @@ def test_methods_and_seeds_are_paired(config, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_simulated_workers_do_what_devices_do(config, method):
   task = make_task(config)
-  make_tx = optimizer(config, method, steps_per_epoch=2, total_steps=4)
+  make = make_rounds(config, method, task.loss, per_epoch=2, total=4, batches=1)
   batches = list(data.load(task.source(seed=0), range(5), steps=3))
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(task, make_tx, 5, choose_mesh(kind, 5))
+    workers = Workers(make, 5, choose_mesh(kind, 5))
     assert workers.local == tuple(range(5))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in batches:
-      state, metrics = workers.step(state, batch, jnp.int32(0))
+      state, metrics = workers.step(state, (batch,), jnp.int32(0))
     assert float(metrics["skipped_steps"]) == 0
     states.append(jax.device_get(state))
   simulated, devices = states
@@ -101,7 +103,7 @@ def test_loss_falls_on_the_digits(config, tmp_path):
   [
     ("methods", ("rtopk", "qsgd"), "got 'qsgd'"),
     ("seeds", (), "seeds is empty"),
-    ("schedule", "linear", "schedule must be one of cosine, zaremba, got 'linear'"),
+    ("schedule", "linear", "schedule must be one of cosine, step, zaremba, got 'linear'"),
     ("unroll", 0, "unroll must be at least 1, got 0"),
     ("warmup_epochs", 2, "warmup_epochs=2 leaves nothing of epochs=2"),
     ("max_steps", 0, "max_steps must be at least 1"),
@@ -122,7 +124,7 @@ def test_unknown_data_set_is_refused(config):
 
 def test_learning_rate_of_zaremba(config):
   config.schedule, config.learning_rate, config.constant_epochs, config.decay = "zaremba", 2, 3, 1.5
-  rate = learning_rate(config, steps_per_epoch=10, total_steps=100)
+  rate = learning_rate(config, per_epoch=10, total=100)
   # The first three epochs are constant; from the fourth on each begins with a division.
   steps = [0, 29, 30, 39, 40, 55]
   np.testing.assert_allclose(

@@ -1,0 +1,43 @@
+"""How long a run is, and how often workers exchange."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How long a run is.
+
+  Attributes:
+    batches: a worker's batches between two exchanges.
+    per_epoch: exchanges an epoch.
+    exchanges: of the run.
+  """
+
+  batches: int
+  per_epoch: int
+  exchanges: int
+
+
+def make_plan(config: Any, batches_per_epoch: int) -> Plan:
+  """How many batches and exchanges a run of a config has.
+
+  Args:
+    config: the experiment.
+    batches_per_epoch: of one worker.
+
+  Returns:
+    The plan.
+
+  Raises:
+    ValueError: when an epoch has fewer batches than are asked for between two exchanges.
+  """
+  if config.setting == "federated":
+    name, batches = "local_steps", config.local_steps or batches_per_epoch
+  else:
+    name, batches = "micro_batches", config.micro_batches
+  if batches > batches_per_epoch:
+    raise ValueError(f"{name}={batches}, but an epoch of a worker has {batches_per_epoch} batches.")
+  per_epoch = batches_per_epoch // batches
+  exchanges = config.epochs * per_epoch
+  return Plan(batches, per_epoch, min(exchanges, config.max_steps or exchanges))

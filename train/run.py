@@ -1,0 +1,279 @@
+"""One run: a method and a seed, from the first step or the last checkpoint to the end."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import rtopk_jax
+from train import drift, elastic
+from train.checkpoints import Checkpoints
+from train.participation import present
+from train.plan import Plan
+from train.preemption import Preempted, Preemption
+from train.profiling import Profile
+from train.progress import Progress
+from train.task import Task
+from train.totals import Totals
+from train.workers import RunState, Workers
+from train.writer import Writer
+
+Record = dict[str, Any]
+
+
+class Run:
+  """One method and one seed.
+
+  Args:
+    config: the experiment.
+    task: what is trained.
+    workers: who trains, by the method.
+    costs: bytes of an exchange in the first epochs, of which the last stay.
+    plan: how long.
+    method: its name.
+    seed: of weights, data and selector.
+    folder: where its metrics and checkpoints go.
+    progress: what it tells how far it is.
+    preemption: what it asks whether to end.
+  """
+
+  def __init__(
+    self,
+    config: Any,
+    task: Task,
+    workers: Workers,
+    costs: list[rtopk_jax.WireBytes],
+    plan: Plan,
+    method: str,
+    seed: int,
+    folder: pathlib.Path,
+    progress: Progress,
+    preemption: Preemption,
+  ):
+    self.config, self.task, self.workers, self.costs, self.plan = config, task, workers, costs, plan
+    self.method, self.seed, self.folder = method, seed, folder
+    self.progress, self.preemption = progress, preemption
+    self.name = f"{method} seed {seed}"
+    self._seed = jnp.int32(seed)
+    self._source = task.source(seed)
+    self._waited = 0.0
+
+  def train(self, report: Callable[[Record], None]) -> list[Record]:
+    """Trains to the end.
+
+    Args:
+      report: is given each epoch's record.
+
+    Returns:
+      The records of all epochs.
+
+    Raises:
+      Preempted: when the process was told to end; where the run is has been saved.
+      NotFiniteError: when too many exchanges in a row were skipped.
+      DriftError: when workers have different weights.
+      ValueError: when the checkpoint cannot be opened with this config.
+    """
+    checkpoints = Checkpoints(self.folder, self.config.keep_checkpoints, self.progress.line)
+    try:
+      state, totals = self._start(checkpoints)
+      for record in totals.records:
+        report(record)
+      self.progress.advance(self.name, totals.step * self.plan.batches)
+      if totals.step < self.plan.exchanges:
+        with (
+          Writer(self.folder, totals.step, totals.lines) as writer,
+          Profile(
+            self.folder / "profile", self.config.profile_from, self.config.profile_steps
+          ) as profile,
+        ):
+          self._steps(state, totals, checkpoints, writer, profile, report)
+    finally:
+      checkpoints.close()
+    return totals.records
+
+  def _start(self, checkpoints: Checkpoints) -> tuple[RunState, Totals]:
+    """The state before the first step to come."""
+    params, model_state = jax.eval_shape(self.task.init, jax.random.key(0))
+    if checkpoints.last is None:
+      params, model_state = self.task.init(jax.random.key(self.seed))
+      state = self.workers.init(params, model_state, self._seed)
+      return state, Totals(self.workers.num_workers, self.plan.per_epoch)
+    totals = Totals(**checkpoints.record())
+    same = (totals.num_workers, totals.per_epoch) == (
+      self.workers.num_workers,
+      self.plan.per_epoch,
+    )
+    like = jax.eval_shape(self.workers.init, params, model_state, self._seed)
+    like = jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      like,
+      self.workers.shardings(like),
+    )
+    if same:
+      state = checkpoints.state(like)
+    else:
+      saved = checkpoints.state(jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+      saved, totals = elastic.resize(
+        saved, totals, self.workers.num_workers, self.plan.per_epoch, self.progress.line
+      )
+      state = elastic.place(saved, like)
+    done = totals.step >= self.plan.exchanges
+    self.progress.line(
+      f"{self.name}: {'was finished' if done else 'goes on'} at step {totals.step} of {self.plan.exchanges}"
+    )
+    return state, totals
+
+  def _batches(self, step: int) -> Iterator[Any]:
+    """This process's batches from a step on; how long they were waited for is noted."""
+    batches = self.plan.batches
+    loaded = data.load(
+      self._source,
+      self.workers.local,
+      self.plan.exchanges * batches,
+      start=step * batches,
+      threads=self.config.data_threads,
+    )
+    loading = iter(loaded)
+    while True:
+      asked = time.monotonic()
+      batch = next(loading, None)
+      self._waited += time.monotonic() - asked
+      if batch is None:
+        return
+      yield batch
+
+  def _steps(
+    self,
+    state: RunState,
+    totals: Totals,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    profile: Profile,
+    report: Callable[[Record], None],
+  ) -> None:
+    config, plan, workers = self.config, self.plan, self.workers
+    batches = self._batches(totals.step)
+    every = plan.per_epoch if config.checkpoint_every is None else config.checkpoint_every
+    due = lambda interval, step: bool(interval) and step % interval == 0
+    clock = _Clock(totals.step, totals.seconds)
+    before: dict[str, jax.Array] | None = None
+    for step in range(totals.step + 1, plan.exchanges + 1):
+      profile.before()
+      here = present(config.participation, workers.num_workers, self.seed, step - 1)
+      taken = (next(batches) for _ in range(plan.batches))
+      state, metrics = workers.step(state, taken, self._seed, here)
+      profile.after(metrics)
+      if before is not None:
+        # While the step just dispatched is computed; waiting for them keeps the host from running ahead.
+        self._note(before, totals, writer, clock)
+      before = metrics
+      last = step == plan.exchanges
+      ends = last or step % plan.per_epoch == 0
+      told = self.preemption.reached()
+      if due(config.check_every, step) or last:
+        fingerprints = workers.fingerprints(state.params)
+        if fingerprints is not None:
+          drift.check(fingerprints, step)
+      save = config.checkpoint_every != 0 and (due(every, step) or last or told)
+      if ends or save or told:
+        self._note(metrics, totals, writer, clock)
+        before = None
+      if ends:
+        record = self._record(state, totals, clock)
+        totals.records.append(record)
+        report(record)
+      if save:
+        totals.seconds, totals.lines = clock.seconds(), writer.lines
+        writer.sync()
+        checkpoints.save(totals.step + totals.shift, state, dataclasses.asdict(totals))
+      if told:
+        saved = f"is saved at step {step}" if save else "is not saved (checkpoint_every=0)"
+        self.progress.line(f"{self.name}: told to end; {saved} of {plan.exchanges}")
+        raise Preempted
+
+  def _note(
+    self, metrics: dict[str, jax.Array], totals: Totals, writer: Writer, clock: "_Clock"
+  ) -> None:
+    """What is done about a step that is over."""
+    host = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    stage = min(totals.step // self.plan.per_epoch, len(self.costs) - 1)
+    totals.add(host, self.costs[stage], self.config.max_skipped)
+    self.progress.advance(self.name, self.plan.batches)
+    if totals.step % self.config.log_every == 0 or totals.step == self.plan.exchanges:
+      pace = clock.pace(totals.step)
+      values = {
+        **host,
+        **totals.bytes(),
+        "steps_per_second": pace,
+        f"{self.task.unit}_per_second": pace * self._examples(),
+        "seconds_left": (self.plan.exchanges - totals.step) / clock.overall(totals.step),
+      }
+      writer.write(totals.step, values)
+    self._last = host
+
+  def _examples(self) -> int:
+    """Examples of an exchange."""
+    return self.plan.batches * self.workers.num_workers * self.task.examples
+
+  def _record(self, state: RunState, totals: Totals, clock: "_Clock") -> Record:
+    """The figures of an epoch that has ended, and of an evaluation."""
+    exchanges, trained = totals.summed, clock.epoch()
+    waited, self._waited = self._waited, 0.0
+    statistics = self.task.statistics(state.model_state)
+    averaged = self.workers.mean(statistics)
+    if self.workers.num_workers > 1:
+      totals.statistics_bytes += sum(x.nbytes for x in jax.tree.leaves(averaged))
+    found = self.task.evaluate(self.workers.here(state.params), averaged)
+    stage = min((totals.step - 1) // self.plan.per_epoch, len(self.costs) - 1)
+    return {
+      "method": self.method,
+      "seed": self.seed,
+      "epoch": -(-totals.step // self.plan.per_epoch),
+      "step": totals.step,
+      "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+      **totals.bytes(),
+      "link_bytes_a_step": self.costs[stage].link,
+      **self._last,
+      **totals.means(),
+      **found,
+      "steps_per_second": exchanges / trained,
+      f"{self.task.unit}_per_second": exchanges * self._examples() / trained,
+      "seconds_waiting_for_data": waited,
+      "seconds": clock.seconds(),
+    }
+
+
+class _Clock:
+  """How long things take."""
+
+  def __init__(self, step: int, seconds: float):
+    self._start = self._since = self._epoch = time.monotonic()
+    self._first = self._logged = step
+    self._before = seconds
+
+  def seconds(self) -> float:
+    """Of the run, with what earlier processes took."""
+    return self._before + time.monotonic() - self._start
+
+  def overall(self, step: int) -> float:
+    """Steps a second since this process began."""
+    return (step - self._first) / (time.monotonic() - self._start)
+
+  def pace(self, step: int) -> float:
+    """Steps a second since this was asked last."""
+    now = time.monotonic()
+    pace = (step - self._logged) / (now - self._since)
+    self._logged, self._since = step, now
+    return pace
+
+  def epoch(self) -> float:
+    """Seconds since this was asked last."""
+    now = time.monotonic()
+    seconds, self._epoch = now - self._epoch, now
+    return seconds
