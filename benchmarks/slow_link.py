@@ -165,7 +165,7 @@ class Case:
       jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), self.params)
     return measured.operands
 
-  def predicted(self, method: str, link: rtopk_jax.Link, local: rtopk_jax.Local) -> float:
+  def predicted(self, method: str, link: rtopk_jax.Link, local: rtopk_jax.LocalSpeed) -> float:
     """What the cost model says, in seconds."""
     network = link.seconds(self.operands(method), self.workers)
     known = self.methods[method]
@@ -177,7 +177,7 @@ class Case:
     """How often a method is timed; peers are taken for as slow as what they do is."""
     known = method if method in self.methods else "AllGather"
     known = _DENSE if method == "DDP dense" else known
-    seconds = self.predicted(known, rtopk_jax.Link(rate), rtopk_jax.Local())
+    seconds = self.predicted(known, rtopk_jax.Link(rate), rtopk_jax.LocalSpeed())
     return max(_FEWEST, min(_MOST, int(_BUDGET / seconds)))
 
 
@@ -199,7 +199,7 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
     program = [sys.executable, "-m", "benchmarks.link_jax"]
     group = Group(hosts, program, told, 29_400, options.timeout)
     try:
-      local = rtopk_jax.Local(
+      local = rtopk_jax.LocalSpeed(
         *(_mean(group.opening, "local", part) for part in ("compress", "place", "dense"))
       )
       for rate in rates:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from rtopk_jax import _checks
 from rtopk_jax._dense import dense_exchange
-from rtopk_jax._plan import Local
+from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices, rtop_k
 from rtopk_jax._sharding import init, state_specs
 from rtopk_jax._transform import sparse_exchange
@@ -24,7 +24,7 @@ _AXIS = "alone"
 _SUBSAMPLE = 4
 
 
-def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> Local:
+def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> LocalSpeed:
   """Times this worker's share of an exchange, on one device and without a link.
 
   An exchange with nobody else does all that a worker does by itself. Where several workers share a
@@ -36,7 +36,7 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
     repeats: how often each is timed; the median counts.
 
   Returns:
-    ``Local``, for ``advise``.
+    ``LocalSpeed``, for ``advise``.
 
   Raises:
     TypeError: when ``repeats`` is not an integer.
@@ -59,7 +59,7 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
     sparse_exchange(rtop_k(density, _SUBSAMPLE), _AXIS, dense=False), params, repeats
   )
   plain = _alone(dense_exchange(_AXIS), params, repeats)
-  return Local(max(0.0, compressed - place * k) / size, place, plain / size)
+  return LocalSpeed(max(0.0, compressed - place * k) / size, place, plain / size)
 
 
 def _place(k: int, size: int, repeats: int) -> float:
