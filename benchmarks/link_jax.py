@@ -50,9 +50,10 @@ def methods(density: float) -> dict[str, Method]:
     A method by the name of its row.
   """
   selector = rtopk_jax.rtop_k(density)
-  sparse = lambda axis=AXIS, **options: rtopk_jax.sparse_exchange(
-    selector, axis, dense=False, **options
-  )
+
+  def sparse(axis: str | tuple[str, ...] = AXIS, **options: Any):
+    return rtopk_jax.sparse_exchange(selector, axis, dense=False, **options)
+
   short = rtopk_jax.Wire(values="bfloat16", indices="elias_fano")
   hierarchical = sparse((AXIS, CHIPS), collective=rtopk_jax.Hierarchical(CHIPS))
   return {
