@@ -2,6 +2,7 @@
 
 from rtopk_jax._advice import Advice as Advice
 from rtopk_jax._advice import advise as advise
+from rtopk_jax._collectives import Auto as Auto
 from rtopk_jax._collectives import Hierarchical as Hierarchical
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState

@@ -152,7 +152,7 @@ def layout(
   )
 
 
-def _fitting(leaves: list[int], shapes: list[tuple[int, ...]], split: bool) -> list[list[int]]:
+def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) -> list[list[int]]:
   """The leaves as one list, or where they may be split as several that int32 can index."""
   lists: list[list[int]] = [[]]
   for i in leaves:

@@ -92,8 +92,8 @@ def sparse_exchange(
       to :math:`c\, n^{-1/2}`. None does not clip.
     dense: leaves that are averaged as they are: None for those with fewer than two dimensions or 1,024
       entries, a bool for all or none, a tree of bools, or a function of path and leaf.
-    collective: "all_gather", "reduce_scatter" or "auto", or an ``AllGather``, ``ReduceScatter``,
-      ``Hierarchical`` or ``Auto``.
+    collective: "all_gather" or "reduce_scatter", or an ``AllGather``, ``ReduceScatter``, ``Hierarchical`` or
+      ``Auto``.
     wire: the code of messages; None is ``Wire()``, which is exact.
     memory_decay: :math:`\lambda` in (0, 1].
     memory_dtype: of residual and momentum as they are kept; None is float32, in which all is computed.
@@ -154,9 +154,8 @@ def sparse_exchange(
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
   if wire.indices == "block" and not isinstance(scope, _layout.Block):
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
-  chosen = _collectives.resolve(collective)
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
-  chosen.check(axis_name, average, wire, memory)
+  chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
   row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
 
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
