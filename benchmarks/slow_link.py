@@ -79,7 +79,8 @@ class Group:
       )
       for rank, address in enumerate(hosts.addresses)
     ]
-    self._watch = threading.Timer(timeout, self.end)
+    self._late = threading.Event()
+    self._watch = threading.Timer(timeout, self._give_up)
     self._watch.daemon = True
     self._watch.start()
     self.opening = self._read_until("ready")
@@ -104,11 +105,16 @@ class Group:
         if not line:
           self.end()
           errors.seek(0)
-          raise RuntimeError(f"a worker ended early:\n{errors.read()[-3000:]}")
+          reason = "took longer than --timeout" if self._late.is_set() else "ended early"
+          raise RuntimeError(f"a worker {reason}:\n{errors.read()[-3000:]}")
         if line.startswith("{"):
           mine.append(json.loads(line))
       answers.append(mine[:-1])
     return answers
+
+  def _give_up(self) -> None:
+    self._late.set()
+    self.end()
 
   def end(self) -> None:
     """Ends them."""
@@ -279,7 +285,7 @@ def main() -> None:
   parser.add_argument("--methods", nargs="+", help="default: all")
   installed = sys.executable if importlib.util.find_spec("torch") else None
   parser.add_argument("--torch", default=installed, help="a Python that has PyTorch; '': no peers")
-  parser.add_argument("--timeout", type=float, default=300, help="seconds for one set of workers")
+  parser.add_argument("--timeout", type=float, default=600, help="seconds for one set of workers")
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
