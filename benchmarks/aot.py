@@ -155,7 +155,6 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
   mesh, model = target.mesh(), models.model(name)
   workers = mesh.shape[WORKERS]
   hierarchical = target.slices > 1
-  collective = rtopk_jax.Hierarchical(CHIPS) if hierarchical else "all_gather"
   axes = (WORKERS, CHIPS) if hierarchical else WORKERS
   exchange = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(density),
@@ -163,7 +162,7 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
     scope=scope,
     momentum=_MOMENTUM,
     dense=False,
-    collective=collective,
+    collective=rtopk_jax.Hierarchical(CHIPS) if hierarchical else rtopk_jax.AllGather(),
   )
   begun = time.perf_counter()
   step = _compile_step(model, optax.chain(exchange, optax.sgd(0.1)), mesh, axes)

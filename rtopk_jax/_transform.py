@@ -185,7 +185,9 @@ def sparse_exchange(
     updates = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     momenta, residuals = (
-      [] if rows == () else _state.read_rows(rows, updates, workers, field)
+      []
+      if isinstance(rows, tuple) and not rows
+      else _state.read_rows(rows, updates, workers, field)
       for rows, field in ((state.momentum, "momentum"), (state.residual, "residual"))
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
