@@ -192,26 +192,25 @@ def sparse_exchange(
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     shapes = [x.shape or (1,) for x in momenta or residuals or raw]
-    in_shape = lambda xs: [x.reshape(shape) for x, shape in zip(xs, shapes, strict=False)]
     axes = [_axis.model_axes(x, workers) for x in raw]
+    plan = _layout.layout(updates, shapes, scope, dense, axes)
     step = Step(
       options,
       workers,
-      Leaves(*(in_shape(xs) for xs in (raw, momenta, residuals))),
-      _layout.layout(updates, shapes, scope, dense, axes),
+      Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
+      plan,
       state.count,
       _state.check_present(present, workers),
     )
     after, metrics, finite = _schedule.switch(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))
     )
-    means = [
-      _state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(after.gradient, raw, strict=True)
-    ]
+    means, momenta, residuals = (plan.split(leaves) for leaves in after)
+    means = [_state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     return jax.tree.unflatten(structure, means), SparseExchangeState(
       count=_state.increment(state.count),
-      residual=_state.write_rows(after.residual, state.residual) if error_feedback else (),
-      momentum=_state.write_rows(after.momentum, state.momentum) if momentum else (),
+      residual=_state.write_rows(residuals, state.residual) if error_feedback else (),
+      momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
     )
 
