@@ -184,11 +184,11 @@ def sparse_exchange(
     workers = chosen.workers(axis_name)
     updates = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
-    momenta, residuals = (
+    residuals, momenta = (
       []
       if isinstance(rows, tuple) and not rows
       else _state.read_rows(rows, updates, workers, field)
-      for rows, field in ((state.momentum, "momentum"), (state.residual, "residual"))
+      for rows, field in ((state.residual, "residual"), (state.momentum, "momentum"))
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     shapes = [x.shape or (1,) for x in momenta or residuals or raw]

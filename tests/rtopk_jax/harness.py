@@ -26,6 +26,11 @@ SELECTORS = {
 }
 
 
+def gathered(*words: int) -> int:
+  """Bytes of a worker's part of an all-gather: a header of three words, messages, up to a whole tile."""
+  return -(-(3 + sum(words)) // 128) * 512
+
+
 def mesh(num_workers: int, axis_name: str = AXIS) -> Mesh:
   """A mesh of the first devices."""
   return jax.make_mesh(

@@ -77,7 +77,7 @@ ARGUMENTS = [
   (
     lambda: exchange(scope="layer"),
     ValueError,
-    "scope must be one of 'global', 'leaf', got 'layer'",
+    "scope must be 'global', 'leaf' or a rtopk_jax.Block, got 'layer'",
   ),
   (lambda: exchange(average="mean"), ValueError, "average must be one of 'workers'.*got 'mean'"),
   (lambda: dense(average="mean"), ValueError, "average must be one of"),

@@ -10,7 +10,6 @@ import rtopk_jax
 from tests.rtopk_jax import harness
 
 AXIS = harness.AXIS
-HEADER = 12
 PARAMS = {"w": jnp.zeros((100, 30)), "v": jnp.zeros((50, 40)), "b": jnp.zeros(30)}
 
 
@@ -21,16 +20,16 @@ def exchange(selector=None, **options):
 @pytest.mark.parametrize(
   ("tx", "gathered", "reduced"),
   [
-    (exchange(), HEADER + 8 * 50, 4 * 30),
-    (exchange(scope="leaf"), HEADER + 8 * (30 + 20), 4 * 30),
-    (exchange(dense=False), HEADER + 8 * 50, 0),
-    (exchange(dense=False, scope="leaf"), HEADER + 8 * (30 + 20 + 1), 0),
+    (exchange(), harness.gathered(2 * 50), 4 * 30),
+    (exchange(scope="leaf"), harness.gathered(2 * (30 + 20)), 4 * 30),
+    (exchange(dense=False), harness.gathered(2 * 50), 0),
+    (exchange(dense=False, scope="leaf"), harness.gathered(2 * (30 + 20 + 1)), 0),
     (exchange(dense=True), 0, 4 * 5030),
-    (exchange(dense={"w": False, "v": True, "b": True}), HEADER + 8 * 30, 4 * 2030),
-    (exchange(dense=lambda path, leaf: path[0].key == "v"), HEADER + 8 * 30, 4 * 2000),
+    (exchange(dense={"w": False, "v": True, "b": True}), harness.gathered(2 * 30), 4 * 2030),
+    (exchange(dense=lambda path, leaf: path[0].key == "v"), harness.gathered(2 * 30), 4 * 2000),
     (rtopk_jax.dense_exchange(AXIS), 0, 4 * 5030),
-    (optax.chain(exchange(), optax.sgd(0.1)), HEADER + 8 * 50, 4 * 30),
-    (rtopk_jax.rtopk_sgd(0.1, 0.01, AXIS, weight_decay=0.1), HEADER + 8 * 50, 4 * 30),
+    (optax.chain(exchange(), optax.sgd(0.1)), harness.gathered(2 * 50), 4 * 30),
+    (rtopk_jax.rtopk_sgd(0.1, 0.01, AXIS, weight_decay=0.1), harness.gathered(2 * 50), 4 * 30),
   ],
 )
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from rtopk_jax import _search
+from rtopk_jax._rows import Rows, above, exact_cut
+from rtopk_jax._vector import Vector, places
 
 LARGE = 140_003  # above what is sorted or counted whole, and no multiple of anything
 
@@ -22,7 +24,9 @@ def _sorted(keys, count):
 
 @jax.jit(static_argnums=1)
 def _searched(keys, count):
-  return _search.largest(keys, count).locate(jnp.arange(count, dtype=jnp.int32))
+  whole = Vector(places([keys.shape]), ((keys,),), lambda x: x)
+  found, survey = _search.largest(whole, [count], lambda x: x)
+  return found.locate(jnp.arange(count, dtype=jnp.int32)), survey.largest
 
 
 def _hard_keys(size):
@@ -47,7 +51,8 @@ def _hard_keys(size):
 def test_large_vectors(count):
   for name, keys in _hard_keys(LARGE).items():
     keys = keys.astype(np.int32)
-    found = np.asarray(_searched(keys, count))
+    found, most = _searched(keys, count)
+    assert most == keys.max()
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
@@ -56,22 +61,78 @@ def test_small_vectors(size):
   for count in sorted({1, size // 3 + 1, size}):
     for name, keys in _hard_keys(size).items():
       keys = keys.astype(np.int32)
-      found = np.asarray(_searched(keys, count))
+      found, most = _searched(keys, count)
+      assert most == keys.max()
       np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
 @given(st.lists(st.integers(0, _search.LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
 def test_any_forty_keys(keys):
   keys = np.array(keys, np.int32)
-  np.testing.assert_array_equal(np.asarray(_searched(keys, 13)), _sorted(keys, 13))
+  np.testing.assert_array_equal(_searched(keys, 13)[0], _sorted(keys, 13))
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 8])
-def test_exact_cut_counts(count):
-  keys = np.array([3, 1, 3, 3, 0, 1, 9, 3], np.int32)
-  cut = jax.jit(_search.exact_cut)(keys, count)
-  above = (keys > cut.value) | ((keys == cut.value) & (np.arange(8) < cut.index))
-  np.testing.assert_array_equal(np.flatnonzero(above), _sorted(keys, count))
+def test_exact_cuts_of_several_lists_at_once():
+  lists = [[3, 1, 3, 3, 0, 1, 9, 3], [7], list(range(700)), [2] * 513]
+  counts = [5, 0, 613, 512]
+  rows = Rows([len(x) for x in lists])
+  assert rows.shape == (1 + 1 + 2 + 2, 512)
+  keys = np.full(rows.shape, -1, np.int32)
+  begins, first = [], 0
+  for x, capacity in zip(lists, rows.capacities, strict=True):
+    keys.reshape(-1)[first : first + len(x)] = x
+    begins.append(first)
+    first += capacity
+  sizes = np.array([len(x) for x in lists], np.int32)
+  low, high = np.zeros(4, np.int32), np.full(4, 1000, np.int32)
+  cut = jax.jit(lambda k, c: exact_cut(k, rows, c, sizes, low, high))(keys, np.int32(counts))
+  chosen = np.asarray(above(jnp.asarray(keys), rows, cut)).reshape(-1)
+  for x, count, begin in zip(lists, counts, begins, strict=True):
+    found = np.flatnonzero(chosen[begin : begin + len(x)])
+    np.testing.assert_array_equal(found, _sorted(np.array(x), count))
+  np.testing.assert_array_equal(cut.count, counts)
+
+
+SHAPES = [(300, 500), (7, 13), (100, 1003), (33,), (50, 3000), (501,), (17, 17, 17)]
+
+
+def _pieces(leaves, groups=None):
+  where = places([x.shape for x in leaves], groups)
+  return Vector(where, tuple((jnp.asarray(x),) for x in leaves), lambda x: x)
+
+
+@pytest.mark.parametrize("density", [0.003, 0.2])
+def test_pieces_are_searched_as_one_vector_and_as_groups(density):
+  rng = np.random.default_rng(2)
+  leaves = [rng.laplace(size=shape).astype(np.float32) for shape in SHAPES]
+  selector = rtopk_jax.rtop_k(density, 3)
+  key_of = lambda group: jax.random.key(group)
+
+  def run(groups):
+    vector = _pieces(leaves, groups)
+    chosen = selector.select(vector, key_of)
+    return chosen.positions, vector.take(chosen.positions), chosen.survey
+
+  for groups in (None, list(range(len(SHAPES)))):
+    positions, values, survey = map(np.asarray, jax.tree.leaves(jax.jit(run, static_argnums=0)(
+      groups and tuple(groups)))[:3])  # fmt: skip
+    where = places(SHAPES, groups)
+    assert np.all(np.diff(positions) > 0)
+    np.testing.assert_allclose(survey, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
+    everything = np.full(where[-1].first + 5000, np.nan, np.float32)
+    for place, x in zip(where, leaves, strict=True):
+      everything[place.first : place.first + place.size] = x.reshape(-1)
+    np.testing.assert_array_equal(values, everything[positions])
+    parts = [list(range(len(SHAPES)))] if groups is None else [[i] for i in groups]
+    for part in parts:
+      of_part = np.concatenate(
+        [np.arange(where[i].first, where[i].first + where[i].size) for i in part]
+      )
+      k, r = selector.counts(of_part.size)
+      large = of_part[np.argsort(-np.abs(everything[of_part]), kind="stable")[:r]]
+      chosen = np.intersect1d(positions, of_part)
+      assert chosen.size == k
+      assert set(chosen.tolist()) <= set(large.tolist())
 
 
 def _vector(dtype="float32"):

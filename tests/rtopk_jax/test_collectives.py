@@ -1,0 +1,337 @@
+"""Collectives with owners, over two kinds of links and chosen by cost: nothing lost, all agree, O(k) bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from tests.rtopk_jax import harness
+
+AXIS = harness.AXIS
+SHAPES = {"a": (30, 50), "b": (40, 20), "c": (7,)}
+
+
+def _kept_and_sent(mode, tx, grads):
+  """All that came in, and what went out and is kept, after each step."""
+  updates, state = harness.run(mode, tx, grads)
+  for name, g in grads.items():
+    n = g.shape[1]
+    came_in = np.cumsum(np.asarray(g, np.float64).sum(axis=1), axis=0)
+    went_out = n * np.cumsum(np.asarray(updates[name], np.float64), axis=0)
+    kept = np.asarray(state.residual[name], np.float64).sum(axis=1)
+    yield name, came_in, went_out + kept, updates[name], state
+
+
+@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"collective": "reduce_scatter"},
+    {"collective": rtopk_jax.ReduceScatter(slack=0), "scope": "leaf"},
+    {
+      "collective": rtopk_jax.ReduceScatter(0.2),
+      "wire": rtopk_jax.Wire("float16", "elias_fano"),
+    },
+    {"scope": rtopk_jax.Block(64), "wire": rtopk_jax.Wire("int8", "block")},
+  ],
+)
+def test_nothing_is_lost(mode, options):
+  grads = harness.gradients(SHAPES, 3, 4, powers=False)
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.05), AXIS, dense=False, **options)
+  for name, came_in, found, _, _ in _kept_and_sent(mode, tx, grads):
+    np.testing.assert_allclose(found, came_in, atol=1e-4, err_msg=name)
+
+
+_worker = jax.jit(
+  jax.vmap(
+    lambda g, e, seed: rtopk_jax.sparse_exchange(
+      rtopk_jax.rtop_k(0.1, 2),
+      AXIS,
+      dense=False,
+      seed=seed,
+      collective=rtopk_jax.ReduceScatter(slack=0),
+    ).update(g, rtopk_jax.SparseExchangeState(jnp.int32(0), e, (), _no_metrics()))[:2],
+    in_axes=(0, 0, None),
+    out_axes=(None, rtopk_jax.SparseExchangeState(None, 0, None, None)),
+    axis_name=AXIS,
+  )
+)
+
+
+def _no_metrics():
+  zero = jnp.float32(0)
+  return rtopk_jax.ExchangeMetrics(zero, zero, zero, zero, jnp.int32(0))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31 - 1), st.booleans(), st.sampled_from([0.0, 1.0]))
+def test_nothing_is_lost_whatever_does_not_fit(seed, concentrated, momentum_of_owner):
+  """All entries of all workers for the same owner, as hard as it gets without slack."""
+  rng = np.random.default_rng(seed)
+  g = rng.integers(-8, 9, (3, 240)).astype(np.float32)
+  e = momentum_of_owner * rng.integers(-8, 9, (3, 240)).astype(np.float32)
+  if concentrated:
+    g *= (np.arange(240) // 16 % 3 == seed % 3) * 64
+  update, state = _worker(g, e, seed)
+  # Whole numbers: every sum is exact.
+  total = np.rint(3 * np.asarray(update, np.float64)) + np.asarray(state.residual).sum(axis=0)
+  np.testing.assert_array_equal(total, (g + e).sum(axis=0))
+  assert np.count_nonzero(update) <= 3 * 8
+
+
+def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
+  grads = harness.gradients({"w": (20, 48)}, 1, 4, powers=False)
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(1.0), AXIS, dense=False, collective=rtopk_jax.ReduceScatter()
+  )
+  updates, _ = harness.run("shard_map", tx, grads)
+  # With all entries sent owners know the whole sum, and send it all.
+  np.testing.assert_allclose(updates["w"][0], grads["w"][0].mean(axis=0), atol=1e-6)
+
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.05), AXIS, dense=False, collective=rtopk_jax.ReduceScatter(slack=3.0)
+  )
+  updates, _ = harness.run("shard_map", tx, grads)
+  flat, k = grads["w"][0].reshape(4, -1), 48
+  message = np.zeros_like(flat)
+  for worker in range(4):
+    top = np.argsort(-np.abs(flat[worker]), kind="stable")[:k]
+    message[worker, top] = flat[worker, top]
+  rest = flat - message
+  expected = np.zeros(960, np.float32)
+  for owner in range(4):
+    mine = np.arange(960) // 16 % 4 == owner
+    sums = np.where(mine, message.sum(axis=0) + rest[owner], 0)
+    chosen = np.argsort(-np.abs(sums), kind="stable")[: k // 4]
+    expected[chosen] = sums[chosen] / 4
+  np.testing.assert_allclose(updates["w"][0].reshape(-1), expected, atol=1e-6)
+
+
+def test_bytes_do_not_grow_with_the_number_of_workers():
+  params = {"w": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
+  link = lambda collective, n: (
+    rtopk_jax.wire_bytes(
+      rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.01), AXIS, collective=collective), params, n
+    ).link
+  )
+  assert link("all_gather", 64) > 30 * link("all_gather", 2)
+  assert link("reduce_scatter", 64) < 2.5 * link("reduce_scatter", 2)
+  assert link("reduce_scatter", 64) < link("all_gather", 64) / 20
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
+def test_it_converges(collective):
+  """Least squares, 4 workers with data of their own, 5 % of 600 entries a step."""
+  rng = np.random.default_rng(0)
+  inputs = rng.standard_normal((4, 400, 600)).astype(np.float32) / np.sqrt(600)
+  truth = rng.standard_normal(600).astype(np.float32) * (rng.random(600) < 0.2)
+  outputs = inputs @ truth
+
+  def step(carry, _):
+    w, state = carry
+
+    def worker(x, y, state):
+      gradient = x.T @ (x @ w - y) / 400
+      update, state = tx.update(gradient, state)
+      return update, state
+
+    update, state = jax.vmap(worker, in_axes=(0, 0, axes), out_axes=(None, axes), axis_name=AXIS)(
+      inputs, outputs, state
+    )
+    return (w - 150 * update, state), jnp.linalg.norm(w - truth)
+
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.05), AXIS, dense=False, collective=collective)
+  zeros = jnp.zeros(600)
+  axes = rtopk_jax.state_axes(tx, zeros)
+  init = jax.vmap(tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=4)
+  _, errors = jax.jit(lambda c: jax.lax.scan(step, c, length=300))((zeros, init(zeros)))
+  assert errors[-1] < 0.25 * errors[0]
+
+
+def _mesh(names):
+  kinds = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh((2, 2), names, axis_types=kinds, devices=jax.devices()[:4])
+
+
+@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+def test_hierarchical_is_the_exchange_of_means(outer):
+  mesh, axes = _mesh(("slice", "chip")), ("slice", "chip")
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), axes, dense=False, collective=rtopk_jax.Hierarchical("chip", outer)
+  )
+  params = {"w": jnp.zeros((40, 30))}
+  grads = np.random.default_rng(0).standard_normal((2, 2, 40, 30)).astype(np.float32)
+  specs = rtopk_jax.state_specs(tx, params, axes)
+  state = rtopk_jax.init(tx, params, mesh, axes)
+  assert state.residual["w"].shape == (2, 40, 30)
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update({"w": g[0, 0]}, state),
+      mesh=mesh,
+      in_specs=(P(*axes), specs),
+      out_specs=(P(), specs),
+    )
+  )
+  updates, state = update(grads, state)
+  plain = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, dense=False, collective=outer)
+  expected, after = harness.run("shard_map", plain, {"w": grads.mean(axis=1)[None]})
+  np.testing.assert_allclose(updates["w"], expected["w"][0], atol=1e-6)
+  np.testing.assert_allclose(state.residual["w"], after.residual["w"][0], atol=1e-6)
+
+
+def test_auto_takes_the_faster_one_and_says_so(caplog):
+  auto = rtopk_jax.Auto("1Gbit/s")
+  wire = rtopk_jax.Wire()
+  assert auto.choose(10_000_000, 10_000, 2, wire) == rtopk_jax.AllGather()
+  assert auto.choose(10_000_000, 100_000, 512, wire) == rtopk_jax.ReduceScatter()
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, collective=auto)
+  with caplog.at_level("INFO", logger="rtopk_jax"):
+    rtopk_jax.wire_bytes(tx, {"w": jnp.zeros((100, 100))}, 2)
+  assert "AllGather() for 1000 of 10000 entries and 2 workers" in caplog.text
+  # What owners cannot do is not among the choices.
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), AXIS, collective=rtopk_jax.Auto(1e3), average="senders"
+  )
+  sent = rtopk_jax.wire_bytes(tx, {"w": jnp.zeros((100, 100))}, 512).sent
+  assert sent == harness.gathered(2 * 1000)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"average": "senders"}, 'average="senders"'),
+    ({"error_feedback": False}, "error_feedback=False"),
+    ({"scope": rtopk_jax.Block(64), "wire": rtopk_jax.Wire(indices="block")}, 'indices="block"'),
+  ],
+)
+def test_what_owners_cannot_do_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, collective="reduce_scatter", **options)
+
+
+@pytest.mark.parametrize(
+  ("make", "error", "message"),
+  [
+    (lambda: rtopk_jax.ReduceScatter(-1), ValueError, "slack must be at least 0"),
+    (lambda: rtopk_jax.Hierarchical(3), TypeError, "axis_name must be the name"),
+    (lambda: rtopk_jax.Hierarchical("chip", "all_gather"), TypeError, "outer must be AllGather"),
+    (lambda: rtopk_jax.Auto("fast"), ValueError, "fast"),
+    (lambda: rtopk_jax.Auto(1e9, choices=()), ValueError, "choices must not be empty"),
+    (lambda: rtopk_jax.Block(1), ValueError, "size must be at least 2"),
+    (lambda: rtopk_jax.Block(1 << 17), ValueError, "size must be at most 65536"),
+    (
+      lambda: rtopk_jax.sparse_exchange(
+        rtopk_jax.top_k(0.1), "data", collective=rtopk_jax.Hierarchical("data")
+      ),
+      ValueError,
+      "must be some but not all",
+    ),
+    (
+      lambda: rtopk_jax.sparse_exchange(
+        rtopk_jax.top_k(0.1), "data", wire=rtopk_jax.Wire(indices="block")
+      ),
+      ValueError,
+      'indices="block" need scope',
+    ),
+  ],
+)
+def test_wrong_arguments(make, error, message):
+  with pytest.raises(error, match=message):
+    make()
+
+
+PARAM_SPECS = {"w": P(None, "fsdp"), "n": P()}
+
+
+def test_shards_of_a_model_exchange_over_replicas_alone():
+  """Sharded leaves: each shard is exchanged as by itself. Others: the same on all shards."""
+  mesh = _mesh(("replica", "fsdp"))
+  params = {"w": jnp.zeros((40, 60)), "n": jnp.zeros((50, 40))}
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "replica", dense=False, clip_norm=50.0)
+  specs = rtopk_jax.state_specs(tx, params, "replica", PARAM_SPECS)
+  assert specs.residual == {"w": P("replica", None, "fsdp"), "n": P("replica")}
+  state = rtopk_jax.init(tx, params, mesh, "replica", PARAM_SPECS)
+  rng = np.random.default_rng(0)
+  grads = {k: rng.standard_normal((2, *x.shape)).astype(np.float32) for k, x in params.items()}
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+      mesh=mesh,
+      in_specs=({"w": P("replica", None, "fsdp"), "n": P("replica")}, specs),
+      out_specs=(PARAM_SPECS, specs),
+    )
+  )
+  updates, state = update(grads, state)
+  # One norm over the whole gradient of a replica, not of a shard.
+  norms = np.sqrt(sum((g.reshape(2, -1) ** 2).sum(axis=1) for g in grads.values()))
+  scale = np.minimum(1, 50 / np.sqrt(2) / norms)[:, None]
+  for leaf, parts in (("w", np.split(grads["w"], 2, axis=2)), ("n", [grads["n"]])):
+    expected = []
+    for part in parts:
+      flat = part.reshape(2, -1) * scale
+      message = np.zeros_like(flat)
+      for i in range(2):
+        top = np.argsort(-np.abs(flat[i]), kind="stable")[: flat.shape[1] // 10]
+        message[i, top] = flat[i, top]
+      expected.append(message.mean(axis=0).reshape(part.shape[1:]))
+    np.testing.assert_allclose(updates[leaf], np.concatenate(expected, axis=-1), atol=1e-6)
+  metrics = rtopk_jax.exchange_metrics(state)
+  residual = np.sqrt(np.mean(sum((np.asarray(x) ** 2).reshape(2, -1).sum(1) for x in
+                                 jax.tree.leaves(state.residual))))  # fmt: skip
+  np.testing.assert_allclose(metrics["residual_norm"], residual, rtol=1e-4)
+
+
+def test_one_bad_shard_makes_all_of_them_skip():
+  mesh = _mesh(("replica", "fsdp"))
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "replica", dense=False)
+  params, param_specs = {"w": jnp.zeros((4, 60))}, {"w": P(None, "fsdp")}
+  specs = rtopk_jax.state_specs(tx, params, "replica", param_specs)
+  state = rtopk_jax.init(tx, params, mesh, "replica", param_specs)
+  update = jax.shard_map(
+    lambda g, state: tx.update({"w": g[0]}, state),
+    mesh=mesh,
+    in_specs=(P("replica", None, "fsdp"), specs),
+    out_specs=(param_specs, specs),
+  )
+  g = np.ones((2, 4, 60), np.float32)
+  g[1, 2, 45] = np.nan
+  updates, state = jax.jit(update)(g, state)
+  assert not np.any(updates["w"])
+  assert not np.any(state.residual["w"])
+  assert rtopk_jax.exchange_metrics(state)["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+def test_an_absent_worker_keeps_its_memory_and_does_not_count(mode, dense):
+  shapes = {"w": (20, 30), "v": (5,)}
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.2), AXIS, dense=dense, momentum=0.5)
+  present = jnp.array([True, False, True, True])
+
+  class Absent:
+    init = staticmethod(tx.init)
+
+    @staticmethod
+    def update(updates, state, params=None):
+      here = present[jax.lax.axis_index(AXIS)]
+      # What an absent worker has is nobody's concern.
+      bad = jax.tree.map(lambda g: jnp.where(here, g, jnp.float32(jnp.nan)), updates)
+      return tx.update(bad, state, params, present=here)
+
+  grads = harness.gradients(shapes, 2, 4)
+  updates, state = harness.run(
+    mode, optax.GradientTransformation(Absent.init, Absent.update), grads
+  )
+  others = {name: g[:, [0, 2, 3]] for name, g in grads.items()}
+  expected, after = harness.run(mode, tx, others)
+  for name in shapes:
+    np.testing.assert_allclose(updates[name], expected[name], rtol=1e-6)
+    np.testing.assert_array_equal(state.residual[name][:, [0, 2, 3]], after.residual[name])
+    np.testing.assert_array_equal(state.momentum[name][:, [0, 2, 3]], after.momentum[name])
+    assert not np.any(state.residual[name][:, 1])
+    assert not np.any(state.momentum[name][:, 1])

@@ -1,0 +1,64 @@
+"""Values of 8, 4 and 2 bits: right on average, next to the truth, of known size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rtopk_jax
+from rtopk_jax import _bits, _quantize
+
+LEVELS = {"int8": 127, "int4": 7, "int2": 1}
+
+
+@given(st.integers(1, 12), st.lists(st.integers(0, 2**12 - 1), min_size=1, max_size=70))
+def test_numbers_of_any_width_come_back(width, numbers):
+  numbers = np.array(numbers, np.uint32) % 2**width
+  code = _bits.pack(numbers, width)
+  assert code.shape == (_bits.words(numbers.size, width),)
+  assert code.size == -(-width * numbers.size // 32)
+  np.testing.assert_array_equal(_bits.unpack(code, numbers.size, width), numbers)
+
+
+def test_many_numbers_have_planes_of_whole_words():
+  numbers = np.random.default_rng(0).integers(0, 2**5, 20_001).astype(np.uint32)
+  code = jax.jit(_bits.pack, static_argnums=1)(numbers, 5)
+  assert code.shape == (5 * 626,) == (_bits.words(20_001, 5),)
+  np.testing.assert_array_equal(_bits.unpack(code, 20_001, 5), numbers)
+
+
+@pytest.mark.parametrize("values", LEVELS)
+def test_rounding_is_unbiased_and_to_a_neighbour(values):
+  x = np.random.default_rng(1).standard_normal(300).astype(np.float32)
+  keys = jax.random.split(jax.random.key(0), 2000)
+  code = jax.jit(jax.vmap(lambda key: _quantize.encode(x, values, key)))(keys)
+  assert code.shape == (2000, _quantize.words(300, values))
+  decoded = np.asarray(jax.jit(jax.vmap(lambda c: _quantize.decode(c, 300, values)))(code))
+  scale = np.repeat([np.abs(x[:256]).max(), np.abs(x[256:]).max()], [256, 44])
+  step = scale / LEVELS[values]
+  assert np.all(np.abs(decoded - x) <= step * 1.001)
+  # The mean of 2,000 draws: five standard deviations of at most half a step each.
+  assert np.all(np.abs(decoded.mean(axis=0) - x) <= 5 * 0.5 * step / np.sqrt(2000))
+  np.testing.assert_allclose(decoded[:, np.abs(x) == scale], x[None, np.abs(x) == scale], rtol=1e-6)
+
+
+@pytest.mark.parametrize("values", LEVELS)
+def test_corners(values):
+  key = jax.random.key(3)
+  for x in (np.zeros(5), [3e38, -3e38, 1.0], [1e-38, -1e-38], [2.5]):
+    x = np.asarray(x, np.float32)
+    decoded = np.asarray(_quantize.decode(_quantize.encode(x, values, key), x.size, values))
+    assert np.all(np.isfinite(decoded))
+    assert np.all(np.abs(decoded - x) <= np.abs(x).max())
+  bad = _quantize.decode(_quantize.encode(np.float32([1, np.nan]), values, key), 2, values)
+  assert not np.any(np.isfinite(bad))
+
+
+def test_a_key_is_needed():
+  slices = rtopk_jax.SparseSlices(jnp.ones(2), jnp.array([0, 3]), 5)
+  with pytest.raises(ValueError, match="values='int8' are rounded at random; pass a key"):
+    rtopk_jax.Wire(values="int8").encode(slices)
+  with pytest.raises(ValueError, match=r'indices="block".*scope=rtopk_jax.Block'):
+    rtopk_jax.Wire(indices="block").encode(slices)
