@@ -308,6 +308,9 @@ class Workers:
     self, sums: dict[str, jax.Array], present: Any, opt_state: Any
   ) -> dict[str, jax.Array]:
     """Means over batches and the workers present, and how the exchange went."""
+    if self.mesh is not None:
+      # Numbers are gathered, then summed in the order of the workers, however they are spread.
+      sums, present = lax.with_sharding_constraint((sums, present), NamedSharding(self.mesh, P()))
     here = jnp.ones(self.num_workers) if present is None else present.astype(jnp.float32)
     batches = jnp.sum(here) * self.rounds.batches
     means = {name: jnp.sum(here * x) / batches for name, x in sums.items()}
