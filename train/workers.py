@@ -153,6 +153,12 @@ class Workers:
       before = _not_too_far_ahead(before, ticket)
     return self._exchange(state, part, seed, present)
 
+  def compiled_step(self, seed: jax.Array) -> Any:
+    """The step on a mesh as one jitted function of state and placed batch, where it is one."""
+    return jax.jit(
+      lambda state, batch: self._whole_on_mesh(state, batch, seed, None), donate_argnums=0
+    )
+
   def mean(self, tree: Any) -> Any:
     """The mean over workers of arrays ``(n, …)``, for this process's own use."""
     return self.here(self._mean(tree))

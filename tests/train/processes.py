@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -57,8 +58,10 @@ class Zygote:
 
   def close(self) -> None:
     assert self._process.stdin
+    assert self._process.stdout
     self._process.stdin.close()
     self._process.wait()
+    self._process.stdout.close()
 
 
 @dataclasses.dataclass
@@ -108,22 +111,13 @@ def lines(path: pathlib.Path) -> list[dict[str, Any]]:
 def state(run: pathlib.Path) -> Any:
   """The arrays of the last checkpoint of a run."""
   (last,) = sorted(run.glob("checkpoints/*"), key=lambda x: int(x.name))[-1:]
-  restored = ocp.StandardCheckpointer().restore(last / "state")
-  return _numpy(restored)
-
-
-def _numpy(tree: Any) -> Any:
-  if isinstance(tree, dict):
-    return {name: _numpy(x) for name, x in tree.items()}
-  if isinstance(tree, list | tuple):
-    return [_numpy(x) for x in tree]
-  return None if tree is None else np.asarray(tree)
+  reader = ocp.StandardCheckpointer()
+  stored = reader.metadata(last / "state").item_metadata.tree
+  return reader.restore(last / "state", jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored))
 
 
 def leaves(tree: Any) -> Iterator[np.ndarray]:
   """All arrays."""
-  import jax
-
   return iter(jax.tree.leaves(tree))
 
 
