@@ -194,12 +194,13 @@ def model_index(axes: frozenset[str]) -> list[jax.Array]:
 
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
   """Zeros for what one worker keeps of a leaf; outside a mapped axis, zero rows."""
-  if not is_bound(axis_name):
-    return jnp.zeros((0, *shape), dtype)
-  return as_row(jnp.zeros(shape, dtype), axis_name)
+  # Outside, what would be a large array need not be made.
+  bound = is_bound(axis_name)
+  zeros = jnp.zeros(shape, dtype) if bound else jax.ShapeDtypeStruct(shape, dtype)
+  return as_row(zeros, axis_name)
 
 
-def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
+def as_row(x: Any, axis_name: AxisName) -> jax.Array:
   """What one worker keeps of a leaf, as its state has it.
 
   Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be

@@ -186,8 +186,11 @@ def sparse_exchange(
     updates = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     momenta, residuals = (
-      [] if rows == () else _state.read_rows(rows, updates, workers, field)
-      for rows, field in ((state.momentum, "momentum"), (state.residual, "residual"))
+      _state.read_rows(rows, updates, workers, field) if kept else []
+      for kept, rows, field in (
+        (momentum, state.momentum, "momentum"),
+        (error_feedback, state.residual, "residual"),
+      )
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     shapes = [x.shape or (1,) for x in momenta or residuals or raw]
