@@ -3,7 +3,7 @@
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,28 +30,45 @@ def in_turn(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list
   return seconds
 
 
-def table(seconds: dict[str, list[float]], reference: str) -> str:
+def table(
+  seconds: dict[str, list[float]], reference: str, **columns: Mapping[str, float | str]
+) -> str:
   """Medians and minima in milliseconds, and how many times the reference's each is.
 
   Args:
     seconds: what ``in_turn`` returned.
     reference: the rival that the others are divided by.
+    **columns: further columns, a value for each rival that has one.
 
   Returns:
     A Markdown table.
   """
   median = {name: float(np.median(times)) for name, times in seconds.items()}
   least = {name: min(times) for name, times in seconds.items()}
-  lines = [
-    f"| | median, ms | minimum, ms | median / {reference} | minimum / {reference} |",
-    "|---|---|---|---|---|",
+  heads = [
+    "",
+    "median, ms",
+    "minimum, ms",
+    f"median / {reference}",
+    f"minimum / {reference}",
+    *columns,
   ]
-  lines += [
-    f"| {name} | {1e3 * median[name]:.2f} | {1e3 * least[name]:.2f} | "
-    f"{median[name] / median[reference]:.2f} | {least[name] / least[reference]:.2f} |"
+  rows = [
+    [
+      name,
+      f"{1e3 * median[name]:.2f}",
+      f"{1e3 * least[name]:.2f}",
+      f"{median[name] / median[reference]:.2f}",
+      f"{least[name] / least[reference]:.2f}",
+      *(_cell(column.get(name, "")) for column in columns.values()),
+    ]
     for name in seconds
   ]
-  return "\n".join(lines)
+  return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def _cell(value: float | str) -> str:
+  return value if isinstance(value, str) else f"{value:.1f}"
 
 
 def save(path: str | None, result: dict[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """rTop-k gradient compression for JAX, as an optax transformation."""
 
+from rtopk_jax._advice import Advice as Advice
+from rtopk_jax._advice import advise as advise
+from rtopk_jax._collectives import Hierarchical as Hierarchical
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax._dense import dense_exchange as dense_exchange
@@ -9,11 +12,15 @@ from rtopk_jax._federated import FederatedState as FederatedState
 from rtopk_jax._federated import Local as Local
 from rtopk_jax._federated import Round as Round
 from rtopk_jax._federated import federated as federated
+from rtopk_jax._layout import Block as Block
 from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
 from rtopk_jax._metrics import WireBytes as WireBytes
 from rtopk_jax._metrics import exchange_metrics as exchange_metrics
 from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
+from rtopk_jax._plan import Link as Link
+from rtopk_jax._plan import Local as Local
+from rtopk_jax._reduce_scatter import ReduceScatter as ReduceScatter
 from rtopk_jax._resize import resize_rows as resize_rows
 from rtopk_jax._resize import resize_workers as resize_workers
 from rtopk_jax._schedule import Stages as Stages
@@ -28,6 +35,7 @@ from rtopk_jax._sharding import local_value_and_grad as local_value_and_grad
 from rtopk_jax._sharding import make_train_step as make_train_step
 from rtopk_jax._sharding import state_axes as state_axes
 from rtopk_jax._sharding import state_specs as state_specs
+from rtopk_jax._speed import measure_local as measure_local
 from rtopk_jax._transform import SparseExchangeState as SparseExchangeState
 from rtopk_jax._transform import sparse_exchange as sparse_exchange
 from rtopk_jax._wire import Wire as Wire

@@ -17,6 +17,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,21 @@ def measure(num_workers: int, step: int | None) -> Iterator[Measurement]:
     yield _measurement.get()  # pyright: ignore[reportReturnType]
   finally:
     _measurement.reset(token)
+
+
+_row_axes: contextvars.ContextVar[set[AxisName] | None] = contextvars.ContextVar(
+  "rtopk_jax_row_axes", default=None
+)
+
+
+@contextlib.contextmanager
+def row_axes() -> Iterator[set[AxisName]]:
+  """Within this context it is noted which axes rows are made for."""
+  token = _row_axes.set(set())
+  try:
+    yield _row_axes.get()  # pyright: ignore[reportReturnType]
+  finally:
+    _row_axes.reset(token)
 
 
 def names(axis_name: AxisName) -> tuple[str, ...]:
@@ -138,6 +154,15 @@ def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return lax.all_gather(x, axis_name)
 
 
+def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """Row i of every worker's ``x`` to worker i: shape (num_workers, m) before and after."""
+  dry = measurement()
+  if dry is not None:
+    dry.record("all_to_all", x)
+    return x
+  return lax.all_to_all(to_varying(x, axis_name), axis_name, 0, 0, tiled=True)
+
+
 def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """The sum of every worker's ``x``."""
   dry = measurement()
@@ -147,19 +172,43 @@ def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return lax.psum(to_varying(x, axis_name), axis_name)
 
 
+def mean_over(tree: Any, axis_name: AxisName) -> Any:
+  """The mean of every worker's tree, over axes whose bytes are not counted."""
+  return tree if measurement() is not None else lax.pmean(tree, axis_name)
+
+
+def model_axes(x: jax.Array, axis_name: AxisName) -> frozenset[str]:
+  """The axes other than the workers' that a value varies over, where types tell."""
+  return frozenset(_varying(x) - set(names(axis_name)))
+
+
+def over_model(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  """The sum over shards of a model."""
+  return lax.psum(x, tuple(sorted(axes))) if axes else x
+
+
+def model_index(axes: frozenset[str]) -> list[jax.Array]:
+  """Which shard of a model this is, axis by axis."""
+  return [lax.axis_index(name) for name in sorted(axes)]
+
+
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
   """Zeros for what one worker keeps of a leaf; outside a mapped axis, zero rows."""
-  if not is_bound(axis_name):
-    return jnp.zeros((0, *shape), dtype)
-  return as_row(jnp.zeros(shape, dtype), axis_name)
+  # Outside, what would be a large array need not be made.
+  bound = is_bound(axis_name)
+  zeros = jnp.zeros(shape, dtype) if bound else jax.ShapeDtypeStruct(shape, dtype)
+  return as_row(zeros, axis_name)
 
 
-def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
+def as_row(x: Any, axis_name: AxisName) -> jax.Array:
   """What one worker keeps of a leaf, as its state has it.
 
   Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be
   mistaken for the state of one worker that everybody shares.
   """
+  owners = _row_axes.get()
+  if owners is not None:
+    owners.add(axis_name)
   if not is_bound(axis_name):
     return jnp.zeros((0, *x.shape), x.dtype)
   if measurement() is None and set(names(axis_name)) <= set(_manual_axes()):
@@ -171,8 +220,8 @@ def _manual_axes() -> tuple[str, ...]:
   return jax.sharding.get_abstract_mesh().manual_axes
 
 
-def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> jax.Array:
-  """What this worker keeps of a leaf, in the leaf's shape.
+def check_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> None:
+  """Refuses what cannot be what this worker keeps of a leaf of some shape.
 
   Raises:
     ValueError: when the array is not one worker's row.
@@ -193,4 +242,3 @@ def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where:
       "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
       "call tx.init inside the mapped function."
     )
-  return row.reshape(shape)

@@ -51,7 +51,8 @@ def dense_exchange(
     clip_norm: c, the largest norm of the mean. None does not clip.
 
   Returns:
-    An ``optax.GradientTransformationExtraArgs`` with ``DenseExchangeState``.
+    An ``optax.GradientTransformationExtraArgs`` with ``DenseExchangeState``. ``update`` takes ``present=``, a
+    bool scalar of each worker: the mean is over those present.
 
   Raises:
     TypeError: for arguments of a wrong type and leaves that are not floating point.
@@ -74,42 +75,52 @@ def dense_exchange(
     zeros = lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     return DenseExchangeState(jnp.zeros((), jnp.int32), zeros() if momentum else (), no_metrics())
 
-  def update(updates, state, params=None, **extra_args):
+  def update(updates, state, params=None, *, present=None, **extra_args):
     del extra_args
-    num_workers = _axis.size(axis_name)
+    _axis.size(axis_name)
     _state.check_updates(updates, params, axis_name)
     if momentum:
       _state.check_structure(updates, **{"state.momentum": state.momentum})
     gradients, structure = jax.tree.flatten(updates)
-    bucket = _layout.layout(updates, "global", True).dense
+    axes = [_axis.model_axes(g, axis_name) for g in gradients]
+    buckets = _layout.layout(
+      updates, [g.shape or (1,) for g in gradients], "global", True, axes
+    ).dense
+    present = _state.check_present(present, axis_name)
     mean = [jnp.zeros(g.shape, jnp.float32) for g in gradients]
     metrics = state.metrics
     finite = jnp.bool_(True)
-    if bucket.leaves:
-      vector = bucket.join([g.astype(jnp.float32) for g in gradients])
-      total = _exchange.reduce_dense(vector, axis_name)
-      total = _exchange.divide(total, num_workers, average)
-      if clip_norm is not None:
-        total = total * _memory.clip_scale([total], clip_norm)
-      finite = jnp.all(jnp.isfinite(total))
-      bucket.split(total, mean)
+    local = [g.astype(jnp.float32) for g in gradients]
+    totals = [_exchange.mean_dense(b.join(local), axis_name, present, average) for b in buckets]
+    square, wrong, entries = jnp.float32(0), jnp.int32(0), jnp.float32(0)
+    for bucket, total in zip(buckets, totals, strict=True):
+      square += _axis.over_model(jnp.sum(jnp.square(total)), bucket.axes)
+      wrong += _axis.over_model(jnp.count_nonzero(~jnp.isfinite(total)), bucket.axes)
+      entries += _axis.over_model(jnp.float32(bucket.size), bucket.axes)
+    if buckets:
+      scale = jnp.float32(1) if clip_norm is None else _memory.clip_scale(square, clip_norm)
+      # A norm beyond float32 is as bad as an entry that is.
+      finite = (wrong == 0) & ~jnp.isnan(scale)
       metrics = ExchangeMetrics(
-        sent_square=jnp.sum(jnp.square(total)),
+        sent_square=square * jnp.square(scale),
         residual_square=jnp.float32(0),
-        received=jnp.float32(bucket.size),
-        entries=jnp.float32(bucket.size),
+        received=entries,
+        entries=entries,
         skipped=state.metrics.skipped,
       )
+    for bucket, total in zip(buckets, totals, strict=True):
+      bucket.split(total if clip_norm is None else total * scale, mean)
     rule = Memory(False, momentum, nesterov, False, 1.0)
     traces = jax.tree.leaves(state.momentum)
-    corrected = [rule.correct(g, traces[i] if traces else None) for i, g in enumerate(mean)]
+    new_traces = [rule.correct(g, traces[i] if traces else None) for i, g in enumerate(mean)]
     updates = [
-      _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
-      for (x, _), g in zip(corrected, gradients, strict=True)
+      _state.cast(jnp.where(finite, rule.direction(x, trace), jnp.float32(0)), g.dtype)
+      for x, trace, g in zip(mean, new_traces, gradients, strict=True)
     ]
-    new_momentum = (
-      _state.write_rows(finite, [x for _, x in corrected], state.momentum) if momentum else ()
-    )
+    new_momentum = ()
+    if momentum:
+      kept = [jnp.where(finite, x, old) for x, old in zip(new_traces, traces, strict=True)]
+      new_momentum = _state.write_rows(kept, state.momentum)
     return jax.tree.unflatten(structure, updates), DenseExchangeState(
       _state.increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
     )

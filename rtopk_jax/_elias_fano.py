@@ -1,37 +1,59 @@
-"""Ascending indices in little more than the bits that a set of them is worth (Elias, 1974; Fano, 1971).
+r"""Ascending indices in little more than the bits that a set of them is worth (Elias, 1974; Fano, 1971).
 
-An index is cut into l low bits and the rest. The low bits are stored as they are. The rest ascends, with
-steps so small that unary code suits it: bit (rest + i) is set for the i-th index. With l = ⌊log₂(d/k)⌋ that
-takes l + 1 + 2^f bits an index, f the fraction of log₂(d/k) that was cut off, within 0.61 of the entropy
-log₂ C(d, k)/k at densities up to 10 %. The size depends on k and d alone, so it is known when compiling.
-
-Low bits lie in planes: word w of plane j has bit j of 32 neighbours. That takes no scatter, and no bit
-offset that could outgrow an int32.
+An index is divided by a bucket size b. The remainders are stored as they are. The quotients ascend, with steps
+so small that unary code suits them: bit (quotient + i) is set for the i-th index. With b a power of two that
+takes log₂ b + 1 + d/(k b) bits an index, up to 0.61 more than the entropy log₂ C(d, k)/k at densities up to
+10 %. Between the powers lie the sizes 3·2^j, whose remainders are j bits and a digit of three values, twenty to
+a word; with the better of the two it is at most 0.60. The size depends on k and d alone, so it is known when
+compiling.
 """
 
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rtopk_jax import _bits
 from rtopk_jax._positions import GROUP, Positions
 
+# Digits of three values in a word: 3²⁰ < 2³².
+_DIGITS = 20
+_POWERS = np.uint32(3) ** np.arange(_DIGITS, dtype=np.uint32)
 
-def _low_bits(k: int, d: int) -> int:
-  return max(0, math.floor(math.log2(d / k)))
+
+class _Sizes(NamedTuple):
+  """How the words are divided, the bucket size being 2^low, or 3·2^low with digits."""
+
+  low: int
+  in_threes: bool
+  planes: int
+  digits: int
+  unary: int
+
+  @property
+  def bucket(self) -> int:
+    return (3 if self.in_threes else 1) << self.low
 
 
-def _sizes(k: int, d: int) -> tuple[int, int]:
-  """Words of all planes, and words of the unary part."""
-  low = _low_bits(k, d)
-  return low * -(-k // 32), -(-(k + ((d - 1) >> low)) // 32)
+@functools.cache
+def _sizes(k: int, d: int) -> _Sizes:
+  level = max(0, math.floor(math.log2(d / k)))
+  choices = []
+  for low, in_threes in ((level, False), (max(0, level - 1), True), (level + 1, False)):
+    bucket = (3 if in_threes else 1) << low
+    unary = -(-(k + (d - 1) // bucket) // 32)
+    digits = -(-k // _DIGITS) if in_threes else 0
+    choices.append(_Sizes(low, in_threes, _bits.words(k, low), digits, unary))
+  return min(choices, key=lambda sizes: sum(sizes[2:]))
 
 
 def words(k: int, d: int) -> int:
   """How many 32-bit words k of d indices take."""
-  return sum(_sizes(k, d))
+  return sum(_sizes(k, d)[2:])
 
 
 def encode(indices: jax.Array, d: int) -> jax.Array:
@@ -45,21 +67,21 @@ def encode(indices: jax.Array, d: int) -> jax.Array:
     uint32, shape (words(k, d),).
   """
   (k,) = indices.shape
-  low = _low_bits(k, d)
-  _, unary = _sizes(k, d)
-  bit = (indices >> low) + lax.iota(jnp.int32, k)
+  sizes = _sizes(k, d)
+  quotient = indices // sizes.bucket
+  rest = indices - quotient * sizes.bucket
+  bit = quotient + lax.iota(jnp.int32, k)
   # No two indices share a bit, so adding is setting.
-  rest = (
-    jnp.zeros(unary, jnp.uint32)
+  unary = (
+    jnp.zeros(sizes.unary, jnp.uint32)
     .at[bit >> 5]
     .add(np.uint32(1) << (bit & 31).astype(jnp.uint32), indices_are_sorted=True)
   )
-  neighbours = jnp.pad(indices, (0, -k % 32)).astype(jnp.uint32).reshape(1, -1, 32)
-  plane = lax.iota(jnp.uint32, low).reshape(-1, 1, 1)
-  place = lax.iota(jnp.uint32, 32).reshape(1, 1, -1)
-  bits = (neighbours >> plane) & np.uint32(1)
-  planes = jnp.sum(bits << place, axis=2, dtype=jnp.uint32)
-  return jnp.concatenate([planes.reshape(-1), rest])
+  parts = [_bits.pack(rest, sizes.low), unary]
+  if sizes.in_threes:
+    digits = jnp.pad(rest >> sizes.low, (0, -k % _DIGITS)).astype(jnp.uint32)
+    parts.insert(1, jnp.sum(digits.reshape(-1, _DIGITS) * _POWERS[None], axis=1, dtype=jnp.uint32))
+  return jnp.concatenate(parts)
 
 
 def decode(code: jax.Array, k: int, d: int) -> jax.Array:
@@ -73,13 +95,13 @@ def decode(code: jax.Array, k: int, d: int) -> jax.Array:
   Returns:
     int32, shape (k,), ascending.
   """
-  low = _low_bits(k, d)
-  in_planes, unary = _sizes(k, d)
-  planes = code[:in_planes].reshape(low, -(-k // 32), 1)
-  place = lax.iota(jnp.uint32, 32).reshape(1, 1, -1)
-  plane = lax.iota(jnp.uint32, low).reshape(-1, 1, 1)
-  bits = ((planes >> place) & np.uint32(1)) << plane
-  lows = jnp.sum(bits, axis=0, dtype=jnp.uint32).reshape(-1)[:k].astype(jnp.int32)
+  sizes = _sizes(k, d)
+  rest = _bits.unpack(code[: sizes.planes], k, sizes.low)
+  after = sizes.planes + sizes.digits
+  if sizes.in_threes:
+    digits = code[sizes.planes : after].reshape(-1, 1) // _POWERS[None] % np.uint32(3)
+    rest += digits.reshape(-1)[:k] << np.uint32(sizes.low)
   number = lax.iota(jnp.int32, k)
-  rest = Positions(jnp.pad(code[in_planes:], (0, -unary % GROUP)), width=1).locate(number) - number
-  return (rest << low) | lows
+  unary = Positions(jnp.pad(code[after:], (0, -sizes.unary % GROUP)), width=1)
+  quotient = unary.locate(number) - number
+  return quotient * sizes.bucket + rest.astype(jnp.int32)

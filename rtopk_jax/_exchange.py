@@ -1,25 +1,147 @@
-"""The collectives: every worker's message to every worker, and one sum of them that all agree on.
+"""What a collective is to the exchange, and the plainest of them: every worker's message to every worker.
 
-Messages are decoded one worker after another, in worker order, by a loop whose code does not grow with
-their number. Within a message indices are distinct, so no two additions race for an entry: the sum has
-one order, and replicas agree bit for bit on every backend.
+A collective takes what workers want to send and says three things about it, none of which is carried out
+before all workers are known to go on with the step:
+
+* ``Contributions``: what to add up to the update, from the same buffers on every worker. They are decoded one
+  after another by a loop whose code does not grow with their number. Within one of them positions are distinct,
+  so no two additions race for an entry: the sum has one order, and replicas agree bit for bit on every backend.
+* how entries of this worker's memory change because something was sent or received.
+* the headers: a few numbers of every worker.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _axis
+from rtopk_jax import _axis, _vector
 from rtopk_jax._axis import AxisName
-from rtopk_jax._wire import Wire
+from rtopk_jax._memory import Memory
+from rtopk_jax._select import Selection, SparseSlices
+from rtopk_jax._vector import Place, Vector
+from rtopk_jax._wire import Blocks, Wire
 
 AVERAGES = ("workers", "senders", "sum")
 
+# Words of a TPU's tile of a flat array.
+_TILE = 128
+
+# From the squared norm of what a worker sends, and by how much sending it changes the squared norm of its
+# memory, to a few float32 numbers.
+Header = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
-class AllGather:
+class Outgoing:
+  """What a worker wants to send of a vector.
+
+  Attributes:
+    vector: what it is selected from.
+    selection: which entries.
+    values: theirs, as they are to be sent, shape (k,), float32.
+    key: a PRNG key of this worker's, for rounding.
+    blocks: the block of each entry, where indices are of blocks.
+  """
+
+  vector: Vector
+  selection: Selection
+  values: jax.Array
+  key: jax.Array
+  blocks: Blocks | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Contributions:
+  """What the workers add to an update.
+
+  Attributes:
+    count: how many there are, one from each worker.
+    read: the positions (ascending) and values of one, by its number.
+  """
+
+  count: int
+  read: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Incoming(NamedTuple):
+  """What comes of sending.
+
+  Attributes:
+    contributions: to the update.
+    settle: from the leaves of v and whether the step is taken at all to the leaves of the new residual.
+    sent: entries of which something was sent, so that they lose their momentum: ascending positions, and
+      which of them count.
+  """
+
+  contributions: Contributions
+  settle: Callable[[list[jax.Array], jax.Array], list[jax.Array]]
+  sent: tuple[tuple[jax.Array, jax.Array | bool], ...]
+
+
+class Collective:
+  """How messages travel; frozen, hashable, static under ``jit``."""
+
+  # Whether workers may be absent from a step.
+  allows_absence = True
+
+  def check(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> None:
+    """Refuses options that this collective cannot serve."""
+
+  def workers(self, axis_name: AxisName) -> AxisName:
+    """The axes whose members have a memory and send messages of their own."""
+    return axis_name
+
+  def prepare(self, updates: Any, axis_name: AxisName) -> Any:
+    """What a member of ``workers`` starts from, out of the gradients over the whole of ``axis_name``."""
+    del axis_name
+    return updates
+
+  def exchange(
+    self, outgoing: Sequence[Outgoing], header: Header, wire: Wire, axis_name: AxisName
+  ) -> tuple[list[Incoming], jax.Array]:
+    """Sends and receives.
+
+    Args:
+      outgoing: a vector each.
+      header: this worker's numbers for all workers.
+      wire: the code of messages.
+      axis_name: the mapped axis of the workers.
+
+    Returns:
+      What comes in for each vector, and all headers, a row a worker.
+    """
+    raise NotImplementedError
+
+
+def gather(
+  head: jax.Array, messages: Sequence[jax.Array], axis_name: AxisName
+) -> tuple[jax.Array, list[jax.Array]]:
+  """Every worker's header and messages, in one collective.
+
+  Args:
+    head: this worker's numbers, float32.
+    messages: its messages, words each.
+    axis_name: the mapped axis of the workers.
+
+  Returns:
+    The headers, (num_workers, …), and each message's words, (num_workers, …).
+  """
+  words = jnp.concatenate([lax.bitcast_convert_type(head, jnp.uint32), *messages])
+  # TPUs would make an all-reduce of a gather of anything but whole tiles.
+  gathered = _axis.all_gather(jnp.pad(words, (0, -words.size % _TILE)), axis_name)
+  parts, start = [], head.size
+  for message in messages:
+    parts.append(gathered[:, start : start + message.size])
+    start += message.size
+  return lax.bitcast_convert_type(gathered[:, : head.size], jnp.float32), parts
+
+
+@dataclasses.dataclass(frozen=True)
+class AllGather(Collective):
   """Every worker gets every worker's message: O(n·k) received, one collective.
 
   Examples:
@@ -29,57 +151,94 @@ class AllGather:
     ... )
   """
 
-  def gather(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
-    """All messages.
+  def exchange(self, outgoing, header, wire, axis_name):
+    """As ``Collective.exchange``."""
+    messages, kept = [], []
+    sent_square = change = jnp.float32(0)
+    for out in outgoing:
+      slices = SparseSlices(out.values, out.selection.positions, out.vector.span)
+      messages.append(wire.encode(slices, out.key, out.blocks))
+      # What counts as sent is what the others will read, rounding included.
+      sent = wire.decode_values(messages[-1], out.values.size)
+      kept.append(out.values - sent)
+      sent_square += jnp.sum(jnp.square(sent))
+      change += jnp.sum(jnp.square(kept[-1]) - jnp.square(out.values))
+    headers, arrived = gather(header(sent_square, change), messages, axis_name)
+    return [_incoming(*each, wire) for each in zip(outgoing, kept, arrived, strict=True)], headers
 
-    Args:
-      words: this worker's, shape (w,), uint32.
-      axis_name: the mapped axis of the workers.
 
-    Returns:
-      Shape (num_workers, w), the same on all workers.
-    """
-    return _axis.all_gather(words, axis_name)
+def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) -> Incoming:
+  positions, where = out.selection.positions, out.vector.where
+
+  def read(worker):
+    slices = wire.decode(arrived[worker], positions.size, out.vector.span, out.blocks)
+    return slices.indices, slices.values
+
+  def settle(residuals, here):
+    return _vector.write(residuals, where, positions, kept, keep=here)
+
+  return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
 
 
-def reduce_messages(messages: jax.Array, wire: Wire, k: int, d: int, average: str) -> jax.Array:
-  """The mean of all workers' slices.
+def reduce(
+  contributions: Contributions,
+  where: Sequence[Place],
+  keep: jax.Array,
+  weights: jax.Array | None,
+  average: str,
+) -> list[jax.Array]:
+  """The mean of all contributions, leaf by leaf.
 
   Args:
-    messages: shape (num_workers, wire.words(k, d)), uint32.
-    wire: their code.
-    k: entries in each.
-    d: entries of the vector.
+    contributions: what is added.
+    where: the places of the leaves.
+    keep: whether anything is added at all, a bool scalar.
+    weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
     average: "workers" divides by their number, "senders" each entry by the number of workers that sent
       it, "sum" does not divide.
 
   Returns:
-    Shape (d,), float32.
+    Leaves in float32.
   """
-  num_workers = messages.shape[0]
   by_senders = average == "senders"
+  present = jnp.float32(contributions.count) if weights is None else weights.sum()
+  divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  def add(worker, sums):
-    total, senders = sums
-    sent = wire.decode(messages[worker], k, d)
-    options = {"unique_indices": True, "indices_are_sorted": True, "mode": "promise_in_bounds"}
-    total = total.at[sent.indices].add(sent.values, **options)
+  def add(worker, state):
+    totals, senders = state
+    positions, values = contributions.read(worker)
+    wanted = keep if weights is None else keep & (weights[worker] > 0)
+    totals = _vector.write(totals, where, positions, values / divisor, keep=wanted, add=True)
     if by_senders:
-      senders = senders.at[sent.indices].add(jnp.int32(1), **options)
-    return total, senders
+      one = jnp.int32(1)
+      senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
+    return totals, senders
 
-  senders = jnp.zeros(d if by_senders else 0, jnp.int32)
-  total, senders = lax.fori_loop(0, num_workers, add, (jnp.zeros(d, jnp.float32), senders))
+  # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
+  # and copy it for each.
+  positions, values = contributions.read(jnp.int32(0))
+  nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
+  zeros = lambda dtype: [
+    jnp.broadcast_to(nothing[i].astype(dtype), place.shape) for i, place in enumerate(where)
+  ]
+  start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else [])
+  totals, senders = lax.fori_loop(0, contributions.count, add, start)
   if by_senders:
-    return total / jnp.maximum(senders, 1).astype(jnp.float32)
-  return divide(total, num_workers, average)
+    divided = zip(totals, senders, strict=True)
+    return [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
+  return totals
 
 
-def reduce_dense(vector: jax.Array, axis_name: AxisName) -> jax.Array:
-  """The sum over workers of a vector, in one collective."""
-  return _axis.psum(vector, axis_name)
-
-
-def divide(total: jax.Array, num_workers: int, average: str) -> jax.Array:
-  """A sum over all workers as the average asked for; every worker is a sender of all of it."""
-  return total if average == "sum" else total / num_workers
+def mean_dense(
+  vector: jax.Array, axis_name: AxisName, present: jax.Array | None, average: str
+) -> jax.Array:
+  """The mean of a vector over the workers that are present, in one collective; their sum for "sum"."""
+  if present is None:
+    total, count = _axis.psum(vector, axis_name), _axis.size(axis_name)
+  else:
+    # A product would let through what is not finite.
+    vector = jnp.where(present, vector, jnp.float32(0))
+    flag = present.astype(jnp.float32)[None]
+    total = _axis.psum(jnp.concatenate([vector, flag]), axis_name)
+    total, count = total[:-1], jnp.maximum(total[-1], 1)
+  return total if average == "sum" else total / count

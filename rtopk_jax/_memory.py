@@ -17,8 +17,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax._select import SparseSlices
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -38,20 +36,15 @@ class Memory:
   masking: bool
   decay: float
 
-  def correct(self, gradient: jax.Array, momentum: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Momentum correction.
+  def correct(self, gradient: jax.Array, momentum: jax.Array | None) -> jax.Array | None:
+    """Momentum correction: the new u of g and the old u; None without momentum."""
+    return None if momentum is None else self.momentum * momentum + gradient
 
-    Args:
-      gradient: g, any shape, float32.
-      momentum: u of the step before, or None without momentum.
-
-    Returns:
-      What takes the gradient's place, and the new u.
-    """
+  def direction(self, gradient: jax.Array, momentum: jax.Array | None) -> jax.Array:
+    """What takes the place of g, given the new u."""
     if momentum is None:
-      return gradient, gradient
-    momentum = self.momentum * momentum + gradient
-    return (gradient + self.momentum * momentum if self.nesterov else momentum), momentum
+      return gradient
+    return gradient + self.momentum * momentum if self.nesterov else momentum
 
   def accumulate(self, direction: jax.Array, residual: jax.Array | None) -> jax.Array:
     """v, the vector to send from: the direction plus the decayed residual, if there is one."""
@@ -60,27 +53,28 @@ class Memory:
     # A product with 1 would be exact, but may be fused into the sum on some backends and not others.
     return (residual if self.decay == 1 else self.decay * residual) + direction
 
-  def retain(self, vector: jax.Array, sent: SparseSlices) -> jax.Array:
-    """The new residual: the vector less what the others decode."""
-    rest = vector.at[sent.indices].get(
-      mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
-    )
-    return vector.at[sent.indices].set(
-      rest - sent.values, unique_indices=True, indices_are_sorted=True
-    )
+  def vector(
+    self, gradient: jax.Array, momentum: jax.Array | None, residual: jax.Array | None
+  ) -> jax.Array:
+    """V out of g and of u and e as they were; entry by entry, whatever their dtype."""
+    new = self.correct(gradient, _single(momentum))
+    return self.accumulate(self.direction(gradient, new), _single(residual))
 
-  def mask(self, momentum: jax.Array, sent: SparseSlices) -> jax.Array:
-    """The momentum, zero at sent entries where that is asked for."""
-    if not (self.masking and self.error_feedback):
-      return momentum
-    return momentum.at[sent.indices].set(0.0, unique_indices=True, indices_are_sorted=True)
+  @property
+  def masks(self) -> bool:
+    """Whether sent entries lose their momentum."""
+    return self.masking and self.error_feedback and bool(self.momentum)
 
 
-def clip_scale(gradients: list[jax.Array], max_norm: float) -> jax.Array:
-  """The factor that brings the joint norm of some arrays down to ``max_norm``, at most 1.
+def _single(x: jax.Array | None) -> jax.Array | None:
+  return None if x is None else x.astype(jnp.float32)
+
+
+def clip_scale(square: jax.Array, max_norm: float) -> jax.Array:
+  """The factor that brings a norm, given squared, down to ``max_norm``, at most 1.
 
   NaN when the norm is beyond float32: such a step is skipped, where a factor of 0 would lose it unseen.
   """
-  norm = jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.float32(0)))
+  norm = jnp.sqrt(square)
   scale = jnp.where(norm > max_norm, max_norm / norm, jnp.float32(1))
   return jnp.where(jnp.isinf(norm), jnp.float32(jnp.nan), scale)

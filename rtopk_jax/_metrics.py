@@ -44,10 +44,11 @@ class WireBytes(NamedTuple):
 
   Attributes:
     sent: what the worker hands to the collectives, once.
-    received: what it needs of the others: their messages of an all-gather, the sum of an all-reduce.
+    received: what it needs of the others: their messages of an all-gather, the rows for it of an
+      all-to-all, the sum of an all-reduce.
     link: what leaves (and what enters) its network interface when collectives run as rings, as they do
-      on most backends: n − 1 times its message for an all-gather, 2(n − 1)/n times its vector for an
-      all-reduce.
+      on most backends: n − 1 times its message for an all-gather, (n − 1)/n times its table for an
+      all-to-all, 2(n − 1)/n times its vector for an all-reduce.
   """
 
   sent: int
@@ -116,8 +117,8 @@ def wire_bytes(
     >>> import jax.numpy as jnp, rtopk_jax
     >>> params = {"w": jnp.ones((1000, 100))}
     >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001), "data")
-    >>> rtopk_jax.wire_bytes(tx, params, num_workers=5)  # 100 pairs of 8 bytes, a header of 12
-    WireBytes(sent=812, received=3248, link=3248)
+    >>> rtopk_jax.wire_bytes(tx, params, num_workers=5)  # 100 pairs and a header, in whole tiles
+    WireBytes(sent=1024, received=4096, link=4096)
     >>> rtopk_jax.wire_bytes(rtopk_jax.dense_exchange("data"), params, num_workers=5)
     WireBytes(sent=400000, received=400000, link=640000)
   """
@@ -135,6 +136,9 @@ def wire_bytes(
     if collective == "all_gather":
       received += others * operand
       link += others * operand
+    elif collective == "all_to_all":
+      received += others * operand // num_workers
+      link += others * operand // num_workers
     elif others:
       received += operand
       link += round(2 * others * operand / num_workers)

@@ -25,6 +25,12 @@ class Positions:
   words: jax.Array
   width: int
 
+  @classmethod
+  def of(cls, members: jax.Array) -> "Positions":
+    """The set of positions where a bool is true; their number is a multiple of a group's bits."""
+    bits = members.astype(jnp.uint32).reshape(-1, 32) << lax.iota(jnp.uint32, 32)[None]
+    return cls(jnp.sum(bits, axis=1, dtype=jnp.uint32), 1)
+
   def locate(self, ranks: jax.Array) -> jax.Array:
     """The positions of some members.
 

@@ -1,23 +1,26 @@
 """The r largest of d numbers without sorting them: exact, in a little over one read of the vector.
 
-``largest`` works on non-negative int32 keys (the bits of a float's magnitude spell one). Ties go to the
-lowest index, so that a cut of the order is a pair (value, index), and what lies above it is
+Keys are int32 from 0 to ``LARGEST_KEY`` (the bits of a float's magnitude spell one). Ties go to the lowest
+position, so that a cut of the order is a pair (value, index), and what lies above it is
 
     key > value,  or  key == value and position < index.
 
 1. A sample of the keys puts the wanted cut between two others, close together.
 2. One read of all keys sorts entries into three kinds, two bits each, 16 to a word: above both cuts,
    between them, below both. Where the sample misled, the two cuts are moved and the keys read again;
-   each time the gap shrinks, down to single positions among equal keys, so this ends.
+   each time the gap shrinks, down to single words among equal keys, so this ends.
 3. The few entries between the cuts are listed, the exact cut is found among them by counting, and those
    that lost are struck from the words.
 
-The result is a ``Positions``: a set as words, whose n-th member is found by the running count of its group
-of words. A random subset then takes no more than the ranks of its members.
+A vector may consist of groups that each have an r of their own: every step above is one step for all groups,
+whose cuts are arrays with an entry a group. The result is a ``Positions``: a set as words, whose n-th member is
+found by the running count of its group of words. A random subset takes no more than the ranks of its members.
+
+Passes over d: one, in which the sum of squares and the largest key come out as well.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,12 +30,13 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._positions import GROUP, Positions
+from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
+from rtopk_jax._vector import ALIGN, Vector
 
 # Bits of an entry: the kinds are 0, 1 and 2.
 _WIDTH = 2
-_PER_WORD = 32 // _WIDTH
-# Below this size sampling does not pay: all entries are between the cuts.
-_SMALL = 1 << 16
+# Groups below this size are not sampled: all of their entries are between the cuts.
+_SMALL = 1 << 14
 _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 4.5
@@ -40,210 +44,238 @@ _EVEN_BITS = np.uint32(0x5555_5555)
 # What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
 LARGEST_KEY = 0x7F80_0001
 
-
-class Cut(NamedTuple):
-  """A place in the order of the keys, and how many are above it."""
-
-  value: jax.Array
-  index: jax.Array
-  count: jax.Array
+View = Callable[[jax.Array], jax.Array]
 
 
-def _above(keys: jax.Array, positions: jax.Array, cut: Cut) -> jax.Array:
-  return (keys > cut.value) | ((keys == cut.value) & (positions < cut.index))
+class Survey(NamedTuple):
+  """What a read of a whole vector tells besides.
+
+  Attributes:
+    square: the sum of its entries' squares.
+    largest: its largest key.
+  """
+
+  square: jax.Array
+  largest: jax.Array
 
 
-def _cut(value, index, count) -> Cut:
-  return Cut(*(jnp.asarray(x, jnp.int32) for x in (value, index, count)))
+def survey(vector: Vector, view: View) -> Survey:
+  """The survey alone, in a read of its own."""
+  parts = []
+  for i, _ in enumerate(vector.where):
+    entries = vector.read(i)
+    parts.append(Survey(jnp.sum(_square(entries)), jnp.max(view(entries))))
+  return _sum_up(parts)
 
 
-def _choose(condition: jax.Array, a: Cut, b: Cut) -> Cut:
-  return Cut(*(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True)))
+def _sum_up(parts: Sequence[Survey]) -> Survey:
+  squares, largest = zip(*parts, strict=True)
+  return Survey(jnp.stack(squares).sum(), jnp.stack(largest).max())
 
 
-def _between(low: Cut, high: Cut, part: jax.Array, size: int) -> Cut:
-  """A cut strictly between two, ``part`` of the way up, by values and then by indices."""
-  by_value = high.value - low.value > 1
-  # The lower cut takes in more of the equal keys; none of them are above a higher value.
-  first = jnp.where(high.value == low.value, high.index, 0)
-  start, stop = jnp.where(by_value, low.value, low.index), jnp.where(by_value, high.value, first)
-  distance = (stop - start).astype(jnp.float32)
-  step = (part * distance).astype(jnp.int32)
-  point = jnp.where(
-    by_value,
-    jnp.clip(start + step, start + 1, stop - 1),
-    jnp.clip(start + step, stop + 1, start - 1),
-  )
-  return _cut(jnp.where(by_value, point, low.value), jnp.where(by_value, jnp.int32(size), point), 0)
+def _square(entries: jax.Array) -> jax.Array:
+  return jnp.square(entries.astype(jnp.float32))
 
 
-def _part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
-  """How far up from the lower cut a cut with so many keys above it lies, if they are spread evenly."""
-  return (low.count - count).astype(jnp.float32) / (low.count - high.count).astype(jnp.float32)
-
-
-def exact_cut(keys: jax.Array, count: jax.Array | int) -> Cut:
-  """The cut with exactly so many keys above it, by counting again and again.
+def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Positions, Survey]:
+  """The positions of the largest keys of each group, the lowest positions of equal ones.
 
   Args:
-    keys: shape (d,), int32, from -1 to ``LARGEST_KEY``; small enough to be read many times.
-    count: how many keys are to be above, from 0 to d.
+    vector: d entries.
+    counts: r of each group, from 1 to its entries.
+    view: from entries to their keys. It is applied wherever keys are read, so that they are never stored.
 
   Returns:
-    The ``Cut``.
+    The set of exactly sum(counts) positions, and the vector's survey.
   """
-  (size,) = keys.shape
-  positions = lax.iota(jnp.int32, size)
-  count = jnp.asarray(count, jnp.int32)
-
-  def probe(state):
-    turn, low, high, _ = state
-    # Keys are nearly even between close cuts; halving guards against those that are not.
-    part = jnp.where(turn % 3 == 2, jnp.float32(0.5), _part(low, high, count))
-    cut = _between(low, high, part, size)
-    cut = cut._replace(count=jnp.sum(_above(keys, positions, cut), dtype=jnp.int32))
-    return (
-      turn + 1,
-      _choose(cut.count >= count, cut, low),
-      _choose(cut.count <= count, cut, high),
-      cut,
-    )
-
-  everything, nothing = _cut(jnp.min(keys), size, size), _cut(jnp.max(keys) + 1, size, 0)
-  low = _choose(count == 0, nothing, everything)
-  start = (jnp.int32(0), low, nothing, low)
-  start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)
-  return lax.while_loop(lambda state: state[-1].count != count, probe, start)[-1]
-
-
-def _pack(keys: jax.Array, low: Cut, high: Cut) -> jax.Array:
-  """Words of two bits an entry: 2 above the higher cut, 1 between the cuts, 0 below the lower one."""
-  (size,) = keys.shape
-  whole = size // _PER_WORD * _PER_WORD
-
-  def words(keys, start):
-    positions = start + lax.iota(jnp.int32, keys.size)
-    code = _above(keys, positions, low).astype(jnp.uint32)
-    code += _above(keys, positions, high).astype(jnp.uint32)
-    code = code.reshape(-1, min(keys.size, _PER_WORD))
-    shifts = 2 * lax.iota(jnp.uint32, code.shape[1])
-    return jnp.sum(code << shifts[None], axis=1, dtype=jnp.uint32)
-
-  parts = [words(keys[:whole], 0)] if whole else []
-  if whole < size:
-    parts.append(words(keys[whole:], whole))
-  missing = -sum(part.size for part in parts) % GROUP
-  if missing:
-    parts.append(jnp.zeros(missing, jnp.uint32))
-  return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def _pack_size(size: int) -> int:
-  return -(-size // (_PER_WORD * GROUP)) * GROUP
-
-
-def _sample(vector: jax.Array, count: int) -> jax.Array:
-  """One entry out of each of ``count`` equal stretches, at a place that a hash of its number names."""
-  stretch = vector.size // count
-  number = lax.iota(jnp.uint32, count)
-  mixed = number * np.uint32(0x9E37_79B1)
-  mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EB_CA77)
-  offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch)
-  positions = (number * np.uint32(stretch) + offset).astype(jnp.int32)
-  return vector.at[positions].get(mode="promise_in_bounds", unique_indices=True)
-
-
-def largest(
-  vector: jax.Array, count: int, view: Callable[[jax.Array], jax.Array] = lambda x: x
-) -> Positions:
-  """The positions of the largest keys, the lowest positions of equal ones.
-
-  Args:
-    vector: shape (d,).
-    count: r, how many, from 1 to d.
-    view: from entries of the vector to their keys, int32 from 0 to ``LARGEST_KEY``. It is applied wherever keys
-      are read, so that they are never stored.
-
-  Returns:
-    The set of exactly r positions.
-  """
-  (size,) = vector.shape
-  if size <= _SMALL:
-    keys = view(vector)
-    cut = exact_cut(keys, count)
-    return Positions(_pack(keys, cut, _cut(LARGEST_KEY + 1, 0, 0)), _WIDTH)
-
-  density = count / size
-  error = _SIGMAS * math.sqrt(_SAMPLE * density * (1 - density)) + 2
-  capacity = min(size, math.ceil(3 * error * size / _SAMPLE))
-  words, low, high = _three_kinds(vector, view, count, error, capacity)
+  plan = _Plan(vector, counts)
+  words, low, high, found = _three_kinds(vector, plan, view)
 
   # Those between the cuts, of which the largest are still to be taken.
   doubtful = Positions(words & ~(words >> np.uint32(1)) & _EVEN_BITS, _WIDTH)
-  ranks = lax.iota(jnp.int32, capacity)
-  positions = doubtful.locate(ranks)
-  there = ranks < low.count - high.count
+  rows = plan.doubtful
+  listed = low.count - high.count
+  begins = jnp.cumsum(listed) - listed
+  number = rows.number()
+  there = number < rows.spread(listed)
+  ranks = jnp.minimum(number, rows.spread(listed) - 1) + rows.spread(begins)
+  positions = doubtful.locate(jnp.maximum(ranks, 0).reshape(-1))
   # A key of -1 is below all others, so that what is not there is never above the cut.
-  their_keys = jnp.where(there, view(vector.at[positions].get(mode="promise_in_bounds")), -1)
-  cut = exact_cut(their_keys, count - high.count)
-  lost = there & ~_above(their_keys, ranks, cut)
-  bits = np.uint32(1) << (2 * (positions % _PER_WORD)).astype(jnp.uint32)
-  words = words.at[jnp.where(lost, positions // _PER_WORD, words.size)].add(
+  keys = jnp.where(there, view(vector.take(positions)).reshape(there.shape), -1)
+  exact = exact_cut(keys, rows, plan.counts - high.count, listed, low.value, high.value)
+  lost = (there & ~above(keys, rows, exact)).reshape(-1)
+  bits = np.uint32(1) << (_WIDTH * (positions % ALIGN)).astype(jnp.uint32)
+  words = words.at[jnp.where(lost, positions // ALIGN, words.size)].add(
     jnp.uint32(0) - bits, mode="drop"
   )
-  return Positions(words, _WIDTH)
+  return Positions(words, _WIDTH), found
 
 
-def _three_kinds(
-  vector: jax.Array,
-  view: Callable[[jax.Array], jax.Array],
-  count: int,
-  error: float,
-  capacity: int,
-) -> tuple[jax.Array, Cut, Cut]:
-  """The words of two cuts around the wanted one with at most ``capacity`` keys between them."""
-  (size,) = vector.shape
-  everything, nothing = _cut(0, size, size), _cut(LARGEST_KEY + 1, 0, 0)
-  sample = view(_sample(vector, _SAMPLE))
-  expected = count * _SAMPLE / size
-  lower, higher = math.ceil(expected + error), math.floor(expected - error)
-  guesses = jax.vmap(lambda x: exact_cut(sample, x).value)(
-    jnp.array([min(lower, _SAMPLE), max(higher, 0)], jnp.int32)
-  )
-  low_guess = _cut(guesses[0], size, 0) if lower < _SAMPLE else everything
-  high_guess = _cut(guesses[1], size, 0) if higher > 0 else nothing
+class _Plan:
+  """What is known of a search before it: how each group is sampled, and how many may be in doubt."""
+
+  def __init__(self, vector: Vector, counts: Sequence[int]):
+    sizes, total = vector.counts, vector.size
+    self.sizes = jnp.array(sizes, jnp.int32)
+    self.counts = jnp.array(counts, jnp.int32)
+    self.words = -(-(vector.span // ALIGN) // GROUP) * GROUP
+    self.samples, self.targets, capacities = [], [], []
+    for size, count in zip(sizes, counts, strict=True):
+      sample = _SAMPLE * size // total // Rows.WIDTH * Rows.WIDTH
+      sample = min(max(sample, 4 * Rows.WIDTH), _SAMPLE)
+      if size <= max(_SMALL, 2 * sample):
+        self.samples.append(0)
+        self.targets.append((0, 0))
+        capacities.append(size)
+        continue
+      share = count / size
+      error = _SIGMAS * math.sqrt(sample * share * (1 - share)) + 2
+      self.samples.append(sample)
+      self.targets.append((math.ceil(sample * share + error), math.floor(sample * share - error)))
+      capacities.append(min(size, math.ceil(3 * error * size / sample)))
+    self.doubtful = Rows(capacities)
+    self.capacities = jnp.array(self.doubtful.capacities, jnp.int32)
+
+
+def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
+  """A cut on either side of the wanted one, as far as a sample can tell."""
+  sampled = [group for group, count in enumerate(plan.samples) if count]
+  low, high = _everything(plan, vector), _nothing(plan)
+  if not sampled:
+    return low, high
+  rows = Rows([plan.samples[group] for group in sampled])
+  keys = view(jnp.concatenate([_sample(vector, group, plan.samples[group]) for group in sampled]))
+  keys = keys.reshape(-1, Rows.WIDTH)
+  sizes = jnp.array(rows.capacities, jnp.int32)
+  zero, most = jnp.zeros_like(sizes), jnp.full_like(sizes, LARGEST_KEY)
+  find = lambda count: exact_cut(keys, rows, count, sizes, zero, most).value
+  wanted = np.array([plan.targets[group] for group in sampled], np.int32).T
+  lower, higher = jax.vmap(find)(jnp.asarray(np.clip(wanted, 0, np.array(rows.capacities))))
+  groups = np.array(sampled)
+  value = low.value.at[groups].set(jnp.where(wanted[0] < sizes, lower, 0))
+  low = low._replace(value=value)
+  value = high.value.at[groups].set(jnp.where(wanted[1] > 0, higher, LARGEST_KEY + 1))
+  return low, high._replace(value=value)
+
+
+def _sample(vector: Vector, group: int, count: int) -> jax.Array:
+  """One entry out of each of ``count`` equal stretches, at a place that a hash of its number names."""
+  pieces = [i for i, place in enumerate(vector.where) if place.group == group]
+  sizes = [vector.where[i].size for i in pieces]
+  shares = [count * size // sum(sizes) for size in sizes]
+  shares[sizes.index(max(sizes))] += count - sum(shares)
+  taken = []
+  for i, size, share in zip(pieces, sizes, shares, strict=True):
+    if share:
+      stretch = size // share
+      number = lax.iota(jnp.uint32, share)
+      mixed = number * np.uint32(0x9E37_79B1)
+      mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EB_CA77)
+      offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch)
+      taken.append(vector.take_from(i, (number * np.uint32(stretch) + offset).astype(jnp.int32)))
+  return jnp.concatenate(taken)
+
+
+def _everything(plan: _Plan, vector: Vector) -> Cut:
+  zero = jnp.zeros_like(plan.sizes)
+  return Cut(zero, jnp.full_like(zero, vector.span), plan.sizes)
+
+
+def _nothing(plan: _Plan) -> Cut:
+  zero = jnp.zeros_like(plan.sizes)
+  return Cut(jnp.full_like(zero, LARGEST_KEY + 1), zero, zero)
+
+
+def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cut, Cut, Survey]:
+  """The words of two cuts around the wanted one with few enough keys between them."""
+  count = plan.counts
+  low_guess, high_guess = _guesses(vector, plan, view)
 
   def read(state):
-    turn, low, high, _, _ = state
+    turn, low, high, _, _, _, _, _ = state
     halving = turn % 3 == 2
-    slack = jnp.int32(capacity // 3)
-    low_part = jnp.where(halving, jnp.float32(1 / 3), _part(low, high, count + slack))
-    high_part = jnp.where(halving, jnp.float32(2 / 3), _part(low, high, count - slack))
-    lower, higher = _between(low, high, low_part, size), _between(low, high, high_part, size)
+    slack = plan.capacities // 3
+    low_part = jnp.where(halving, jnp.float32(1 / 3), part(low, high, count + slack))
+    high_part = jnp.where(halving, jnp.float32(2 / 3), part(low, high, count - slack))
+    lower = between(low, high, low_part, vector.span, ALIGN)
+    higher = between(low, high, high_part, vector.span, ALIGN)
     # Zero is the one value that very many entries share.
-    lower = _choose((low.value == 0) & (high.value > 1), _cut(1, size, 0), lower)
-    settled = low.count - high.count <= capacity
-    lower, higher = _choose(settled, low, lower), _choose(settled, high, higher)
-    lower, higher = _choose(turn == 0, low_guess, lower), _choose(turn == 0, high_guess, higher)
+    one = cut(jnp.ones_like(count), jnp.full_like(count, vector.span), jnp.zeros_like(count))
+    lower = choose((low.value == 0) & (high.value > 1), one, lower)
+    settled = low.count - high.count <= plan.capacities
+    lower, higher = choose(settled, low, lower), choose(settled, high, higher)
+    lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
 
-    # Keys that don't depend on the turn would be moved out of the loop, and stored.
-    entries, _ = lax.optimization_barrier((vector, turn))
-    words = _pack(view(entries), lower, higher)
-    twos = lax.population_count((words >> np.uint32(1)) & _EVEN_BITS).astype(jnp.int32)
-    marks = lax.population_count(words).astype(jnp.int32)
-    lower = lower._replace(count=jnp.sum(marks, dtype=jnp.int32))
-    higher = higher._replace(count=jnp.sum(twos, dtype=jnp.int32))
-    for cut in (lower, higher):
-      low = _choose((cut.count >= count) & (cut.count <= low.count), cut, low)
-    for cut in (higher, lower):
-      high = _choose((cut.count <= count) & (cut.count >= high.count), cut, high)
+    words, in_lower, in_higher, found = _pack(vector.tied_to(turn), plan, lower, higher, view)
+    lower, higher = lower._replace(count=in_lower), higher._replace(count=in_higher)
+    for new in (lower, higher):
+      low = choose((new.count >= count) & (new.count <= low.count), new, low)
+    for new in (higher, lower):
+      high = choose((new.count <= count) & (new.count >= high.count), new, high)
     # Settled are the cuts that the words are of, or the next turn makes them so.
     wanted = (lower.count >= count) & (higher.count <= count)
-    done = wanted & (lower.count - higher.count <= capacity)
-    return turn + 1, low, high, words, done
+    done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
+    return turn + 1, low, high, lower, higher, words, found, done
 
-  words = jnp.zeros(_pack_size(size), jnp.uint32)
-  start = (jnp.int32(0), everything, nothing, words, jnp.bool_(False))
-  start = jax.tree.map(lambda x: _axis.varying_like(x, vector), start)
-  _, low, high, words, _ = lax.while_loop(lambda state: ~state[-1], read, start)
-  return words, low, high
+  low, high = _everything(plan, vector), _nothing(plan)
+  words = jnp.zeros(plan.words, jnp.uint32)
+  found = Survey(jnp.float32(0), jnp.int32(0))
+  start = (jnp.int32(0), low, high, low, high, words, found, jnp.bool_(False))
+  like = vector.arrays[0][0]
+  start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
+  _, _, _, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
+  return words, lower, higher, found
+
+
+def _pack(
+  vector: Vector, plan: _Plan, low: Cut, high: Cut, view: View
+) -> tuple[jax.Array, jax.Array, jax.Array, Survey]:
+  """Words of two bits an entry: 2 above the higher cut, 1 between the cuts, 0 below the lower one.
+
+  Returns:
+    The words, how many entries of each group are above the lower cut and above the higher one, and the
+    survey.
+  """
+  packed, surveys = [], []
+  lows, highs = [[] for _ in plan.samples], [[] for _ in plan.samples]
+  for i, place in enumerate(vector.where):
+    entries = vector.read(i)
+    low_here, high_here = (jax.tree.map(lambda x, g=place.group: x[g], c) for c in (low, high))
+    whole = place.size // ALIGN * ALIGN
+    for begin, end in ((0, whole), (whole, place.size)):
+      if begin == end:
+        continue
+      words, squares, keys = _words(
+        entries[begin:end], place.first + begin, low_here, high_here, view
+      )
+      packed.append(words)
+      surveys.append(Survey(squares.sum(), keys.max()))
+      twos = lax.population_count((words >> np.uint32(1)) & _EVEN_BITS)
+      highs[place.group].append(jnp.sum(twos.astype(jnp.int32), dtype=jnp.int32))
+      marks = lax.population_count(words).astype(jnp.int32)
+      lows[place.group].append(jnp.sum(marks, dtype=jnp.int32))
+  missing = plan.words - vector.span // ALIGN
+  if missing:
+    packed.append(jnp.zeros(missing, jnp.uint32))
+  counts = (jnp.stack([jnp.stack(x).sum() for x in each]) for each in (lows, highs))
+  return jnp.concatenate(packed), *counts, _sum_up(surveys)
+
+
+def _words(
+  entries: jax.Array, first: int, low: Cut, high: Cut, view: View
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The words of some entries, and the sum of squares and largest key of each word, in one read."""
+  length = min(entries.size, ALIGN)
+  keys = view(entries).reshape(-1, length)
+  starts = first + ALIGN * lax.iota(jnp.int32, keys.shape[0])
+  # Cuts fall between words: all entries of a word have their ties broken alike.
+  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in (low, high)]
+  code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
+  code <<= _WIDTH * lax.iota(jnp.uint32, length)[None]
+  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
+  return lax.reduce(
+    (code, _square(entries).reshape(keys.shape), keys),
+    tuple(_axis.varying_like(x, entries) for x in zeros),
+    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
+    (1,),
+  )

@@ -13,6 +13,7 @@ Ties go to the lowest index, as in ``jax.lax.top_k``.
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,11 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
+from rtopk_jax._positions import Positions
+from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._schedule import Stages
+from rtopk_jax._search import Survey
+from rtopk_jax._vector import Vector, places
 
 MAX_SIZE = 2**31 - 1
 # float32 as bits: the smallest normal number, and infinity.
@@ -29,6 +34,8 @@ _MIN_NORMAL = np.uint32(0x0080_0000)
 _INFINITY = np.uint32(0x7F80_0000)
 # Below this size a search has nothing to gain, and it takes seconds to compile.
 _SORT_BELOW = 1 << 17
+# Random keys are below.
+_RANDOM_BELOW = 1 << 30
 METHODS = ("search", "top_k")
 
 
@@ -54,6 +61,18 @@ class SparseSlices:
       .at[self.indices]
       .set(self.values, unique_indices=True, indices_are_sorted=True)
     )
+
+
+class Selection(NamedTuple):
+  """Which entries of a vector are sent.
+
+  Attributes:
+    positions: theirs, ascending, shape (k,), int32.
+    survey: of the vector, a by-product.
+  """
+
+  positions: jax.Array
+  survey: Survey
 
 
 class Counts(NamedTuple):
@@ -156,6 +175,13 @@ class Selector:
     r = size if subsample == math.inf else min(size, round(subsample * k))
     return Counts(k, r)
 
+  def scales(self, sizes: Sequence[int], num_workers: int | None = None) -> jax.Array | None:
+    """r/k for every entry sent of some groups, shape (sum of k,); None where values go as they are."""
+    if not self.unbiased:
+      return None
+    counts = [self.counts(size, num_workers) for size in sizes]
+    return jnp.asarray(np.repeat([r / k for k, r in counts], [k for k, _ in counts]), jnp.float32)
+
   def __call__(
     self, vector: jax.Array, key: jax.Array, num_workers: int | None = None
   ) -> SparseSlices:
@@ -178,42 +204,105 @@ class Selector:
       raise TypeError(f"vector must be floating point of at most 32 bits, got {vector.dtype}.")
     if vector.ndim != 1:
       raise ValueError(f"vector must have one dimension, got shape {vector.shape}.")
-    size = vector.shape[0]
-    k, r = self.counts(size, num_workers)
-    by_sort = self.method == "top_k" or size <= _SORT_BELOW
-    choose = _by_sorting if by_sort else _by_searching
-    indices = jnp.arange(size, dtype=jnp.int32) if k == size else choose(vector, key, k, r)
-    values = vector.at[indices].get(
-      mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
-    )
-    if self.unbiased:
-      values = values * jnp.asarray(r / k, vector.dtype)
-    return SparseSlices(values, indices, size)
+    (size,) = vector.shape
+    whole = Vector(places([(size,)]), ((vector,),), lambda x: x)
+    chosen = self.select(whole, lambda _: key, num_workers)
+    values = whole.take(chosen.positions)
+    scales = self.scales([size], num_workers)
+    if scales is not None:
+      values = values * scales.astype(vector.dtype)
+    return SparseSlices(values, chosen.positions, size)
+
+  def select(
+    self, vector: Vector, key_of: Callable[[int], jax.Array], num_workers: int | None = None
+  ) -> Selection:
+    """Selects entries of each group of a vector in pieces.
+
+    Args:
+      vector: d entries.
+      key_of: the PRNG key of a group.
+      num_workers: stands in for r/k when ``subsample`` is None.
+
+    Returns:
+      The ``Selection``.
+    """
+    counts = [self.counts(size, num_workers) for size in vector.counts]
+    sent, large = [k for k, _ in counts], [r for _, r in counts]
+    if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
+      everything = vector.spread(lax.iota(jnp.int32, vector.size))
+      return Selection(everything, _search.survey(vector, magnitude_keys))
+    if self.method == "top_k" or vector.size <= _SORT_BELOW:
+      return _by_sorting(vector, key_of, sent, large)
+    if all(r == size for r, size in zip(large, vector.counts, strict=True)):
+      numbers = draw(key_of(0), vector.counts, sent)
+      return Selection(vector.spread(numbers), _search.survey(vector, magnitude_keys))
+    found, survey = _search.largest(vector, large, magnitude_keys)
+    ranks = lax.iota(jnp.int32, sum(large)) if sent == large else draw(key_of(0), large, sent)
+    return Selection(found.locate(ranks), survey)
 
 
-def _by_searching(vector: jax.Array, key: jax.Array, k: int, r: int) -> jax.Array:
-  """Ascending indices of the selection, by counting; nothing of length d is sorted."""
-  size = vector.shape[0]
-  if r == size:
-    return _search.largest(_random_keys(key, size), k).locate(lax.iota(jnp.int32, k))
-  ranks = lax.iota(jnp.int32, k)
-  if k < r:
-    ranks = _search.largest(_random_keys(key, r), k).locate(ranks)
-  return _search.largest(vector, r, _magnitude_keys).locate(ranks)
+def largest_of(vector: jax.Array, count: int) -> jax.Array:
+  """Ascending indices of the entries of largest magnitude of a flat vector."""
+  whole = Vector(places([vector.shape]), ((vector,),), lambda x: x)
+  if vector.size <= _SORT_BELOW:
+    return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
+  found, _ = _search.largest(whole, [count], magnitude_keys)
+  return found.locate(lax.iota(jnp.int32, count))
 
 
-def _by_sorting(vector: jax.Array, key: jax.Array, k: int, r: int) -> jax.Array:
-  """Ascending indices of the selection, by ``jax.lax.top_k``."""
-  size = vector.shape[0]
-  if r == size:
-    return jnp.sort(_top_k(_random_keys(key, size), k))
-  indices = jnp.sort(_top_k(_magnitude_keys(vector), r))
-  if k < r:
-    indices = indices[jnp.sort(_top_k(_random_keys(key, r), k))]
-  return indices
+def _by_sorting(
+  vector: Vector, key_of: Callable[[int], jax.Array], sent: list[int], large: list[int]
+) -> Selection:
+  """The selection by ``jax.lax.top_k``, group by group."""
+  keys: list[list[jax.Array]] = [[] for _ in sent]
+  for i, place in enumerate(vector.where):
+    keys[place.group].append(magnitude_keys(vector.read(i)))
+  numbers, begin = [], 0
+  for group, (k, r) in enumerate(zip(sent, large, strict=True)):
+    of_group = jnp.concatenate(keys[group])
+    size, key = of_group.size, key_of(group)
+    if r == size:
+      chosen = jnp.sort(top_k_of_keys(random_keys(key, size), k))
+    else:
+      chosen = jnp.sort(top_k_of_keys(of_group, r))
+      if k < r:
+        chosen = chosen[jnp.sort(top_k_of_keys(random_keys(key, r), k))]
+    numbers.append(begin + chosen)
+    begin += size
+  survey = _search.survey(vector, magnitude_keys)
+  return Selection(vector.spread(jnp.concatenate(numbers)), survey)
 
 
-def _magnitude_keys(vector: jax.Array) -> jax.Array:
+def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
+  """A uniformly random subset of each of some sets, their members numbered through.
+
+  Args:
+    key: a PRNG key.
+    sizes: of the sets.
+    counts: of the subsets, from 1 to the size.
+
+  Returns:
+    The numbers, ascending, shape (sum(counts),).
+  """
+  rows = Rows(sizes)
+  number, size = rows.number(), rows.spread(jnp.array(sizes, jnp.int32))
+  keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
+  keys = jnp.where(number < size, keys, -1)
+  zero = jnp.zeros(len(sizes), jnp.int32)
+  cut = exact_cut(
+    keys,
+    rows,
+    jnp.array(counts, jnp.int32),
+    jnp.array(sizes, jnp.int32),
+    zero,
+    jnp.full_like(zero, _RANDOM_BELOW),
+  )
+  members = Positions.of(above(keys, rows, cut).reshape(-1))
+  found = members.locate(lax.iota(jnp.int32, sum(counts)))
+  return found - rows.padding(found, sizes)
+
+
+def magnitude_keys(vector: jax.Array) -> jax.Array:
   """int32 numbers in the order of the entries' magnitudes, all NaN being one."""
   width = 8 * vector.dtype.itemsize
   bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
@@ -222,14 +311,14 @@ def _magnitude_keys(vector: jax.Array) -> jax.Array:
   ).astype(jnp.int32)
 
 
-def _random_keys(key: jax.Array, count: int) -> jax.Array:
+def random_keys(key: jax.Array, count: int) -> jax.Array:
   """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
   # Of a multiple of many, since on CPUs an odd count takes several times as long.
   bits = jax.random.bits(key, (-(-count // 1024) * 1024,), jnp.uint32)[:count]
   return (bits >> np.uint32(2)).astype(jnp.int32)
 
 
-def _top_k(keys: jax.Array, count: int) -> jax.Array:
+def top_k_of_keys(keys: jax.Array, count: int) -> jax.Array:
   """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
 
   Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,

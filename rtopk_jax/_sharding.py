@@ -89,8 +89,14 @@ def state_specs(
   given, expected = jax.tree.structure(param_specs, is_leaf=is_spec), jax.tree.structure(params)
   if given != expected:
     raise ValueError(f"param_specs and params have different structures: {given} and {expected}.")
+  # An exchange over two kinds of links has workers over the slow ones only.
+  with _axis.row_axes() as found:
+    jax.eval_shape(lambda p: tx.init(p), params)
+  names = set(_axis.names(axis_name))
+  slow = [own for own in found if set(_axis.names(own)) < names]
+  rows = slow[0] if len(found) == len(slow) == 1 else axis_name
   return _map_state(
-    tx, params, param_specs, shared=P(), own=lambda spec: P(axis_name, *spec), is_leaf=is_spec
+    tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=is_spec
   )
 
 

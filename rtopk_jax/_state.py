@@ -48,16 +48,12 @@ def settle(finite: jax.Array, new: ExchangeMetrics, old: ExchangeMetrics) -> Exc
 
 
 def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[jax.Array]:
-  """This worker's part of a field of the state, in float32."""
+  """This worker's part of a field of the state."""
   check_structure(updates, **{f"state.{field}": rows})
-  return [
-    _axis.read_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}").astype(
-      jnp.float32
-    )
-    for (path, row), g in zip(
-      jax.tree.leaves_with_path(rows), jax.tree.leaves(updates), strict=True
-    )
-  ]
+  paths = jax.tree.leaves_with_path(rows)
+  for (path, row), g in zip(paths, jax.tree.leaves(updates), strict=True):
+    _axis.check_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}")
+  return [row for _, row in paths]
 
 
 def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -68,16 +64,25 @@ def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
   return x.astype(dtype)
 
 
-def write_rows(finite: jax.Array, new: list[jax.Array], rows: Any) -> Any:
-  """A field of the state after a step, in the shape and dtype it had; as it was if skipped."""
+def write_rows(new: list[jax.Array], rows: Any) -> Any:
+  """A field of the state after a step, in the shape it had."""
   old, structure = jax.tree.flatten(rows)
   return jax.tree.unflatten(
-    structure,
-    [
-      jnp.where(finite, cast(x.reshape(row.shape), row.dtype), row)
-      for x, row in zip(new, old, strict=True)
-    ],
+    structure, [x.reshape(row.shape) for x, row in zip(new, old, strict=True)]
   )
+
+
+def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
+  """Refuses what does not say of one worker whether it takes part."""
+  if present is None:
+    return None
+  present = jnp.asarray(present)
+  if present.shape or present.dtype != jnp.bool_:
+    raise TypeError(
+      "present says whether this worker takes part, and must be a bool scalar, got "
+      f"{present.dtype} of shape {present.shape}."
+    )
+  return _axis.to_varying(present, axis_name)
 
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:

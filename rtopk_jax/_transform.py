@@ -11,20 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from rtopk_jax import _axis, _checks, _exchange, _layout, _memory, _schedule, _state
+from rtopk_jax import _axis, _checks, _collectives, _layout, _schedule, _state
 from rtopk_jax._axis import AxisName
-from rtopk_jax._exchange import AllGather
-from rtopk_jax._layout import Dense
+from rtopk_jax._exchange import Collective
+from rtopk_jax._layout import Dense, Scope
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics, no_metrics
 from rtopk_jax._select import Selector
+from rtopk_jax._step import Leaves, Options, Step
 from rtopk_jax._wire import Wire
-
-_COLLECTIVES = {"all_gather": AllGather}
-# Words in front of a message: whether an entry is not finite, and two squared norms for the metrics.
-_HEADER = 3
 
 
 class SparseExchangeState(NamedTuple):
@@ -49,7 +45,7 @@ def sparse_exchange(
   selector: Selector,
   axis_name: AxisName,
   *,
-  scope: str = "global",
+  scope: Scope = "global",
   average: str = "workers",
   error_feedback: bool = True,
   momentum: float = 0.0,
@@ -57,7 +53,7 @@ def sparse_exchange(
   momentum_masking: bool = True,
   clip_norm: float | None = None,
   dense: Dense = None,
-  collective: str | AllGather = "all_gather",
+  collective: str | Collective = "all_gather",
   wire: Wire | None = None,
   memory_decay: float = 1.0,
   memory_dtype: jax.typing.DTypeLike | None = None,
@@ -85,7 +81,7 @@ def sparse_exchange(
     selector: what is sent; ``rtop_k(…)``, ``top_k(…)`` or ``random_k(…)``.
     axis_name: the mapped axis of the workers, a string or a tuple of strings.
     scope: "global": all compressed leaves are one vector, as in the paper; "leaf": each selects its own
-      share.
+      share; ``Block(size)``: each run of so many entries of a leaf does.
     average: "workers" divides the sum by n; "senders" divides each entry by the number of workers that
       sent it; "sum" does not divide. Leaves sent dense are averaged whatever this says.
     error_feedback: keep what was not sent and add it to the next gradient.
@@ -96,7 +92,8 @@ def sparse_exchange(
       to :math:`c\, n^{-1/2}`. None does not clip.
     dense: leaves that are averaged as they are: None for those with fewer than two dimensions or 1,024
       entries, a bool for all or none, a tree of bools, or a function of path and leaf.
-    collective: "all_gather", or an ``AllGather``.
+    collective: "all_gather", "reduce_scatter" or "auto", or an ``AllGather``, ``ReduceScatter``,
+      ``Hierarchical`` or ``Auto``.
     wire: the code of messages; None is ``Wire()``, which is exact.
     memory_decay: :math:`\lambda` in (0, 1].
     memory_dtype: of residual and momentum as they are kept; None is float32, in which all is computed.
@@ -105,7 +102,9 @@ def sparse_exchange(
 
   Returns:
     An ``optax.GradientTransformationExtraArgs`` with ``SparseExchangeState``. ``init`` and ``update``
-    want to be called inside the mapped function; ``rtopk_jax.init`` makes the state from outside.
+    want to be called inside the mapped function; ``rtopk_jax.init`` makes the state from outside. ``update``
+    takes ``present=``, a bool scalar of each worker: one that is absent keeps its memory as it is, and the
+    mean is over those present.
 
   Raises:
     TypeError: here for arguments of a wrong type, in ``init`` and ``update`` for leaves that are not
@@ -132,7 +131,7 @@ def sparse_exchange(
     hint = f"; did you mean rtop_k({selector})" if isinstance(selector, int | float) else ""
     raise TypeError(f"selector must be rtop_k(…), top_k(…) or random_k(…), got {selector!r}{hint}.")
   _checks.axis_name(axis_name)
-  _checks.one_of("scope", scope, _layout.SCOPES)
+  _layout.check_scope(scope)
   _state.check_options(average, momentum, nesterov, clip_norm)
   _checks.flag("error_feedback", error_feedback)
   _checks.flag("momentum_masking", momentum_masking)
@@ -153,19 +152,21 @@ def sparse_exchange(
   wire = Wire() if wire is None else wire
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
-  if isinstance(collective, str):
-    _checks.one_of("collective", collective, _COLLECTIVES)
-    collective = _COLLECTIVES[collective]()
-  if not isinstance(collective, AllGather):
-    raise TypeError(f"collective must be a name or a rtopk_jax.AllGather, got {collective!r}.")
+  if wire.indices == "block" and not isinstance(scope, _layout.Block):
+    raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
+  chosen = _collectives.resolve(collective)
+  memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
+  chosen.check(axis_name, average, wire, memory)
+  row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
+
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
   row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
+  options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
 
   def init(params):
     _state.check_floating("params", params)
-    rows = lambda: jax.tree.map(
-      lambda p: _axis.new_row(tuple(p.shape), row_dtype, axis_name), params
-    )
+    workers = chosen.workers(axis_name)
+    rows = lambda: jax.tree.map(lambda p: _axis.new_row(tuple(p.shape), row_dtype, workers), params)
     return SparseExchangeState(
       count=jnp.zeros((), jnp.int32),
       residual=rows() if error_feedback else (),
@@ -173,128 +174,47 @@ def sparse_exchange(
       metrics=no_metrics(),
     )
 
-  def update(updates, state, params=None, **extra_args):
+  def update(updates, state, params=None, *, present=None, **extra_args):
     del extra_args
-    num_workers = _axis.size(axis_name)
+    _axis.size(axis_name)
     _state.check_updates(updates, params, axis_name)
-    gradients, structure = jax.tree.flatten(updates)
-    plan = _layout.layout(updates, scope, dense)
-
-    rest = (
-      _state.read_rows(state.residual, updates, axis_name, "residual") if error_feedback else None
-    )
-    trace = _state.read_rows(state.momentum, updates, axis_name, "momentum") if momentum else None
-    local = [g.astype(jnp.float32) for g in gradients]
-    if clip_norm is not None:
-      scale = _memory.clip_scale(local, clip_norm / num_workers**0.5)
-      local = [g * scale for g in local]
-    corrected = [memory.correct(g, trace[i] if trace else None) for i, g in enumerate(local)]
-    directions, traces = [x for x, _ in corrected], [x for _, x in corrected]
-
-    reduced = [jnp.zeros(g.shape, jnp.float32) for g in gradients]
-    residuals = list(rest or ())
-    finite = jnp.bool_(True)
-    if plan.dense.leaves:
-      total = _exchange.reduce_dense(plan.dense.join(directions), axis_name)
-      finite = jnp.all(jnp.isfinite(total))
-      plan.dense.split(total / num_workers, reduced)
-    metrics = state.metrics
-    if plan.compressed:
-      kept = [
-        memory.accumulate(direction, rest[i] if rest else None)
-        for i, direction in enumerate(directions)
-      ]
-      vectors = [segment.join(kept) for segment in plan.compressed]
-      trails = [segment.join(traces) for segment in plan.compressed] if momentum else []
-      totals, headers, vectors, trails = _schedule.switch(
-        selector.stages,
-        state.count,
-        lambda stage: _exchange_vectors(
-          vectors,
-          trails,
-          state.count,
-          stage=selector.at(stage),
-          memory=memory,
-          wire=wire,
-          collective=collective,
-          axis_name=axis_name,
-          average=average,
-          seed=seed,
-        ),
+    if present is not None and not chosen.allows_absence:
+      raise ValueError(
+        f"present needs a collective without owners, who cannot be absent; {chosen!r} has them."
       )
-      for i, segment in enumerate(plan.compressed):
-        segment.split(totals[i], reduced)
-        if error_feedback:
-          segment.split(vectors[i], residuals)
-        if momentum:
-          segment.split(trails[i], traces)
-      finite &= jnp.all(headers[:, 0] == 0)
-      metrics = ExchangeMetrics(
-        sent_square=jnp.mean(headers[:, 1]),
-        residual_square=jnp.mean(headers[:, 2]),
-        received=jnp.stack([jnp.count_nonzero(x) for x in totals]).sum().astype(jnp.float32),
-        entries=jnp.float32(sum(segment.size for segment in plan.compressed)),
-        skipped=state.metrics.skipped,
+    workers = chosen.workers(axis_name)
+    updates = chosen.prepare(updates, axis_name)
+    raw, structure = jax.tree.flatten(updates)
+    momenta, residuals = (
+      _state.read_rows(rows, updates, workers, field) if kept else []
+      for kept, rows, field in (
+        (momentum, state.momentum, "momentum"),
+        (error_feedback, state.residual, "residual"),
       )
-
-    updates = jax.tree.unflatten(
-      structure,
-      [
-        _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
-        for x, g in zip(reduced, gradients, strict=True)
-      ],
     )
-    return updates, SparseExchangeState(
+    # All in the shape of the rows: reshaped, they could not be updated in place.
+    shapes = [x.shape or (1,) for x in momenta or residuals or raw]
+    in_shape = lambda xs: [x.reshape(shape) for x, shape in zip(xs, shapes, strict=False)]
+    axes = [_axis.model_axes(x, workers) for x in raw]
+    step = Step(
+      options,
+      workers,
+      Leaves(*(in_shape(xs) for xs in (raw, momenta, residuals))),
+      _layout.layout(updates, shapes, scope, dense, axes),
+      state.count,
+      _state.check_present(present, workers),
+    )
+    after, metrics, finite = _schedule.switch(
+      selector.stages, state.count, lambda stage: step.run(selector.at(stage))
+    )
+    means = [
+      _state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(after.gradient, raw, strict=True)
+    ]
+    return jax.tree.unflatten(structure, means), SparseExchangeState(
       count=_state.increment(state.count),
-      residual=_state.write_rows(finite, residuals, state.residual) if error_feedback else (),
-      momentum=_state.write_rows(finite, traces, state.momentum) if momentum else (),
+      residual=_state.write_rows(after.residual, state.residual) if error_feedback else (),
+      momentum=_state.write_rows(after.momentum, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _exchange_vectors(
-  vectors: list[jax.Array],
-  trails: list[jax.Array],
-  count: jax.Array,
-  *,
-  stage: Selector,
-  memory: Memory,
-  wire: Wire,
-  collective: AllGather,
-  axis_name: AxisName,
-  average: str,
-  seed: int | jax.Array,
-) -> tuple[list[jax.Array], jax.Array, list[jax.Array], list[jax.Array]]:
-  """One stage's exchange: reduced vectors, all headers, new residuals and momenta."""
-  num_workers = _axis.size(axis_name)
-  key = jax.random.fold_in(jax.random.key(seed), count)
-  counts = [stage.counts(vector.size, num_workers) for vector in vectors]
-  messages, residuals, masked = [], [], []
-  sent_square = residual_square = jnp.float32(0)
-  for i, (vector, (k, _)) in enumerate(zip(vectors, counts, strict=True)):
-    worker_key = jax.random.fold_in(jax.random.fold_in(key, i), _axis.index(axis_name))
-    message = wire.encode(stage(vector, worker_key, num_workers))
-    # What counts as sent is what the others will read, rounding included.
-    sent = wire.decode(message, k, vector.size)
-    messages.append(message)
-    sent_square += jnp.sum(jnp.square(sent.values))
-    if memory.error_feedback:
-      residuals.append(memory.retain(vector, sent))
-      residual_square += jnp.sum(jnp.square(residuals[-1]))
-    else:
-      residuals.append(vector)
-    if trails:
-      masked.append(memory.mask(trails[i], sent))
-  finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(vector)) for vector in vectors]))
-  header = jnp.stack([(~finite).astype(jnp.float32), sent_square, residual_square])
-  header = lax.bitcast_convert_type(header, jnp.uint32)
-  gathered = collective.gather(jnp.concatenate([header, *messages]), axis_name)
-  totals, start = [], _HEADER
-  for vector, (k, _) in zip(vectors, counts, strict=True):
-    stop = start + wire.words(k, vector.size)
-    totals.append(_exchange.reduce_messages(gathered[:, start:stop], wire, k, vector.size, average))
-    start = stop
-  headers = lax.bitcast_convert_type(gathered[:, :_HEADER], jnp.float32)
-  return totals, headers, residuals, masked

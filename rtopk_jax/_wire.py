@@ -4,25 +4,30 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from rtopk_jax import _checks, _elias_fano
+from rtopk_jax import _bits, _checks, _elias_fano, _quantize
 from rtopk_jax._select import SparseSlices
 
-_VALUES = ("float32", "bfloat16", "float16")
-_INDICES = ("int32", "elias_fano")
+_FLOATS = ("float32", "bfloat16", "float16")
+_VALUES = (*_FLOATS, *_quantize.BITS)
+_INDICES = ("int32", "elias_fano", "block")
 
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
   """The code of a message: k values and k indices as words.
 
-  With float32 values what is decoded is what was sent, bit for bit. Shorter ones are rounded to nearest
-  and do not overflow; with error feedback, what rounding loses stays in the memory. Indices are exact.
+  With float32 values what is decoded is what was sent, bit for bit. bfloat16 and float16 are rounded to
+  nearest and do not overflow. int8, int4 and int2 are rounded at random so that they are right on average,
+  with one float32 scale for 256 values. With error feedback, what rounding loses stays in the memory.
+  Indices are exact.
 
   Args:
-    values: "float32", or "bfloat16" or "float16" for half the bits.
-    indices: "int32", or "elias_fano" for about log₂(d/k) + 2 bits an index: 12 at a density of 0.1 %.
+    values: "float32", "bfloat16", "float16", "int8", "int4" or "int2".
+    indices: "int32"; "elias_fano" for about log₂(d/k) + 2 bits an index, 12 at a density of 0.1 %; or
+      "block" for log₂(size) bits with ``scope=Block(size)``.
 
   Raises:
     ValueError: for a code that does not exist.
@@ -36,9 +41,9 @@ class Wire:
     (True, 'uint32')
     >>> wire.decode(words, k=2, d=10).values.tolist()
     [0.5, -2.0]
-    >>> short = rtopk_jax.Wire(values="bfloat16", indices="elias_fano")
-    >>> 32 * short.words(k=10_000, d=10_000_000) / 10_000  # bits an entry
-    27.968
+    >>> short = rtopk_jax.Wire(values="int4", indices="elias_fano")
+    >>> round(32 * short.words(k=10_000, d=10_000_000) / 10_000, 1)  # bits an entry
+    16.1
   """
 
   values: str = "float32"
@@ -48,64 +53,140 @@ class Wire:
     _checks.one_of("values", self.values, _VALUES)
     _checks.one_of("indices", self.indices, _INDICES)
 
+  @property
+  def is_exact(self) -> bool:
+    """Whether nothing is rounded."""
+    return self.values == "float32"
+
   def _value_words(self, k: int) -> int:
-    return k if self.values == "float32" else -(-k // 2)
+    if self.values in _quantize.BITS:
+      return _quantize.words(k, self.values)
+    return k if self.is_exact else -(-k // 2)
+
+  def _index_words(self, k: int, d: int, blocks: "Blocks | None") -> int:
+    if self.indices == "block":
+      return _bits.words(k, _need(blocks).width)
+    return _elias_fano.words(k, d) if self._codes_indices(k, d) else k
 
   def _codes_indices(self, k: int, d: int) -> bool:
     """Whether the code of the indices is shorter than they are; it is not for very few."""
     return self.indices == "elias_fano" and _elias_fano.words(k, d) < k
 
-  def words(self, k: int, d: int) -> int:
+  def words(self, k: int, d: int, blocks: "Blocks | None" = None) -> int:
     """The length of a message.
 
     Args:
       k: entries sent.
       d: entries of the vector.
+      blocks: the block of each entry, where indices are of blocks.
 
     Returns:
       How many 32-bit words it takes.
     """
-    return self._value_words(k) + (_elias_fano.words(k, d) if self._codes_indices(k, d) else k)
+    return self._value_words(k) + self._index_words(k, d, blocks)
 
-  def encode(self, slices: SparseSlices) -> jax.Array:
+  def encode(
+    self, slices: SparseSlices, key: jax.Array | None = None, blocks: "Blocks | None" = None
+  ) -> jax.Array:
     """The message of some slices.
 
     Args:
       slices: k entries of a vector.
+      key: a PRNG key, for values that are rounded at random.
+      blocks: the block of each entry, where indices are of blocks.
 
     Returns:
       uint32 words, shape (words(k, d),).
+
+    Raises:
+      ValueError: when the code wants a key or blocks and there are none.
     """
     (k,) = slices.indices.shape
     values = slices.values.astype(jnp.float32)
-    if self.values != "float32":
+    if self.values in _quantize.BITS:
+      if key is None:
+        raise ValueError(f"values={self.values!r} are rounded at random; pass a key to encode.")
+      coded = _quantize.encode(values, self.values, key)
+    elif self.is_exact:
+      coded = _to_words(values)
+    else:
       largest = float(jnp.finfo(self.values).max)
       values = jnp.clip(values, -largest, largest).astype(self.values)
-      values = jnp.pad(values, (0, k % 2)).reshape(-1, 2)
-    if self._codes_indices(k, slices.size):
+      coded = _to_words(jnp.pad(values, (0, k % 2)).reshape(-1, 2))
+    if self.indices == "block":
+      blocks = _need(blocks)
+      indices = _bits.pack(slices.indices - blocks.begins, blocks.width)
+    elif self._codes_indices(k, slices.size):
       indices = _elias_fano.encode(slices.indices, slices.size)
     else:
       indices = _to_words(slices.indices)
-    return jnp.concatenate([_to_words(values), indices])
+    return jnp.concatenate([coded, indices])
 
-  def decode(self, words: jax.Array, k: int, d: int) -> SparseSlices:
+  def decode_values(self, words: jax.Array, k: int) -> jax.Array:
+    """The values of a message alone.
+
+    Args:
+      words: what ``encode`` returned.
+      k: entries sent.
+
+    Returns:
+      Shape (k,), float32.
+    """
+    coded = words[: self._value_words(k)]
+    if self.values in _quantize.BITS:
+      return _quantize.decode(coded, k, self.values)
+    values = lax.bitcast_convert_type(coded, jnp.dtype(self.values))
+    return values.reshape(-1)[:k].astype(jnp.float32)
+
+  def decode(
+    self, words: jax.Array, k: int, d: int, blocks: "Blocks | None" = None
+  ) -> SparseSlices:
     """The slices of a message.
 
     Args:
       words: what ``encode`` returned.
       k: entries sent.
       d: entries of the vector.
+      blocks: the block of each entry, where indices are of blocks.
 
     Returns:
       The slices, values in float32.
     """
-    split = self._value_words(k)
-    values = lax.bitcast_convert_type(words[:split], jnp.dtype(self.values))
-    if self._codes_indices(k, d):
-      indices = _elias_fano.decode(words[split:], k, d)
+    coded = words[self._value_words(k) :]
+    if self.indices == "block":
+      blocks = _need(blocks)
+      indices = _bits.unpack(coded, k, blocks.width).astype(jnp.int32) + blocks.begins
+    elif self._codes_indices(k, d):
+      indices = _elias_fano.decode(coded, k, d)
     else:
-      indices = lax.bitcast_convert_type(words[split:], jnp.int32)
-    return SparseSlices(values.reshape(-1)[:k].astype(jnp.float32), indices, d)
+      indices = lax.bitcast_convert_type(coded, jnp.int32)
+    return SparseSlices(self.decode_values(words, k), indices, d)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """Which block each entry of a message is in: the same on all workers.
+
+  Attributes:
+    begins: the first index of its block, shape (k,), int32.
+    size: entries of a block.
+  """
+
+  begins: np.ndarray | jax.Array
+  size: int
+
+  @property
+  def width(self) -> int:
+    """Bits of an index within a block."""
+    return max(1, (self.size - 1).bit_length())
+
+
+def _need(blocks: Blocks | None) -> Blocks:
+  if blocks is None:
+    raise ValueError(
+      'indices="block" are indices within blocks; use it with scope=rtopk_jax.Block(size).'
+    )
+  return blocks
 
 
 def _to_words(x: jax.Array) -> jax.Array:

@@ -172,7 +172,7 @@ def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
       continue
     row = outcome.row
     label = NAMES[row.method] + (f", {_compression(row)}" if row.compression else "")
-    style = {"color": COLOURS[row.method], "linestyle": dashes.get(row.compression, "-")}
+    style = {"color": COLOURS[row.method], "linestyle": dashes.get(row.compression or "", "-")}
     # Where seeds have come to different epochs, the mean is over what all have.
     runs = list(outcome.seeds.values())
     common = min(map(len, runs))

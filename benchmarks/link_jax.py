@@ -1,0 +1,110 @@
+"""One worker of ``slow_link`` in JAX, one process on a host of its own.
+
+python -m benchmarks.link_jax RANK WORKERS ADDRESS COORDINATOR OPTIONS
+"""
+
+import dataclasses
+import json
+import socket
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from benchmarks import link_protocol, trees
+
+AXIS = "workers"
+
+
+def transformations(density: float) -> dict[str, Any]:
+  """The exchanges that are timed.
+
+  Args:
+    density: k/d.
+
+  Returns:
+    A transformation by the name of its row.
+  """
+  selector = rtopk_jax.rtop_k(density)
+  sparse = lambda **options: rtopk_jax.sparse_exchange(selector, AXIS, dense=False, **options)
+  short = rtopk_jax.Wire(values="bfloat16", indices="elias_fano")
+  return {
+    "dense_exchange": rtopk_jax.dense_exchange(AXIS),
+    "all_gather": sparse(),
+    "all_gather, 28 bits": sparse(wire=short),
+    "reduce_scatter": sparse(collective="reduce_scatter"),
+  }
+
+
+def _exchange(tx: Any, params: Any, mesh: Mesh):
+  """A function of no arguments that exchanges a gradient and waits for the mean."""
+  specs = rtopk_jax.state_specs(tx, params, AXIS)
+  mapped = jax.shard_map(
+    lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+    mesh=mesh,
+    in_specs=(P(AXIS), specs),
+    out_specs=(P(), specs),
+  )
+  rng = np.random.default_rng(jax.process_index())
+  rows = NamedSharding(mesh, P(AXIS))
+  draw = lambda x: rng.standard_normal((1, *x.shape), np.float32)
+  place = lambda x: jax.make_array_from_process_local_data(rows, draw(x))
+  gradient = jax.tree.map(place, params)
+  state = rtopk_jax.init(tx, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params), mesh, AXIS)
+  step = jax.jit(mapped, donate_argnums=1).lower(gradient, state).compile()
+
+  def run():
+    nonlocal state
+    updates, state = step(gradient, state)
+    jax.block_until_ready((updates, state))
+
+  return run
+
+
+def main() -> None:
+  """Answers orders until there are no more."""
+  rank, workers, address, coordinator = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+  options = json.loads(sys.argv[5])
+  # Gloo tells the others to find this worker where its host's name points.
+  socket.sethostname(address)
+  jax.distributed.initialize(coordinator, workers, rank)
+  mesh = Mesh(np.array(jax.devices()), (AXIS,))
+  params = [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.shapes(options["tree"])]
+  rows = NamedSharding(mesh, P(AXIS))
+  one = jax.make_array_from_process_local_data(rows, np.ones(1, np.float32))
+  total = jax.shard_map(lambda x: lax.psum(x, AXIS), mesh=mesh, in_specs=P(AXIS), out_specs=P())
+  meet = jax.jit(total).lower(one).compile()
+  barrier = lambda: jax.block_until_ready(meet(one))
+  methods = {
+    name: _exchange(tx, params, mesh)
+    for name, tx in transformations(options["density"]).items()
+    if name in options["methods"]
+  }
+  barrier()
+  local = rtopk_jax.measure_local(params, options["density"])
+  link_protocol.answer({"local": dataclasses.asdict(local)})
+  for order in link_protocol.orders():
+    seconds, before = [], 0
+    for _ in range(20):
+      begun = time.perf_counter()
+      before = link_protocol.sent()
+      barrier()
+      seconds.append(time.perf_counter() - begun)
+    barrier()
+    # A sum over n workers takes 2 (n - 1) messages one after another.
+    latency = float(np.median(seconds)) / (2 * (workers - 1))
+    link_protocol.answer({"latency": latency, "barrier": (link_protocol.sent() - before) // 2})
+    link_protocol.measure(methods, order, barrier)
+  barrier()
+  jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+  main()

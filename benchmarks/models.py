@@ -1,0 +1,95 @@
+"""The paper's two networks as shapes: parameters, a batch and a loss, without any data or weights."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from train import models
+
+NAMES = ("resnet18", "lstm")
+_KEY = "threefry2x32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A network to be trained.
+
+  Attributes:
+    params: a tree of ``ShapeDtypeStruct``.
+    batch: one worker's share of a batch, likewise.
+    loss_fn: ``loss_fn(params, batch)`` to the loss and what the network hands to its next step.
+  """
+
+  params: Any
+  batch: Any
+  loss_fn: Callable[[Any, Any], tuple[jax.Array, Any]]
+
+  @property
+  def size(self) -> int:
+    """The number of parameters, d."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+
+
+def model(name: str) -> Model:
+  """One of the paper's networks in its real size.
+
+  Args:
+    name: "resnet18" for images of CIFAR-10 (d = 11.2 M), "lstm" for Penn Treebank (d = 51.0 M).
+
+  Returns:
+    The ``Model``.
+  """
+  return {"resnet18": _resnet18, "lstm": _lstm}[name]()
+
+
+def _resnet18(batch_size: int = 128) -> Model:
+  make = lambda rngs: models.ResNet(
+    stages=(2, 2, 2, 2), width=64, num_classes=10, channels=3, stem="small", rngs=rngs
+  )
+  params, stats = jax.eval_shape(
+    lambda: models.init(make, jax.random.key(0), nnx.Param, nnx.BatchStat)
+  )
+
+  def loss_fn(params, batch):
+    # A worker's statistics are a row, as everything is that differs between workers.
+    stats = jax.tree.map(lambda x: x[0], batch["stats"])
+    network = models.rebuild(make, Param=params, BatchStat=stats)
+    logits = network(batch["image"], True)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+    return loss, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+  batch = {
+    "image": jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32),
+    "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    "stats": jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), stats),
+  }
+  return Model(params, batch, loss_fn)
+
+
+def _lstm(streams: int = 20, unroll: int = 35, units: int = 1500, layers: int = 2) -> Model:
+  make = lambda rngs: models.LSTM(
+    vocabulary=10_000, units=units, layers=layers, dropout=0.65, init_scale=0.04, rngs=rngs
+  )
+  (params,) = jax.eval_shape(lambda: models.init(make, jax.random.key(0), nnx.Param))
+
+  def loss_fn(params, batch):
+    network = models.rebuild(make, Param=params)
+    key = jax.random.wrap_key_data(batch["key"][0], impl=_KEY)
+    logits, carry = network(batch["input"], batch["carry"][0], key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"])
+    return losses.sum(axis=1).mean(), carry
+
+  words = jax.ShapeDtypeStruct((streams, unroll), jnp.int32)
+  batch = {
+    "input": words,
+    "target": words,
+    "carry": jax.ShapeDtypeStruct((1, layers, 2, streams, units), jnp.float32),
+    "key": jax.ShapeDtypeStruct((1, 2), jnp.uint32),
+  }
+  return Model(params, batch, loss_fn)

@@ -1,0 +1,105 @@
+"""The code of messages: ``python -m benchmarks.wire``.
+
+Bits an index beside the least there can be, log₂ C(d, k)/k, for densities from 0.01 % to 10 %; and how long
+encoding and decoding take beside the selection of what is sent.
+"""
+
+import argparse
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rtopk_jax
+from benchmarks import picture, timing
+
+DENSITIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+_TIMED = (0.001, 0.01)
+_SELECTION = "selection"
+WIRES = {
+  "float32, int32": rtopk_jax.Wire(),
+  "float32, elias_fano": rtopk_jax.Wire(indices="elias_fano"),
+  "bfloat16, elias_fano": rtopk_jax.Wire("bfloat16", "elias_fano"),
+}
+
+
+def entropy(d: int, k: int) -> float:
+  """Bits an index of a uniformly random k-subset of d.
+
+  Args:
+    d: entries of the vector.
+    k: entries sent.
+  """
+  log = math.lgamma(d + 1) - math.lgamma(k + 1) - math.lgamma(d - k + 1)
+  return log / math.log(2) / k
+
+
+def index_bits(indices: str, d: int, k: int) -> float:
+  """Bits an index that a code takes, the rounding to whole words included.
+
+  Args:
+    indices: the code.
+    d: entries of the vector.
+    k: entries sent.
+  """
+  # With values of 32 bits there is a word for each, and the rest are indices.
+  return 32 * (rtopk_jax.Wire("float32", indices).words(k, d) - k) / k
+
+
+def _rivals(size: int, density: float) -> dict:
+  selector = rtopk_jax.rtop_k(density, subsample=4)
+  k = selector.counts(size).k
+  key = jax.random.key(1)
+  vector = jax.random.laplace(jax.random.key(0), (size,), jnp.float32)
+  select = jax.jit(selector).lower(vector, key).compile()
+  slices = select(vector, key)
+  rivals = {_SELECTION: lambda: jax.block_until_ready(select(vector, key))}
+  for name, wire in WIRES.items():
+    encode = jax.jit(wire.encode).lower(slices).compile()
+    words = encode(slices)
+    decode = jax.jit(lambda x, wire=wire: wire.decode(x, k, size)).lower(words).compile()
+
+    def both(encode=encode, decode=decode):
+      jax.block_until_ready(decode(encode(slices)))
+
+    rivals[name] = both
+  return rivals
+
+
+def main() -> None:
+  """Prints both tables."""
+  parser = argparse.ArgumentParser(description="Bits and time of the wire's codes.")
+  parser.add_argument("--size", type=lambda x: int(float(x)), default=11_200_000, help="d")
+  parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
+  parser.add_argument("--json", help="a file for the results")
+  parser.add_argument("--png", help="a file for the picture")
+  options = parser.parse_args()
+  d = options.size
+  print("| k/d | k | entropy, bits an index | elias_fano | above it |\n|---|---|---|---|---|")
+  bits = []
+  for density in DENSITIES:
+    k = max(1, round(density * d))
+    least, taken = entropy(d, k), index_bits("elias_fano", d, k)
+    bits.append(dict(density=density, k=k, entropy=least, elias_fano=taken))
+    print(f"| {100 * density:g} % | {k:,} | {least:.3f} | {taken:.3f} | {taken - least:.3f} |")
+  times, dots = {}, {}
+  for density in _TIMED:
+    seconds = timing.in_turn(_rivals(d, density), options.rounds)
+    share = {
+      name: f"{100 * np.median(taken) / np.median(seconds[_SELECTION]):.1f} %"
+      for name, taken in seconds.items()
+      if name != _SELECTION
+    }
+    print(f"\nk/d = {100 * density:g} %, encode + decode\n")
+    print(timing.table(seconds, _SELECTION, share=share))
+    times[str(density)] = seconds
+    dots[f"k/d = {100 * density:g} %"] = {
+      name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()
+    }
+  timing.save(options.json, {"options": vars(options), "bits": bits, "seconds": times})
+  picture.dots(options.png, dots, "milliseconds")
+
+
+if __name__ == "__main__":
+  main()

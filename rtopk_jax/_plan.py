@@ -1,0 +1,255 @@
+"""The cost of an exchange, before there is one: when compression pays, and which collective.
+
+A step's exchange takes what the worker computes and what its link carries, one after the other:
+
+    seconds = compress·d + place·(entries received) + Σ over collectives (messages·latency + bytes/bandwidth)
+
+Bytes are those of ``rtopk_jax.wire_bytes``. Nothing here runs on a device.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rtopk_jax import _checks
+from rtopk_jax._wire import Wire
+
+# Words in front of every worker's message; a gathered message is a whole number of tiles.
+_HEADER, _TILE = 3, 128
+# Coordinates that a ``ReduceScatter`` deals at a time.
+_RUN = 16
+# Payload of a full Ethernet frame with IPv4 and TCP headers and a time stamp, to what the wire carries.
+FRAMING = 1538 / 1448
+COLLECTIVES = ("all_gather", "reduce_scatter")
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+  """What a worker's network interface carries, each way at once.
+
+  Args:
+    bandwidth: bits a second.
+    latency: seconds from the start of a message to the arrival of its first byte.
+    framing: bytes on the wire to bytes of payload.
+
+  Raises:
+    ValueError: for a bandwidth that is not above 0, a latency below 0 or a framing below 1.
+  """
+
+  bandwidth: float
+  latency: float = 1e-4
+  framing: float = FRAMING
+
+  def __post_init__(self):
+    parse_bandwidth(self.bandwidth)
+    _checks.at_least("latency", self.latency, 0)
+    _checks.at_least("framing", self.framing, 1)
+
+  def seconds(self, operands: Iterable[tuple[str, int]], num_workers: int) -> float:
+    """The time of some collectives, one after another.
+
+    Args:
+      operands: a collective's name and the bytes that a worker hands to it.
+      num_workers: n.
+
+    Returns:
+      Seconds.
+    """
+    traffic = total_traffic(operands, num_workers)
+    return traffic.messages * self.latency + self.bits(traffic) / self.bandwidth
+
+  def bits(self, traffic: "Traffic") -> float:
+    """The bits on the wire of some traffic, headers included."""
+    return 8 * self.framing * traffic.bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+  """How fast a worker computes its share of an exchange; ``measure_local`` finds out.
+
+  Args:
+    compress: seconds an entry of the vector: clip, memory, selection, code and the sum's zeros.
+    place: seconds an entry received: decoding it and adding it to the sum.
+    dense: seconds an entry of the vector that the dense exchange takes beside its collective.
+    overhead: seconds that compressing takes whatever the size, such as for starting kernels.
+
+  Raises:
+    ValueError: for a time below 0.
+  """
+
+  compress: float = 4e-9
+  place: float = 10e-9
+  dense: float = 1e-9
+  overhead: float = 0.0
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _checks.at_least(field.name, getattr(self, field.name), 0)
+
+  @classmethod
+  def of_memory(cls, bandwidth: float) -> "Local":
+    """An estimate for a device that is not at hand, from its memory's bandwidth alone.
+
+    Args:
+      bandwidth: bytes a second.
+
+    Returns:
+      The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
+      densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
+    """
+    _checks.real("bandwidth", bandwidth)
+    if bandwidth <= 0:
+      raise ValueError(f"bandwidth must be above 0 bytes a second, got {bandwidth!r}.")
+    return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
+
+
+class Traffic(NamedTuple):
+  """What one collective does to a worker's link: messages one after another, bytes each way."""
+
+  messages: int
+  bytes: float
+
+
+def traffic_of(collective: str, operand: int, num_workers: int) -> Traffic:
+  """The traffic of a collective that runs as a ring, or pair by pair.
+
+  Args:
+    collective: "all_gather", "psum" or "all_to_all".
+    operand: bytes that a worker hands to it.
+    num_workers: n.
+
+  Returns:
+    The ``Traffic`` of one worker: :math:`(n-1)` messages of m bytes for an all-gather, twice as many of
+    m/n for a sum, :math:`n-1` of m/n for an all-to-all.
+  """
+  others = num_workers - 1
+  share = operand * others / num_workers
+  return {
+    "all_gather": Traffic(others, float(operand * others)),
+    "psum": Traffic(2 * others, 2 * share),
+    "all_to_all": Traffic(others, share),
+  }[collective]
+
+
+def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traffic:
+  """The traffic of some collectives, one after another."""
+  parts = [traffic_of(*operand, num_workers) for operand in operands]
+  return Traffic(sum(x.messages for x in parts), sum(x.bytes for x in parts))
+
+
+def operands(
+  collective: str, d: int, k: int, num_workers: int, wire: Wire, slack: float = 0.5
+) -> list[tuple[str, int]]:
+  """The collectives of one exchange of a vector, and the bytes a worker hands to each.
+
+  Args:
+    collective: "dense", "all_gather" or "reduce_scatter".
+    d: entries of the vector.
+    k: entries that a worker sends.
+    num_workers: n.
+    wire: the code of messages.
+    slack: of a ``ReduceScatter``.
+
+  Returns:
+    A list of (name, bytes).
+  """
+  if collective == "dense":
+    return [("psum", 4 * d)]
+  _checks.one_of("collective", collective, ("dense", *COLLECTIVES))
+  gathered = lambda k, d: 4 * _TILE * -(-(_HEADER + wire.words(k, d)) // _TILE)
+  runs = -(-d // _RUN)
+  if collective == "all_gather":
+    return [("all_gather", gathered(k, _RUN * runs))]
+  owned = _RUN * -(-runs // num_workers)
+  capacity = min(k, owned, math.ceil((1 + slack) * k / num_workers))
+  # An index past the last coordinate stands for an empty place.
+  row = wire.words(capacity, owned + capacity)
+  return [
+    ("all_to_all", 4 * num_workers * row),
+    ("all_gather", gathered(min(owned, -(-k // num_workers)), owned)),
+  ]
+
+
+def exchange_time(
+  collective: str,
+  d: int,
+  k: int,
+  num_workers: int,
+  link: Link,
+  wire: Wire,
+  local: Local | None = None,
+  slack: float = 0.5,
+) -> float:
+  """Seconds of one exchange of a vector, from local gradients to their mean.
+
+  Args:
+    collective: "dense", "all_gather" or "reduce_scatter".
+    d: entries of the vector.
+    k: entries that a worker sends; of no matter to "dense".
+    num_workers: n.
+    link: what each worker's interface carries.
+    wire: the code of messages.
+    local: how fast a worker computes; None is ``Local()``.
+    slack: of a ``ReduceScatter``.
+
+  Returns:
+    Seconds.
+  """
+  local = Local() if local is None else local
+  network = link.seconds(operands(collective, d, k, num_workers, wire, slack), num_workers)
+  return network + local_time(collective, d, k, num_workers, local, slack)
+
+
+def local_time(
+  collective: str, d: int, k: int, num_workers: int, local: Local, slack: float = 0.5
+) -> float:
+  """Seconds of one exchange that the worker computes; arguments as of ``exchange_time``."""
+  if collective == "dense":
+    return local.dense * d
+  if collective == "all_gather":
+    return local.overhead + local.compress * d + local.place * num_workers * k
+  # An owner selects again, from its share; what it got goes into the sums and into its memory.
+  again = local.compress * d / num_workers
+  return local.overhead + local.compress * d + again + local.place * (2 * (1 + slack) + 1) * k
+
+
+def parse_bandwidth(value: float | str) -> float:
+  """Bits a second from a number of them or from a string with a unit.
+
+  Args:
+    value: such as 1e9, "1Gbit/s", "100 Mbps" or "12.5MB/s".
+
+  Returns:
+    Bits a second.
+
+  Raises:
+    ValueError: for a string that is no bandwidth, or one that is not above 0.
+
+  Examples:
+    >>> from rtopk_jax._plan import parse_bandwidth
+    >>> parse_bandwidth("100Mbit/s"), parse_bandwidth("2 GB/s"), parse_bandwidth(5e8)
+    (100000000.0, 16000000000.0, 500000000.0)
+  """
+  bits = _parse_string(value) if isinstance(value, str) else value
+  _checks.real("bandwidth", bits)
+  if bits <= 0:
+    raise ValueError(f"bandwidth must be above 0 bits a second, got {value!r}.")
+  return float(bits)
+
+
+def _parse_string(text: str) -> float:
+  compact = text.replace(" ", "")
+  number = compact.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/")
+  unit = compact[len(number) :]
+  for ending, factor in (("bit/s", 1), ("bps", 1), ("bit", 1), ("B/s", 8), ("", 1)):
+    prefix = unit[: len(unit) - len(ending)].lower()
+    if unit.endswith(ending) and prefix in _UNITS:
+      try:
+        return float(number) * _UNITS[prefix] * factor
+      except ValueError:
+        break
+  raise ValueError(
+    f"bandwidth must be bits a second, as a number or like '1Gbit/s', '100Mbps' or '2GB/s', got {text!r}."
+  )

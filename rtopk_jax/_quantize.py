@@ -1,0 +1,65 @@
+r"""Values in a few bits each, by stochastic rounding: right on average, whatever the value.
+
+Of every ``BLOCK`` values the largest magnitude s is sent as it is. With L the largest number that b bits hold,
+a value x becomes one of the two whole numbers next to x L/s, the nearer the more likely:
+
+.. math::
+  q = \lfloor x L/s + U \rfloor, \qquad U \sim \mathrm{Unif}[0, 1), \qquad E[q\, s/L] = x.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rtopk_jax import _bits
+
+BITS = {"int8": 8, "int4": 4, "int2": 2}
+# Values that share a scale: it adds an eighth of a bit to each.
+BLOCK = 256
+
+
+def words(k: int, values: str) -> int:
+  """How many 32-bit words k values take."""
+  return -(-k // BLOCK) + _bits.words(k, BITS[values])
+
+
+def _levels(values: str) -> int:
+  return (1 << (BITS[values] - 1)) - 1
+
+
+def encode(x: jax.Array, values: str, key: jax.Array) -> jax.Array:
+  """The words of some values.
+
+  Args:
+    x: shape (k,), float32.
+    values: a key of ``BITS``.
+    key: of the rounding.
+
+  Returns:
+    uint32, shape (words(k, values),).
+  """
+  (k,) = x.shape
+  blocks = jnp.pad(x, (0, -k % BLOCK)).reshape(-1, BLOCK)
+  scale = jnp.max(jnp.abs(blocks), axis=1)
+  levels = _levels(values)
+  # Divided first, so that nothing overflows.
+  shares = jnp.where(scale[:, None] > 0, blocks / scale[:, None], jnp.float32(0))
+  numbers = jnp.floor(shares * levels + jax.random.uniform(key, blocks.shape))
+  # x = s with U close to 1 may be rounded up to a number that there is not.
+  numbers = jnp.clip(numbers, -levels, levels).astype(jnp.int32).reshape(-1)[:k]
+  # What is not finite must stay so: no word of the numbers would tell.
+  scale = jnp.where(jnp.isfinite(jnp.sum(shares, axis=1)), scale, jnp.float32(jnp.nan))
+  scales = lax.bitcast_convert_type(scale, jnp.uint32)
+  return jnp.concatenate([scales, _bits.pack(numbers, BITS[values])])
+
+
+def decode(code: jax.Array, k: int, values: str) -> jax.Array:
+  """The values of some words, shape (k,), float32."""
+  width, blocks = BITS[values], -(-k // BLOCK)
+  scale = lax.bitcast_convert_type(code[:blocks], jnp.float32)
+  numbers = _bits.unpack(code[blocks:], k, width)
+  # The sign bit is the highest of ``width``.
+  shift = 32 - width
+  numbers = lax.bitcast_convert_type(numbers << shift, jnp.int32) >> shift
+  numbers = jnp.pad(numbers, (0, -k % BLOCK)).reshape(-1, BLOCK)
+  return (numbers.astype(jnp.float32) / _levels(values) * scale[:, None]).reshape(-1)[:k]

@@ -1,0 +1,149 @@
+"""Short lists of keys, one a group, side by side in rows, and the exact cut in each of them at once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+
+
+class Rows:
+  """Lists of different lengths as rows of one array, each list a whole number of rows.
+
+  Args:
+    sizes: how long the lists may become.
+  """
+
+  WIDTH = 512
+
+  def __init__(self, sizes: Sequence[int]):
+    rows = [-(-size // self.WIDTH) for size in sizes]
+    self.capacities = tuple(self.WIDTH * count for count in rows)
+    self.shape = (sum(rows), self.WIDTH)
+    self._list_of = np.repeat(np.arange(len(rows)), rows)
+    self._begin_of = np.repeat(np.cumsum(self.capacities) - self.capacities, rows).astype(np.int32)
+
+  def spread(self, values: jax.Array) -> jax.Array:
+    """A value a list, to stand beside the rows: shape (rows, 1), or a scalar for a single list."""
+    if values.shape[0] == 1:
+      return values[0]
+    return values[self._list_of][:, None]
+
+  def total(self, rows: jax.Array) -> jax.Array:
+    """Sums over the rows of each list, of one number a row."""
+    lists = len(self.capacities)
+    if lists == 1:
+      return rows.sum(dtype=jnp.int32)[None]
+    return jax.ops.segment_sum(rows, self._list_of, lists, indices_are_sorted=True)
+
+  def number(self) -> jax.Array:
+    """Where in its list each key stands."""
+    return self.position() - self._begin_of[:, None]
+
+  def position(self) -> jax.Array:
+    """Where among all keys each key stands."""
+    return lax.iota(jnp.int32, self.shape[0] * self.WIDTH).reshape(self.shape)
+
+  def padding(self, positions: jax.Array, sizes: Sequence[int]) -> jax.Array:
+    """How many places before some positions belong to no key, when lists have so many."""
+    if len(sizes) == 1:
+      return jnp.zeros_like(positions)
+    missing = np.array(self.capacities) - np.array(sizes)
+    before = (np.cumsum(missing) - missing).astype(np.int32)
+    return jnp.asarray(before[self._list_of])[positions // self.WIDTH]
+
+
+class Cut(NamedTuple):
+  """A place in the order of the keys of each list or group, and how many are above it."""
+
+  value: jax.Array
+  index: jax.Array
+  count: jax.Array
+
+
+def cut(value, index, count) -> Cut:
+  return Cut(*(jnp.asarray(x, jnp.int32) for x in (value, index, count)))
+
+
+def above(keys: jax.Array, rows: Rows, c: Cut) -> jax.Array:
+  """Which keys are above the cut of their list."""
+  value, index = rows.spread(c.value), rows.spread(c.index)
+  return (keys > value) | ((keys == value) & (rows.position() < index))
+
+
+def choose(condition: jax.Array, a: Cut, b: Cut) -> Cut:
+  return Cut(*(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True)))
+
+
+def part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
+  """How far up from the lower cut a cut with so many keys above it lies, if they are spread evenly."""
+  distance = jnp.maximum(low.count - high.count, 1).astype(jnp.float32)
+  return (low.count - count).astype(jnp.float32) / distance
+
+
+def between(low: Cut, high: Cut, share: jax.Array, size: int, unit: int) -> Cut:
+  """A cut strictly between two, ``share`` of the way up, by values and then by indices.
+
+  Args:
+    low: the lower cut.
+    high: the higher cut.
+    share: from 0 to 1.
+    size: beyond all indices.
+    unit: indices are multiples of it.
+
+  Returns:
+    The cut, not counted.
+  """
+  by_value = high.value - low.value > 1
+  # The lower cut takes in more of the equal keys; none of them are above a higher value.
+  first = jnp.where(high.value == low.value, high.index, 0)
+  start = jnp.where(by_value, low.value, low.index)
+  stop = jnp.where(by_value, high.value, first)
+  step = (share * (stop - start).astype(jnp.float32)).astype(jnp.int32)
+  value = jnp.clip(start + step, start + 1, stop - 1)
+  index = jnp.clip((start + step) // unit * unit, stop + unit, start - unit)
+  return Cut(
+    jnp.where(by_value, value, low.value),
+    jnp.where(by_value, jnp.int32(size), index),
+    jnp.zeros_like(low.count),
+  )
+
+
+def exact_cut(
+  keys: jax.Array, rows: Rows, count: jax.Array, there: jax.Array, low: jax.Array, high: jax.Array
+) -> Cut:
+  """The cut of each list with exactly so many keys above it, by counting again and again.
+
+  Args:
+    keys: of the shape of ``rows``, int32; -1 for what is not there.
+    rows: how they lie.
+    count: how many keys of each list are to be above.
+    there: how many there are.
+    low: no key of the list is below, shape (lists,).
+    high: nor above; from 0 to 2³¹ − 1 more than ``low``.
+
+  Returns:
+    The ``Cut``.
+  """
+  size = rows.shape[0] * rows.WIDTH
+
+  def probe(state):
+    turn, lower, higher, best = state
+    # Keys are nearly even between close cuts; halving guards against those that are not.
+    share = jnp.where(turn % 3 == 2, jnp.float32(0.5), part(lower, higher, count))
+    new = between(lower, higher, share, size, 1)
+    new = new._replace(count=rows.total(jnp.sum(above(keys, rows, new), axis=1, dtype=jnp.int32)))
+    best = choose(best.count == count, best, new)
+    lower = choose(new.count >= count, new, lower)
+    return turn + 1, lower, choose(new.count <= count, new, higher), best
+
+  everything = Cut(low, jnp.full_like(low, size), there)
+  nothing = Cut(high, jnp.zeros_like(high), jnp.zeros_like(high))
+  best = choose(count == 0, nothing, everything)
+  start = (jnp.int32(0), everything, nothing, best)
+  start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)
+  return lax.while_loop(lambda state: jnp.any(state[-1].count != count), probe, start)[-1]

@@ -1,0 +1,110 @@
+"""How fast this device compresses: the part of the cost model that has to be measured."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rtopk_jax import _checks, _exchange
+from rtopk_jax._dense import dense_exchange
+from rtopk_jax._plan import Local
+from rtopk_jax._select import SparseSlices, rtop_k
+from rtopk_jax._sharding import init, state_specs
+from rtopk_jax._transform import sparse_exchange
+from rtopk_jax._wire import Wire
+
+_AXIS = "alone"
+# Messages that are decoded to time one.
+_MESSAGES = 64
+
+
+def measure_local(
+  params: Any, density: float = 0.001, *, repeats: int = 5, wire: Wire | None = None
+) -> Local:
+  """Times this worker's share of an exchange, on one device and without a link.
+
+  An exchange with nobody else does all that a worker does by itself. Where several workers share a
+  machine, let all of them measure at once.
+
+  Args:
+    params: the parameters, arrays or ``ShapeDtypeStruct``; an integer d stands for one vector.
+    density: k/d.
+    repeats: how often each is timed; the median counts.
+    wire: the code of messages; None is ``Wire()``.
+
+  Returns:
+    ``Local``, for ``advise``.
+
+  Raises:
+    TypeError: when ``repeats`` is not an integer.
+    ValueError: when ``repeats`` is below 1, or for a density outside (0, 1].
+
+  Examples:
+    >>> import rtopk_jax
+    >>> local = rtopk_jax.measure_local(10_000, repeats=1)
+    >>> 0 < local.compress < 1
+    True
+  """
+  _checks.density("density", density)
+  _checks.at_least("repeats", repeats, 1, integer=True)
+  wire = Wire() if wire is None else wire
+  if isinstance(params, int):
+    params = jax.ShapeDtypeStruct((params,), jnp.float32)
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  k = max(1, round(density * size))
+  decode = jax.jit(_exchange.reduce_messages, static_argnums=(1, 2, 3, 4))
+  spread = jnp.arange(k, dtype=jnp.int32) * (size // k)
+  words = wire.encode(SparseSlices(jnp.ones(k, jnp.float32), spread, size))
+  one, many = (
+    _median(
+      lambda n=n: decode(jnp.broadcast_to(words, (n, words.size)), wire, k, size, "sum"), repeats
+    )
+    for n in (1, 1 + _MESSAGES)
+  )
+  place = max(0.0, many - one) / (_MESSAGES * k)
+  exchange = sparse_exchange(rtop_k(density, 4), _AXIS, dense=False, wire=wire)
+  compress = max(0.0, _alone(exchange, params, repeats) - place * k) / size
+  return Local(compress, place, _alone(dense_exchange(_AXIS), params, repeats) / size)
+
+
+def _alone(tx: optax.GradientTransformation, params: Any, repeats: int) -> float:
+  """Seconds of an update of one worker."""
+  mesh = Mesh(np.array(jax.local_devices()[:1]), (_AXIS,))
+  specs = state_specs(tx, params, _AXIS)
+  step = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+      mesh=mesh,
+      in_specs=(P(_AXIS), specs),
+      out_specs=(P(), specs),
+    ),
+    donate_argnums=1,
+  )
+  rows = NamedSharding(mesh, P(_AXIS))
+  draw = lambda x: np.random.default_rng(0).standard_normal((1, *x.shape), np.float32)
+  gradient = jax.device_put(jax.tree.map(draw, params), rows)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+  state = init(tx, zeros, mesh, _AXIS)
+
+  def update():
+    nonlocal state
+    updates, state = step(gradient, state)
+    return updates, state
+
+  return _median(update, repeats)
+
+
+def _median(run: Callable[[], Any], repeats: int) -> float:
+  jax.block_until_ready(run())
+  seconds = []
+  for _ in range(repeats):
+    begun = time.perf_counter()
+    jax.block_until_ready(run())
+    seconds.append(time.perf_counter() - begun)
+  return float(np.median(seconds))

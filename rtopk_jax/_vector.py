@@ -1,0 +1,212 @@
+"""A vector that is never put together: pieces that lie where they are, worked out where they are read.
+
+What a worker selects from is gradient, momentum and residual added up, of all leaves of a model. Writing
+that down would take a vector's worth of memory, and on CPUs more time than the selection itself. So a piece
+names its arrays and a rule by which they make an entry; whoever reads the piece reads the arrays.
+
+An entry's *position* counts through the pieces in order, each of which begins at a multiple of ``ALIGN``.
+Positions between the end of one piece and the beginning of the next name nothing.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# Entries of a word of the search; no word belongs to two pieces.
+ALIGN = 16
+# Entries that are taken from a piece at a time.
+_STRETCH = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a leaf lies in a vector.
+
+  Attributes:
+    first: the position of its first entry.
+    shape: of the leaf, of one axis at least.
+    group: the number of the selection that it takes part in.
+  """
+
+  first: int
+  shape: tuple[int, ...]
+  group: int = 0
+
+  @property
+  def size(self) -> int:
+    """Its entries."""
+    return math.prod(self.shape)
+
+  def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
+    """The places of some positions in the leaf, axis by axis; outside of it, out of bounds.
+
+    A leaf that were flattened to be indexed could not be updated in place.
+    """
+    rest = positions - self.first
+    inside = (rest >= 0) & (rest < self.size)
+    index = []
+    for length in self.shape[:0:-1]:
+      index.append(lax.rem(rest, np.int32(length)))
+      rest = lax.div(rest, np.int32(length))
+    index.append(jnp.where(inside, rest, np.int32(self.shape[0])))
+    return tuple(index[::-1])
+
+
+def places(
+  shapes: Sequence[tuple[int, ...]], groups: Sequence[int] | None = None
+) -> tuple[Place, ...]:
+  """Places of leaves one after another."""
+  found, first = [], 0
+  for i, shape in enumerate(shapes):
+    found.append(Place(first, tuple(shape), groups[i] if groups is not None else 0))
+    first += -(-found[-1].size // ALIGN) * ALIGN
+  return tuple(found)
+
+
+def span(where: Sequence[Place]) -> int:
+  """How many positions there are."""
+  return where[-1].first + -(-where[-1].size // ALIGN) * ALIGN
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector:
+  """Pieces in order.
+
+  Attributes:
+    where: a place each.
+    arrays: the arrays of each, of its shape.
+    rule: makes entries of them, one by one.
+  """
+
+  where: tuple[Place, ...]
+  arrays: tuple[tuple[jax.Array, ...], ...]
+  rule: Callable[..., jax.Array]
+
+  @property
+  def counts(self) -> tuple[int, ...]:
+    """The entries of each group."""
+    counts = [0] * (self.where[-1].group + 1)
+    for place in self.where:
+      counts[place.group] += place.size
+    return tuple(counts)
+
+  @property
+  def size(self) -> int:
+    """d, the entries of all pieces."""
+    return sum(place.size for place in self.where)
+
+  @property
+  def span(self) -> int:
+    """How many positions there are."""
+    return span(self.where)
+
+  def tied_to(self, turn: jax.Array) -> "Vector":
+    """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""
+    arrays, _ = lax.optimization_barrier((self.arrays, turn))
+    return dataclasses.replace(self, arrays=arrays)
+
+  def read(self, piece: int) -> jax.Array:
+    """All entries of a piece, flat."""
+    return self.rule(*self.arrays[piece]).reshape(-1)
+
+  def take_from(self, piece: int, index: jax.Array) -> jax.Array:
+    """Some entries of a piece, by their number in it."""
+    return self.rule(
+      *(
+        x.reshape(-1).at[index].get(mode="promise_in_bounds", unique_indices=True)
+        for x in self.arrays[piece]
+      )
+    )
+
+  def take(self, positions: jax.Array) -> jax.Array:
+    """The entries at ascending positions; for one that names nothing, some entry."""
+    if len(self.where) == 1:
+      (place,) = self.where
+      return self.take_from(0, jnp.clip(positions - place.first, 0, place.size - 1))
+    return lax.platform_dependent(positions, cpu=self._take_by_piece, default=self._take_all)
+
+  def _take_all(self, positions: jax.Array) -> jax.Array:
+    values = None
+    for i, place in enumerate(self.where):
+      here = self.take_from(i, jnp.clip(positions - place.first, 0, place.size - 1))
+      values = here if values is None else jnp.where(positions >= place.first, here, values)
+    return values
+
+  def _take_by_piece(self, positions: jax.Array) -> jax.Array:
+    """Piece by piece a stretch of positions at a time, for what can't look at all pieces at once."""
+    flat = positions.reshape(-1)
+    stretch = min(_STRETCH, flat.size)
+    firsts = jnp.array([*(place.first for place in self.where), self.span], jnp.int32)
+    begins = jnp.searchsorted(flat, firsts, method="scan").astype(jnp.int32).at[-1].set(flat.size)
+    values = self.take_from(0, jnp.zeros_like(flat))
+    for i, place in enumerate(self.where):
+
+      def step(turn, values, i=i, place=place):
+        begin = jnp.minimum(begins[i] + turn * stretch, flat.size - stretch)
+        index = lax.dynamic_slice(flat, (begin,), (stretch,)) - place.first
+        old = lax.dynamic_slice(values, (begin,), (stretch,))
+        new = self.take_from(i, jnp.clip(index, 0, place.size - 1))
+        new = jnp.where(index >= 0, new, old)
+        return lax.dynamic_update_slice(values, new, (begin,))
+
+      turns = (begins[i + 1] - begins[i] + stretch - 1) // stretch
+      values = lax.fori_loop(0, turns, step, values)
+    return values.reshape(positions.shape)
+
+  def spread(self, numbers: jax.Array) -> jax.Array:
+    """The positions of entries by number, counted through the pieces without gaps."""
+    counted, positions = 0, numbers
+    for place in self.where:
+      gap = place.first - counted
+      if gap:
+        positions = jnp.where(numbers >= counted, numbers + gap, positions)
+      counted += place.size
+    return positions
+
+
+def write(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  values: jax.Array,
+  *,
+  keep: jax.Array | bool = True,
+  add: bool = False,
+) -> list[jax.Array]:
+  """Leaves with new values at some positions, in place where their memory may be used again.
+
+  Args:
+    leaves: one a place.
+    where: their places.
+    positions: shape (m,), int32, strictly ascending.
+    values: shape (m,), or a scalar.
+    keep: which are written at all, shape (m,) or a scalar.
+    add: add to what is there, instead of replacing it.
+
+  Returns:
+    The leaves.
+  """
+  (size,) = positions.shape
+  keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
+  values = jnp.broadcast_to(values, positions.shape)
+  firsts = jnp.array([place.first for place in where], jnp.int32)
+  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
+  written = []
+  for i, (leaf, place) in enumerate(zip(leaves, where, strict=True)):
+    # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.
+    length = min(size, place.size)
+    begin = jnp.minimum(begins[i], size - length)
+    here, new, kept = (
+      lax.dynamic_slice(x, (begin,), (length,)) if length < size else x
+      for x in (positions, values, keep)
+    )
+    index = place.index(jnp.where(kept, here, np.int32(-1)))
+    at = leaf.at[index]
+    options = {"mode": "drop", "unique_indices": True}
+    written.append(at.add(new, **options) if add else at.set(new, **options))
+  return written

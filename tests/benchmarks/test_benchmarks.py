@@ -1,0 +1,148 @@
+"""The parts of the benchmarks that are not measurements."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from benchmarks import hosts, models, slow_link, timing, trees, wire
+
+
+def test_a_table_of_rivals():
+  seconds = {"ours": [0.001, 0.003, 0.002], "theirs": [0.008, 0.004, 0.006]}
+  lines = timing.table(seconds, "ours", passes={"ours": 3.0}).splitlines()
+  assert lines[0].split(" | ")[-1] == "passes |"
+  assert lines[2] == "| ours | 2.00 | 1.00 | 1.00 | 1.00 | 3.0 |"
+  assert lines[3] == "| theirs | 6.00 | 4.00 | 3.00 | 4.00 |  |"
+
+
+def test_rivals_are_timed_in_turn():
+  calls = []
+  rivals = {name: lambda name=name: calls.append(name) for name in "ab"}
+  seconds = timing.in_turn(rivals, rounds=2)
+  assert calls == ["a", "b"] * 3
+  assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.usefixtures("usual_promotion")
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 11_173_962), ("lstm", 51_022_000)])
+def test_models_have_the_papers_sizes(name, size):
+  assert models.model(name).size == size
+
+
+@pytest.mark.parametrize("tree", trees.TREES)
+def test_trees_without_flax_have_the_same_size(tree):
+  assert sum(math.prod(shape) for shape in trees.shapes(tree)) == 11_173_962
+
+
+@pytest.mark.usefixtures("usual_promotion")
+def test_the_tree_is_that_of_the_network():
+  leaves = [leaf.shape for leaf in jax.tree.leaves(models.model("resnet18").params)]
+  assert sorted(map(math.prod, leaves)) == sorted(map(math.prod, trees.resnet18()))
+
+
+@pytest.mark.parametrize(("d", "k"), [(10, 3), (1000, 1), (500, 500)])
+def test_entropy_of_a_set(d, k):
+  assert wire.entropy(d, k) == pytest.approx(math.log2(math.comb(d, k)) / k, abs=1e-9)
+
+
+@pytest.mark.parametrize("density", wire.DENSITIES)
+def test_indices_take_little_more_than_their_entropy(density):
+  d = 11_200_000
+  k = round(density * d)
+  assert 0 < wire.index_bits("elias_fano", d, k) - wire.entropy(d, k) <= 0.60
+  assert wire.index_bits("int32", d, k) == 32
+
+
+def row(method, seconds, **more):
+  return {"workers": 4, "rate": 1e8, "method": method, "seconds": seconds, "sent": 1e5, **more}
+
+
+def test_the_table_of_slow_links():
+  ours = row("all_gather", [0.02, 0.04, 0.03], predicted=0.024, network=0.006, counted=90_000)
+  lines = slow_link.table(
+    [row("dense_exchange", [3.0]), ours, row("PowerSGD rank 4", [0.3])]
+  ).splitlines()
+  assert lines[3] == (
+    "| 4 | 100 Mbit/s | all_gather | 30.0 | 20.0 | 100.0 | 10.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
+  )
+  assert lines[4].startswith("| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 1.0 |")
+
+
+def test_what_is_missing_is_named(monkeypatch):
+  monkeypatch.setattr("shutil.which", lambda tool: None)
+  assert "ip (of iproute2)" in hosts.missing()
+
+
+needs_hosts = pytest.mark.skipif(
+  bool(hosts.missing()), reason=f"needs {', '.join(hosts.missing())}"
+)
+RECEIVE = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 5000))
+print("ready", flush=True)
+connection, _ = server.accept()
+count = 0
+while data := connection.recv(1 << 20):
+  count += len(data)
+print(count)
+"""
+SEND = """
+import pathlib, socket, sys
+with socket.create_connection((sys.argv[1], 5000)) as connection:
+  connection.sendall(bytes(500_000))
+  connection.shutdown(socket.SHUT_WR)
+  connection.recv(1)
+print(pathlib.Path("/sys/class/net/eth0/statistics/tx_bytes").read_text())
+"""
+
+
+def namespaces():
+  listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+  return {line.split()[0] for line in listed.stdout.splitlines()}
+
+
+@needs_hosts
+def test_hosts_talk_over_limited_links_and_count_what_they_send():
+  options = {"stdout": subprocess.PIPE, "text": True}
+  with hosts.hosts(2) as made:
+    made.limit(1e8)
+    shown = ["ip", "netns", "exec", made.names[0], "tc", "qdisc", "show", "dev", "eth0"]
+    assert "tbf" in (shape := subprocess.run(shown, capture_output=True, text=True).stdout)
+    assert "rate 100Mbit" in shape
+    receiver = made.start(1, [sys.executable, "-c", RECEIVE, made.addresses[1]], **options)
+    assert receiver.stdout.readline() == "ready\n"
+    sender = made.start(0, [sys.executable, "-c", SEND, made.addresses[1]], **options)
+    assert int(receiver.communicate(timeout=60)[0]) == 500_000
+    sent = int(sender.communicate(timeout=60)[0])
+    # Frames of 1,514 bytes carry 1,448; setting up and resending take a little.
+    assert 500_000 * 1514 / 1448 <= sent < 1.15 * 500_000
+
+
+def fail_with_hosts(count):
+  with hosts.hosts(count) as made:
+    assert set(made.names) <= namespaces()
+    raise KeyError
+
+
+@needs_hosts
+def test_hosts_leave_nothing_behind():
+  before = namespaces()
+  with pytest.raises(KeyError):
+    fail_with_hosts(2)
+  assert namespaces() == before
+
+
+@needs_hosts
+def test_a_signal_removes_the_hosts():
+  program = "from benchmarks import hosts\nimport time\nwith hosts.hosts(1) as made:\n"
+  program += "  print(made.names[0], flush=True)\n  time.sleep(60)\n"
+  process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+  name = process.stdout.readline().strip()
+  assert name in namespaces()
+  process.terminate()
+  process.wait(timeout=30)
+  process.stdout.close()
+  assert name not in namespaces()

@@ -1,0 +1,111 @@
+"""What is read from compiled programs, against programs whose doings are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from benchmarks import hlo, scaling
+
+D = 40_000
+
+
+def compiled(function, *arguments, **options):
+  return hlo.Program(jax.jit(function, **options).lower(*arguments).compile().as_text())
+
+
+def passes(program):
+  return sum(moved for moved, _ in program.moved()) / (4 * D)
+
+
+def on_mesh(function, shape=(2, 4), names=("slow", "fast")):
+  mesh = jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(shape))
+  everywhere = jax.shard_map(
+    function, mesh=mesh, in_specs=P(names), out_specs=P(names), check_vma=False
+  )
+  return compiled(everywhere, jnp.zeros((8 * 1024,), jnp.float32))
+
+
+@pytest.mark.parametrize(
+  ("function", "expected"),
+  [
+    (lambda x: x + 1, 2),
+    (lambda x: jnp.sum(x), 1),
+    (lambda x: jnp.maximum(x, 0) * jnp.exp(x), 2),
+    (lambda x: x[: D // 4] * 2, 0.5),
+    (lambda x: x.at[jnp.arange(8)].get(mode="promise_in_bounds") + 1, 0),
+  ],
+)
+def test_bytes_moved(function, expected):
+  assert passes(compiled(function, jnp.zeros(D))) == pytest.approx(expected, abs=0.02)
+
+
+def test_an_update_in_place_counts_as_the_update():
+  update = lambda x, i, v: x.at[i].set(v, unique_indices=True)
+  arguments = jnp.zeros(D), jnp.arange(16), jnp.ones(16)
+  assert passes(compiled(update, *arguments, donate_argnums=0)) < 0.02
+  # Not donated, the vector has to be copied first.
+  assert passes(compiled(update, *arguments)) == pytest.approx(2, abs=0.02)
+
+
+def test_the_body_of_a_loop_counts_once():
+  loop = lambda x: lax.fori_loop(0, 10, lambda i, x: jnp.sin(x) + i.astype(jnp.float32), x)
+  assert 1.9 < passes(compiled(loop, jnp.zeros(D))) < 4.5
+
+
+def test_sorts():
+  program = compiled(lambda x: (jnp.sort(x), lax.top_k(x[:1000], 3)[0]), jnp.zeros(D))
+  assert max(program.sorts()) == D
+  assert compiled(lambda x: jnp.cumsum(x), jnp.zeros(D)).sorts() == []
+
+
+def test_collectives_and_whom_they_join():
+  part = {device: device // 4 for device in range(8)}
+
+  def function(x):
+    slow = lax.all_gather(lax.bitcast_convert_type(x[:100], jnp.uint32), "slow")
+    fast = lax.psum(x[:10], "fast")
+    return x + slow.sum(dtype=jnp.uint32).astype(jnp.float32) + fast.sum()
+
+  found = {x.kind: x for x in on_mesh(function).collectives()}
+  assert set(found) == {"all-gather", "all-reduce"}
+  assert found["all-gather"].crosses(part)
+  assert not found["all-reduce"].crosses(part)
+  (gathered,) = found["all-gather"].arrays
+  assert (gathered.dtype, gathered.bytes) == ("u32", 2 * 100 * 4)
+  assert on_mesh(lambda x: x * 2).collectives() == []
+
+
+def test_groups_written_as_a_range():
+  line = "  %a = f32[8]{0} all-reduce(%x), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add"
+  (found,) = hlo.Program(f"ENTRY %main () -> f32[8] {{\n{line}\n}}").collectives()
+  assert found.groups == ((0, 4), (1, 5), (2, 6), (3, 7))
+
+
+def test_padding_of_tiles_counts():
+  (array,) = hlo._arrays("s32[87297,8]{1,0:T(8,128)}")
+  assert array.bytes == 4 * 87304 * 128
+  (array,) = hlo._arrays("f32[3,5]{1,0}")
+  assert array.bytes == 4 * 15
+
+
+def test_sends_between_slices_are_collectives():
+  line = (
+    "  %recv = (u32[64]{0:T(1024)}, u32[], token[]) recv(%t), channel_id=1, "
+    'frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}'
+  )
+  (found,) = hlo.Program(f"ENTRY %main () -> f32[8] {{\n{line}\n}}").collectives()
+  assert (found.kind, str(found)) == ("all-gather", "all-gather u32[64]")
+  assert found.crosses({0: 0, 1: 0})
+
+
+@pytest.mark.parametrize("name", scaling.transformations(0.01))
+def test_compiled_exchanges_send_what_is_counted(name):
+  tx = scaling.transformations(0.01)[name]
+  for workers in (2, 4):
+    program = scaling.compiled(tx, 4096, workers)
+    counted = rtopk_jax.wire_bytes(tx, jax.ShapeDtypeStruct((4096,), np.float32), workers).link
+    assert scaling.traffic(program, workers) == pytest.approx(counted, abs=1)

@@ -1,0 +1,195 @@
+"""The cost model against ``wire_bytes``, against arithmetic written out here, and what it advises."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rtopk_jax
+from rtopk_jax import _plan, plan
+
+D = 100_000
+PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
+FREE = rtopk_jax.Local(compress=0.0, place=0.0, dense=0.0)
+WIRES = [rtopk_jax.Wire(), rtopk_jax.Wire("bfloat16", "elias_fano")]
+
+
+def exchange(collective, density, wire):
+  if collective == "dense":
+    return rtopk_jax.dense_exchange("w")
+  return rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(density), "w", dense=False, wire=wire, collective=collective
+  )
+
+
+@pytest.mark.parametrize("collective", ["dense", "all_gather", "reduce_scatter"])
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("workers", [1, 2, 5, 64])
+def test_bytes_are_those_of_the_buffers(collective, wire, workers):
+  for density in (0.1, 0.01, 0.001):
+    tx = exchange(collective, density, wire)
+    operands = _plan.operands(collective, D, round(density * D), workers, wire)
+    counted = rtopk_jax.wire_bytes(tx, PARAMS, workers)
+    assert sum(size for _, size in operands) == counted.sent
+    assert round(_plan.total_traffic(operands, workers).bytes) == counted.link
+
+
+def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
+  link = rtopk_jax.Link(1e8, latency=0.01, framing=1.25)
+  local = rtopk_jax.Local(dense=1e-6)
+  found = _plan.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
+  # Twice three steps of a quarter of the vector.
+  assert found == pytest.approx(6 * (0.01 + 8 * 1.25 * 4 * D / 4 / 1e8) + 1e-6 * D)
+
+
+def test_the_time_of_an_all_gather():
+  link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
+  local = rtopk_jax.Local(compress=1e-6, place=1e-3, overhead=7.0)
+  wire, k = rtopk_jax.Wire(), 100
+  found = _plan.exchange_time("all_gather", D, k, 3, link, wire, local)
+  ((_, operand),) = _plan.operands("all_gather", D, k, 3, wire)
+  network = 2 * (0.5 + 8 * operand / 1e6)
+  assert found == pytest.approx(network + 7 + 1e-6 * D + 1e-3 * 3 * k)
+
+
+def test_a_reduce_scatter_stops_growing_with_the_number_of_workers():
+  of = lambda name, n: (
+    _plan.total_traffic(_plan.operands(name, 10_000_000, 10_000, n, rtopk_jax.Wire()), n).bytes
+  )
+  assert of("all_gather", 64) > 60 * of("all_gather", 2)
+  assert of("reduce_scatter", 64) < 3 * of("reduce_scatter", 2)
+
+
+@pytest.mark.parametrize(
+  ("text", "bits"),
+  [
+    ("1Gbit/s", 1e9),
+    ("100 Mbit/s", 1e8),
+    ("2.5gbps", 2.5e9),
+    ("10GB/s", 8e10),
+    ("1e9", 1e9),
+    (5e8, 5e8),
+    ("9600 bit/s", 9600),
+  ],
+)
+def test_bandwidths(text, bits):
+  assert _plan.parse_bandwidth(text) == bits
+
+
+@pytest.mark.parametrize(
+  "text", ["", "fast", "1Gb/h", "1Qbit/s", "-1Gbit/s", 0, math.nan, "1.2.3Gbit/s"]
+)
+def test_what_is_no_bandwidth_is_refused(text):
+  with pytest.raises(ValueError, match="bandwidth"):
+    rtopk_jax.advise(1e6, 4, text)
+
+
+@given(
+  d=st.integers(1_000, 10**9),
+  n=st.integers(2, 1_000),
+  bandwidth=st.floats(1e5, 1e12),
+  density=st.sampled_from([0.1, 0.01, 0.001]),
+)
+def test_at_the_break_even_bandwidth_both_take_as_long(d, n, bandwidth, density):
+  advice = rtopk_jax.advise(d, n, bandwidth, densities=[density])
+  for x in advice.estimates:
+    if not 0 < x.break_even < math.inf:
+      # Nothing makes up for more bytes, nor for fewer bytes and less work.
+      assert (x.bytes >= advice.dense.bytes) == (x.break_even == 0)
+      continue
+    even = rtopk_jax.advise(d, n, x.break_even, densities=[density])
+    (same,) = [y for y in even.estimates if y.collective == x.collective]
+    np.testing.assert_allclose(same.seconds, even.dense.seconds, rtol=1e-6)
+    assert (x.seconds < advice.dense.seconds) == (bandwidth < x.break_even)
+
+
+def test_advice_follows_the_link():
+  slow, fast = (rtopk_jax.advise(25.6e6, 16, rate) for rate in ("100Mbit/s", "800Gbit/s"))
+  assert slow.compress
+  assert slow.choice.seconds < slow.dense.seconds / 10
+  assert "Compress: " in str(slow)
+  assert not fast.compress
+  assert fast.choice == fast.dense
+  assert "Don't compress" in str(fast)
+
+
+def test_a_dense_exchange_that_hardly_counts_is_left_alone():
+  patient = rtopk_jax.advise(1e6, 4, "1Gbit/s", compute=10.0)
+  assert not patient.compress
+  assert "under a tenth of the 10 s of a step" in patient.reason
+  assert rtopk_jax.advise(1e6, 4, "1Gbit/s", compute=0.01).compress
+
+
+def test_a_lower_density_has_to_gain_something():
+  """Where the worker's own work decides, the density that loses least is taken."""
+  local = rtopk_jax.Local(compress=1e-6)
+  advice = rtopk_jax.advise(1e6, 2, "1Mbit/s", local=local, densities=[0.001, 0.0011])
+  assert advice.choice.density == 0.0011
+  assert rtopk_jax.advise(1e6, 2, "1Mbit/s", densities=[0.001, 0.01]).choice.density == 0.001
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "words"),
+  [
+    ({"params": 0}, ValueError, "params must be at least 1"),
+    ({"params": 1.5}, ValueError, "whole number"),
+    ({"num_workers": 2.0}, TypeError, "num_workers must be an integer"),
+    ({"num_workers": 0}, ValueError, "num_workers"),
+    ({"latency": -1.0}, ValueError, "latency"),
+    ({"densities": []}, ValueError, "densities"),
+    ({"densities": [2.0]}, ValueError, "densities"),
+    ({"wire": "int32"}, TypeError, "Wire"),
+    ({"local": 3}, TypeError, "Local"),
+    ({"compute": -1.0}, ValueError, "compute"),
+  ],
+)
+def test_what_cannot_be_is_refused(change, error, words):
+  with pytest.raises(error, match=words):
+    rtopk_jax.advise(**{"params": 1e6, "num_workers": 4, "bandwidth": 1e9, **change})
+  with pytest.raises(ValueError, match="compress"):
+    rtopk_jax.Local(compress=-1.0)
+  with pytest.raises(ValueError, match="bandwidth"):
+    rtopk_jax.Local.of_memory(0)
+
+
+def test_the_command_prints_the_advice(capsys):
+  plan.main(["--params=25.6e6", "--workers=64", "--bandwidth=1Gbit/s", "--memory_bandwidth=3e12"])
+  printed = capsys.readouterr().out
+  local = rtopk_jax.Local.of_memory(3e12)
+  assert printed.strip() == str(rtopk_jax.advise(25.6e6, 64, "1Gbit/s", local=local))
+
+
+def test_the_command_says_what_is_wrong():
+  with pytest.raises(SystemExit, match="bandwidth must be bits a second"):
+    plan.main(["--params=1e6", "--workers=4", "--bandwidth=fast"])
+
+
+def test_the_command_runs_as_a_module():
+  command = [
+    sys.executable,
+    "-m",
+    "rtopk_jax.plan",
+    "--params=1e6",
+    "--workers=4",
+    "--bandwidth=1MB/s",
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert "Compress: " in done.stdout
+  assert not done.stderr
+
+
+def test_the_speed_of_this_device_is_measured():
+  params = {
+    "w": jax.ShapeDtypeStruct((300, 100), jnp.float32),
+    "b": jax.ShapeDtypeStruct((7,), jnp.float32),
+  }
+  found = rtopk_jax.measure_local(params, density=0.01, repeats=1)
+  assert found.compress > 0
+  assert found.dense > 0
+  assert found.place >= 0
