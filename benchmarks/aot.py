@@ -155,10 +155,14 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
   mesh, model = target.mesh(), models.model(name)
   workers = mesh.shape[WORKERS]
   hierarchical = target.slices > 1
-  options = {"collective": rtopk_jax.Hierarchical(CHIPS)} if hierarchical else {}
   axes = (WORKERS, CHIPS) if hierarchical else WORKERS
   exchange = rtopk_jax.sparse_exchange(
-    rtopk_jax.rtop_k(density), axes, scope=scope, momentum=_MOMENTUM, dense=False, **options
+    rtopk_jax.rtop_k(density),
+    axes,
+    scope=scope,
+    momentum=_MOMENTUM,
+    dense=False,
+    collective=rtopk_jax.Hierarchical(CHIPS) if hierarchical else rtopk_jax.AllGather(),
   )
   begun = time.perf_counter()
   step = _compile_step(model, optax.chain(exchange, optax.sgd(0.1)), mesh, axes)

@@ -20,44 +20,74 @@ from jax.sharding import PartitionSpec as P
 import rtopk_jax
 from benchmarks import link_protocol, trees
 
-AXIS = "workers"
+AXIS, CHIPS = "workers", "chips"
+# Devices of a host, for the exchange that averages densely between them first.
+CHIPS_OF_HOST = 2
 
 
-def transformations(density: float) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """An exchange that is timed.
+
+  Attributes:
+    tx: the transformation.
+    collective: what the cost model calls it.
+    chips: how many devices of each host take part.
+  """
+
+  tx: Any
+  collective: str = "all_gather"
+  chips: int = 1
+
+
+def methods(density: float) -> dict[str, Method]:
   """The exchanges that are timed.
 
   Args:
     density: k/d.
 
   Returns:
-    A transformation by the name of its row.
+    A method by the name of its row.
   """
   selector = rtopk_jax.rtop_k(density)
-  sparse = lambda **options: rtopk_jax.sparse_exchange(selector, AXIS, dense=False, **options)
+
+  def sparse(axis: str | tuple[str, ...] = AXIS, **options: Any):
+    return rtopk_jax.sparse_exchange(selector, axis, dense=False, **options)
+
   short = rtopk_jax.Wire(values="bfloat16", indices="elias_fano")
+  hierarchical = sparse((AXIS, CHIPS), collective=rtopk_jax.Hierarchical(CHIPS))
   return {
-    "dense_exchange": rtopk_jax.dense_exchange(AXIS),
-    "all_gather": sparse(),
-    "all_gather, 28 bits": sparse(wire=short),
-    "reduce_scatter": sparse(collective="reduce_scatter"),
+    "dense_exchange": Method(rtopk_jax.dense_exchange(AXIS), "dense"),
+    "AllGather": Method(sparse()),
+    "AllGather, 28 bits": Method(sparse(wire=short)),
+    "ReduceScatter": Method(sparse(collective="reduce_scatter"), "reduce_scatter"),
+    f"Hierarchical, {CHIPS_OF_HOST} chips": Method(hierarchical, chips=CHIPS_OF_HOST),
   }
 
 
-def _exchange(tx: Any, params: Any, mesh: Mesh):
+def _exchange(method: Method, params: Any):
   """A function of no arguments that exchanges a gradient and waits for the mean."""
-  specs = rtopk_jax.state_specs(tx, params, AXIS)
+  chips = [
+    [device for device in jax.devices() if device.process_index == host][: method.chips]
+    for host in range(jax.process_count())
+  ]
+  single = method.chips == 1
+  devices = np.array(chips)
+  mesh = Mesh(devices[:, 0] if single else devices, (AXIS,) if single else (AXIS, CHIPS))
+  axes = AXIS if single else (AXIS, CHIPS)
+  tx, specs = method.tx, rtopk_jax.state_specs(method.tx, params, axes)
   mapped = jax.shard_map(
     lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
     mesh=mesh,
-    in_specs=(P(AXIS), specs),
+    in_specs=(P(axes), specs),
     out_specs=(P(), specs),
   )
   rng = np.random.default_rng(jax.process_index())
-  rows = NamedSharding(mesh, P(AXIS))
-  draw = lambda x: rng.standard_normal((1, *x.shape), np.float32)
+  rows = NamedSharding(mesh, P(axes))
+  draw = lambda x: rng.standard_normal((method.chips, *x.shape), np.float32)
   place = lambda x: jax.make_array_from_process_local_data(rows, draw(x))
   gradient = jax.tree.map(place, params)
-  state = rtopk_jax.init(tx, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params), mesh, AXIS)
+  state = rtopk_jax.init(tx, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params), mesh, axes)
   step = jax.jit(mapped, donate_argnums=1).lower(gradient, state).compile()
 
   def run():
@@ -74,17 +104,18 @@ def main() -> None:
   options = json.loads(sys.argv[5])
   # Gloo tells the others to find this worker where its host's name points.
   socket.sethostname(address)
+  jax.config.update("jax_num_cpu_devices", CHIPS_OF_HOST)
   jax.distributed.initialize(coordinator, workers, rank)
-  mesh = Mesh(np.array(jax.devices()), (AXIS,))
+  mesh = Mesh(np.array([jax.local_devices(host)[0] for host in range(workers)]), (AXIS,))
   params = [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.shapes(options["tree"])]
   rows = NamedSharding(mesh, P(AXIS))
   one = jax.make_array_from_process_local_data(rows, np.ones(1, np.float32))
   total = jax.shard_map(lambda x: lax.psum(x, AXIS), mesh=mesh, in_specs=P(AXIS), out_specs=P())
   meet = jax.jit(total).lower(one).compile()
   barrier = lambda: jax.block_until_ready(meet(one))
-  methods = {
-    name: _exchange(tx, params, mesh)
-    for name, tx in transformations(options["density"]).items()
+  runs = {
+    name: _exchange(method, params)
+    for name, method in methods(options["density"]).items()
     if name in options["methods"]
   }
   barrier()
@@ -101,7 +132,7 @@ def main() -> None:
     # A sum over n workers takes 2 (n - 1) messages one after another.
     latency = float(np.median(seconds)) / (2 * (workers - 1))
     link_protocol.answer({"latency": latency, "barrier": (link_protocol.sent() - before) // 2})
-    link_protocol.measure(methods, order, barrier)
+    link_protocol.measure(runs, order, barrier)
   barrier()
   jax.distributed.shutdown()
 

@@ -79,7 +79,8 @@ class Group:
       )
       for rank, address in enumerate(hosts.addresses)
     ]
-    self._watch = threading.Timer(timeout, self.end)
+    self._late = threading.Event()
+    self._watch = threading.Timer(timeout, self._give_up)
     self._watch.daemon = True
     self._watch.start()
     self.opening = self._read_until("ready")
@@ -104,11 +105,16 @@ class Group:
         if not line:
           self.end()
           errors.seek(0)
-          raise RuntimeError(f"a worker ended early:\n{errors.read()[-3000:]}")
+          reason = "took longer than --timeout" if self._late.is_set() else "ended early"
+          raise RuntimeError(f"a worker {reason}:\n{errors.read()[-3000:]}")
         if line.startswith("{"):
           mine.append(json.loads(line))
       answers.append(mine[:-1])
     return answers
+
+  def _give_up(self) -> None:
+    self._late.set()
+    self.end()
 
   def end(self) -> None:
     """Ends them."""
@@ -153,29 +159,31 @@ class Case:
 
   def __init__(self, tree: str, density: float, workers: int):
     self.params = [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.shapes(tree)]
-    self.transformations = link_jax.transformations(density)
+    self.methods = link_jax.methods(density)
     self.workers = workers
     self.size = sum(leaf.size for leaf in self.params)
     self.k = max(1, round(density * self.size))
 
   def operands(self, method: str) -> list[tuple[str, int]]:
     """The collectives of a method, from the buffers that it exchanges."""
-    tx = self.transformations[method]
+    tx = self.methods[method].tx
     with _axis.measure(self.workers, None) as measured:
       jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), self.params)
     return measured.operands
 
-  def predicted(self, method: str, link: rtopk_jax.Link, local: rtopk_jax.Local) -> float:
+  def predicted(self, method: str, link: rtopk_jax.Link, local: rtopk_jax.LocalSpeed) -> float:
     """What the cost model says, in seconds."""
-    kind = method.split(",")[0].removesuffix("_exchange")
     network = link.seconds(self.operands(method), self.workers)
-    return network + _plan.local_time(kind, self.size, self.k, self.workers, local)
+    known = self.methods[method]
+    own = _plan.local_time(known.collective, self.size, self.k, self.workers, local)
+    # All chips of a host do the same work, and share its cores.
+    return network + known.chips * own
 
   def rounds(self, method: str, rate: float) -> int:
     """How often a method is timed; peers are taken for as slow as what they do is."""
-    known = method if method in self.transformations else "all_gather"
+    known = method if method in self.methods else "AllGather"
     known = _DENSE if method == "DDP dense" else known
-    seconds = self.predicted(known, rtopk_jax.Link(rate), rtopk_jax.Local())
+    seconds = self.predicted(known, rtopk_jax.Link(rate), rtopk_jax.LocalSpeed())
     return max(_FEWEST, min(_MOST, int(_BUDGET / seconds)))
 
 
@@ -197,7 +205,7 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
     program = [sys.executable, "-m", "benchmarks.link_jax"]
     group = Group(hosts, program, told, 29_400, options.timeout)
     try:
-      local = rtopk_jax.Local(
+      local = rtopk_jax.LocalSpeed(
         *(_mean(group.opening, "local", part) for part in ("compress", "place", "dense"))
       )
       for rate in rates:
@@ -277,11 +285,11 @@ def main() -> None:
   parser.add_argument("--methods", nargs="+", help="default: all")
   installed = sys.executable if importlib.util.find_spec("torch") else None
   parser.add_argument("--torch", default=installed, help="a Python that has PyTorch; '': no peers")
-  parser.add_argument("--timeout", type=float, default=300, help="seconds for one set of workers")
+  parser.add_argument("--timeout", type=float, default=600, help="seconds for one set of workers")
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
-  options.methods = options.methods or list(link_jax.transformations(options.density))
+  options.methods = options.methods or list(link_jax.methods(options.density))
   lacks = slow_hosts.missing()
   if lacks:
     sys.exit(f"Making hosts with slow links needs {', '.join(lacks)}.")

@@ -2,6 +2,7 @@
 
 from rtopk_jax._advice import Advice as Advice
 from rtopk_jax._advice import advise as advise
+from rtopk_jax._collectives import Auto as Auto
 from rtopk_jax._collectives import Hierarchical as Hierarchical
 from rtopk_jax._decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax._dense import DenseExchangeState as DenseExchangeState
@@ -19,7 +20,7 @@ from rtopk_jax._metrics import exchange_metrics as exchange_metrics
 from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
 from rtopk_jax._plan import Link as Link
-from rtopk_jax._plan import Local as Local
+from rtopk_jax._plan import LocalSpeed as LocalSpeed
 from rtopk_jax._reduce_scatter import ReduceScatter as ReduceScatter
 from rtopk_jax._resize import resize_rows as resize_rows
 from rtopk_jax._resize import resize_workers as resize_workers

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from rtopk_jax import _checks, _plan
-from rtopk_jax._plan import Link, Local
+from rtopk_jax._plan import Link, LocalSpeed
 from rtopk_jax._wire import Wire
 
 DENSITIES = (0.1, 0.01, 0.001)
@@ -84,7 +84,7 @@ def advise(
   latency: float = 1e-4,
   densities: Sequence[float] = DENSITIES,
   wire: Wire | None = None,
-  local: Local | None = None,
+  local: LocalSpeed | None = None,
   compute: float | None = None,
 ) -> Advice:
   r"""Says what a step's exchange would take, dense and compressed, and which one to take.
@@ -105,8 +105,8 @@ def advise(
     latency: of a message, seconds.
     densities: k/d, those to choose from.
     wire: the code of messages; None is ``Wire()``.
-    local: how fast a worker compresses; None is ``Local()``, two CPU cores. ``measure_local`` finds out,
-      ``Local.of_memory`` guesses.
+    local: how fast a worker compresses; None is ``LocalSpeed()``, two CPU cores. ``measure_local`` finds out,
+      ``LocalSpeed.of_memory`` guesses.
     compute: seconds that a step takes beside its exchange; where the dense exchange is under a tenth of it,
       compression is not advised. None: not known.
 
@@ -130,11 +130,11 @@ def advise(
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   link = Link(_plan.parse_bandwidth(bandwidth), latency)
   wire = Wire() if wire is None else wire
-  local = Local() if local is None else local
+  local = LocalSpeed() if local is None else local
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
-  if not isinstance(local, Local):
-    raise TypeError(f"local must be a rtopk_jax.Local, got {local!r}.")
+  if not isinstance(local, LocalSpeed):
+    raise TypeError(f"local must be a rtopk_jax.LocalSpeed, got {local!r}.")
   if not densities:
     raise ValueError("densities must name at least one.")
   for density in densities:
@@ -162,7 +162,7 @@ def _size(params: float) -> int:
 
 
 def _estimate(
-  collective: str, density: float, d: int, n: int, link: Link, wire: Wire, local: Local
+  collective: str, density: float, d: int, n: int, link: Link, wire: Wire, local: LocalSpeed
 ) -> Estimate:
   k = max(1, round(density * d))
 

@@ -73,6 +73,12 @@ def row_axes() -> Iterator[set[AxisName]]:
     _row_axes.reset(token)
 
 
+def _note_rows(axis_name: AxisName) -> None:
+  found = _row_axes.get()
+  if found is not None:
+    found.add(axis_name)
+
+
 def names(axis_name: AxisName) -> tuple[str, ...]:
   """The names of the axes as a tuple."""
   return axis_name if isinstance(axis_name, tuple) else (axis_name,)
@@ -194,21 +200,19 @@ def model_index(axes: frozenset[str]) -> list[jax.Array]:
 
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
   """Zeros for what one worker keeps of a leaf; outside a mapped axis, zero rows."""
-  # Outside, what would be a large array need not be made.
-  bound = is_bound(axis_name)
-  zeros = jnp.zeros(shape, dtype) if bound else jax.ShapeDtypeStruct(shape, dtype)
-  return as_row(zeros, axis_name)
+  _note_rows(axis_name)
+  if not is_bound(axis_name):
+    return jnp.zeros((0, *shape), dtype)
+  return as_row(jnp.zeros(shape, dtype), axis_name)
 
 
-def as_row(x: Any, axis_name: AxisName) -> jax.Array:
+def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """What one worker keeps of a leaf, as its state has it.
 
   Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be
   mistaken for the state of one worker that everybody shares.
   """
-  owners = _row_axes.get()
-  if owners is not None:
-    owners.add(axis_name)
+  _note_rows(axis_name)
   if not is_bound(axis_name):
     return jnp.zeros((0, *x.shape), x.dtype)
   if measurement() is None and set(names(axis_name)) <= set(_manual_axes()):
@@ -242,3 +246,9 @@ def check_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where
       "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
       "call tx.init inside the mapped function."
     )
+
+
+def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> jax.Array:
+  """What this worker keeps of a leaf, in the leaf's shape; refused as ``check_row`` does."""
+  check_row(row, shape, axis_name, where)
+  return row.reshape(shape)

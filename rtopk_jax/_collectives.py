@@ -1,14 +1,16 @@
 """The collectives by name, and the two that are made of others: over two kinds of links, and chosen by cost."""
 
 import dataclasses
+import logging
 from typing import Any
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _axis, _checks, _plan
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import AllGather, Collective
-from rtopk_jax._memory import Memory
 from rtopk_jax._reduce_scatter import ReduceScatter
 from rtopk_jax._wire import Wire
+
+_log = logging.getLogger("rtopk_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +44,15 @@ class Hierarchical(Collective):
     if not isinstance(self.outer, Collective) or isinstance(self.outer, Hierarchical):
       raise TypeError(f"outer must be AllGather(), ReduceScatter() or Auto(…), got {self.outer!r}.")
 
-  def check(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> None:
-    """As ``Collective.check``."""
+  def suited(self, axis_name, average, wire, memory):
+    """As ``Collective.suited``."""
     inner, every = _axis.names(self.inner_axis), _axis.names(axis_name)
     if not set(inner) < set(every):
       raise ValueError(
         f"inner_axis={self.inner_axis!r} must be some but not all of the axes of axis_name={axis_name!r}."
       )
-    self.outer.check(self.workers(axis_name), average, wire, memory)
+    outer = self.outer.suited(self.workers(axis_name), average, wire, memory)
+    return dataclasses.replace(self, outer=outer)
 
   def workers(self, axis_name: AxisName) -> AxisName:
     """As ``Collective.workers``."""
@@ -69,6 +72,96 @@ class Hierarchical(Collective):
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
     return self.outer.exchange(outgoing, header, wire, axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto(Collective):
+  """The collective that the cost model expects to be fastest, for the workers that there are.
+
+  It is chosen when the step is traced, by ``rtopk_jax.advise``'s model of links and local work, among those
+  that can serve the other options; which one it is goes to the log of ``rtopk_jax``, at level INFO.
+
+  Args:
+    bandwidth: of each worker's link, bits a second, or a string such as "1Gbit/s".
+    latency: seconds from the start of a message to the arrival of its first byte.
+    choices: what to choose from.
+
+  Raises:
+    TypeError: when ``choices`` has something else than an ``AllGather`` or ``ReduceScatter``.
+    ValueError: for a bandwidth that is none, or no choices.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> auto = rtopk_jax.Auto(bandwidth="1Gbit/s")
+    >>> auto.choose(d=25_600_000, k=25_600, num_workers=2, wire=rtopk_jax.Wire())
+    AllGather()
+    >>> auto.choose(d=25_600_000, k=25_600, num_workers=256, wire=rtopk_jax.Wire())
+    ReduceScatter(slack=0.5)
+  """
+
+  bandwidth: float | str
+  latency: float = 1e-4
+  choices: tuple[Collective, ...] = dataclasses.field(
+    default_factory=lambda: (AllGather(), ReduceScatter())
+  )
+
+  def __post_init__(self):
+    _plan.Link(_plan.parse_bandwidth(self.bandwidth), self.latency)
+    if not self.choices:
+      raise ValueError("choices must not be empty.")
+    for choice in self.choices:
+      if not isinstance(choice, AllGather | ReduceScatter):
+        raise TypeError(f"choices must be AllGather() or ReduceScatter(…), got {choice!r}.")
+
+  def suited(self, axis_name, average, wire, memory):
+    """As ``Collective.suited``."""
+    suited, refusals = [], []
+    for choice in self.choices:
+      try:
+        suited.append(choice.suited(axis_name, average, wire, memory))
+      except ValueError as error:
+        refusals.append(error)
+    if not suited:
+      raise refusals[0]
+    return dataclasses.replace(self, choices=tuple(suited))
+
+  @property
+  def allows_absence(self) -> bool:
+    """As ``Collective.allows_absence``."""
+    return all(choice.allows_absence for choice in self.choices)
+
+  def choose(self, d: int, k: int, num_workers: int, wire: Wire) -> Collective:
+    """The fastest of the choices.
+
+    Args:
+      d: entries of the vector.
+      k: entries that a worker sends.
+      num_workers: n.
+      wire: the code of messages.
+
+    Returns:
+      One of ``choices``.
+    """
+    link = _plan.Link(_plan.parse_bandwidth(self.bandwidth), self.latency)
+
+    def seconds(choice: Collective) -> float:
+      if isinstance(choice, ReduceScatter):
+        return _plan.exchange_time(
+          "reduce_scatter", d, k, num_workers, link, wire, slack=choice.slack
+        )
+      return _plan.exchange_time("all_gather", d, k, num_workers, link, wire)
+
+    return min(self.choices, key=seconds)
+
+  def exchange(self, outgoing, header, wire, axis_name):
+    """As ``Collective.exchange``."""
+    d, k = sum(out.vector.size for out in outgoing), sum(out.values.size for out in outgoing)
+    n = _axis.size(axis_name)
+    # The model knows no indices of blocks, which are about as long as Elias-Fano's.
+    known = dataclasses.replace(wire, indices="elias_fano") if wire.indices == "block" else wire
+    choice = self.choose(d, k, n, known)
+    _log.info("%s: %r for %d of %d entries and %d workers", self, choice, k, d, n)
+    return choice.exchange(outgoing, header, wire, axis_name)
 
 
 _NAMES = {"all_gather": AllGather, "reduce_scatter": ReduceScatter}

@@ -97,8 +97,8 @@ def dense_exchange(
       square += _axis.over_model(jnp.sum(jnp.square(total)), bucket.axes)
       wrong += _axis.over_model(jnp.count_nonzero(~jnp.isfinite(total)), bucket.axes)
       entries += _axis.over_model(jnp.float32(bucket.size), bucket.axes)
+    scale = jnp.float32(1) if clip_norm is None else _memory.clip_scale(square, clip_norm)
     if buckets:
-      scale = jnp.float32(1) if clip_norm is None else _memory.clip_scale(square, clip_norm)
       # A norm beyond float32 is as bad as an entry that is.
       finite = (wrong == 0) & ~jnp.isnan(scale)
       metrics = ExchangeMetrics(
@@ -111,16 +111,18 @@ def dense_exchange(
     for bucket, total in zip(buckets, totals, strict=True):
       bucket.split(total if clip_norm is None else total * scale, mean)
     rule = Memory(False, momentum, nesterov, False, 1.0)
-    traces = jax.tree.leaves(state.momentum)
-    new_traces = [rule.correct(g, traces[i] if traces else None) for i, g in enumerate(mean)]
+    directions, kept = [], []
+    for i, g in enumerate(mean):
+      old = jax.tree.leaves(state.momentum)[i] if momentum else None
+      new = rule.correct(g, old)
+      directions.append(rule.direction(g, new))
+      if old is not None and new is not None:
+        kept.append(jnp.where(finite, new, old))
     updates = [
-      _state.cast(jnp.where(finite, rule.direction(x, trace), jnp.float32(0)), g.dtype)
-      for x, trace, g in zip(mean, new_traces, gradients, strict=True)
+      _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
+      for x, g in zip(directions, gradients, strict=True)
     ]
-    new_momentum = ()
-    if momentum:
-      kept = [jnp.where(finite, x, old) for x, old in zip(new_traces, traces, strict=True)]
-      new_momentum = _state.write_rows(kept, state.momentum)
+    new_momentum = _state.write_rows(kept, state.momentum) if momentum else ()
     return jax.tree.unflatten(structure, updates), DenseExchangeState(
       _state.increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
     )

@@ -88,8 +88,10 @@ class Collective:
   # Whether workers may be absent from a step.
   allows_absence = True
 
-  def check(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> None:
-    """Refuses options that this collective cannot serve."""
+  def suited(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> "Collective":
+    """This collective as it serves some options, which are refused where it cannot."""
+    del axis_name, average, wire, memory
+    return self
 
   def workers(self, axis_name: AxisName) -> AxisName:
     """The axes whose members have a memory and send messages of their own."""

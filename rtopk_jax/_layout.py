@@ -17,6 +17,8 @@ from rtopk_jax import _checks
 from rtopk_jax._vector import Place, places, span
 
 DENSE_BELOW = 1024
+# Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
+BUNDLED_BELOW = 1 << 18
 # Positions are int32.
 MAX_SPAN = 2**31 - 1
 
@@ -63,10 +65,10 @@ def check_scope(scope: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """Leaves that form one vector, in order.
+  """Bundles that form one vector, in order.
 
   Attributes:
-    leaves: their positions in the flattened gradient.
+    leaves: their numbers.
     where: their places in the vector.
     axes: the axes of the model that they are sharded over.
   """
@@ -94,16 +96,67 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-  """The segments that are compressed, and those that are sent dense.
+class Bundle:
+  """A leaf, or several small ones as one.
 
   Attributes:
-    compressed: a message each.
-    dense: an all-reduce each.
+    leaves: their positions in the flattened gradient.
+    shapes: their shapes, of one axis at least.
   """
 
+  leaves: tuple[int, ...]
+  shapes: tuple[tuple[int, ...], ...]
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of the bundle: a leaf keeps its own, since reshaped it could not be updated in place."""
+    return self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
+
+  def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
+    """The bundle out of all leaves."""
+    if len(self.leaves) == 1:
+      return leaves[self.leaves[0]].reshape(self.shape)
+    parts = [leaves[i].reshape(-1) for i in self.leaves]
+    # Gradients of different dtypes are worked on in float32.
+    mixed = len({x.dtype for x in parts}) > 1
+    return jnp.concatenate([x.astype(jnp.float32) if mixed else x for x in parts])
+
+  def split(self, bundle: jax.Array, into: list) -> None:
+    """Writes the leaves to their places in a list of all."""
+    if len(self.leaves) == 1:
+      into[self.leaves[0]] = bundle
+      return
+    start = 0
+    for i, shape in zip(self.leaves, self.shapes, strict=True):
+      stop = start + math.prod(shape)
+      into[i] = bundle[start:stop]
+      start = stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """What a gradient is divided into.
+
+  Attributes:
+    bundles: all leaves, each in one of them.
+    compressed: segments of bundles, a message each.
+    dense: segments of bundles, an all-reduce each.
+  """
+
+  bundles: tuple[Bundle, ...]
   compressed: tuple[Segment, ...]
   dense: tuple[Segment, ...]
+
+  def join(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """All bundles out of all leaves; nothing out of nothing."""
+    return [bundle.join(leaves) for bundle in self.bundles] if leaves else []
+
+  def split(self, bundles: Sequence[jax.Array]) -> list[jax.Array]:
+    """All leaves out of all bundles, in any shape."""
+    leaves: list[Any] = [None] * sum(len(bundle.leaves) for bundle in self.bundles)
+    for bundle, x in zip(self.bundles, bundles, strict=False):
+      bundle.split(x, leaves)
+    return leaves if bundles else []
 
 
 def layout(
@@ -131,28 +184,40 @@ def layout(
     TypeError: when ``dense`` is, or yields, something else than bools.
     ValueError: when its tree has another structure, or a vector is too long.
   """
-  paths_and_leaves = jax.tree.leaves_with_path(tree)
+  is_dense = _dense_flags(tree, jax.tree.leaves_with_path(tree), dense)
   axes = [frozenset()] * len(shapes) if axes is None else list(axes)
-  is_dense = _dense_flags(tree, paths_and_leaves, dense)
-  # Nothing is done to leaves without entries.
-  filled = [i for i, shape in enumerate(shapes) if math.prod(shape)]
+  small, bundles, kinds = {}, [], []
+  for i, shape in enumerate(shapes):
+    size = math.prod(shape)
+    if scope == "global" and not is_dense[i] and 0 < size < BUNDLED_BELOW:
+      small.setdefault(axes[i], []).append(i)
+      continue
+    bundles.append(Bundle((i,), (tuple(shape),)))
+    # Nothing is done to leaves without entries.
+    kinds.append((is_dense[i], axes[i]) if size else None)
+  together = [Bundle(tuple(x), tuple(tuple(shapes[i]) for i in x)) for x in small.values()]
+  bundles = [*together, *bundles]
+  kinds = [*((False, key) for key in small), *kinds]
+  lie = [bundle.shape for bundle in bundles]
 
-  def segments(leaves: list[int], split: bool) -> list[Segment]:
+  def segments(is_dense: bool, split: bool) -> tuple[Segment, ...]:
     found = []
-    for key in sorted({axes[i] for i in leaves}, key=sorted):
-      for group in _fitting([i for i in leaves if axes[i] == key], shapes, split):
+    keys = {kind[1] for kind in kinds if kind is not None and kind[0] == is_dense}
+    for key in sorted(keys, key=sorted):
+      members = [i for i, kind in enumerate(kinds) if kind == (is_dense, key)]
+      for group in _fitting(members, lie, split):
         numbers = range(len(group)) if scope == "leaf" else None
-        found.append(Segment(tuple(group), places([shapes[i] for i in group], numbers), key))
-    return found
+        found.append(Segment(tuple(group), places([lie[i] for i in group], numbers), key))
+    return tuple(found)
 
-  sparse = [i for i in filled if not is_dense[i]]
   return Layout(
-    tuple(segments(sparse, split=scope != "global")),
-    tuple(segments([i for i in filled if is_dense[i]], split=False)),
+    tuple(bundles),
+    segments(False, split=scope != "global"),
+    segments(True, split=False),
   )
 
 
-def _fitting(leaves: list[int], shapes: list[tuple[int, ...]], split: bool) -> list[list[int]]:
+def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) -> list[list[int]]:
   """The leaves as one list, or where they may be split as several that int32 can index."""
   lists: list[list[int]] = [[]]
   for i in leaves:

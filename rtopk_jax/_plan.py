@@ -66,7 +66,7 @@ class Link:
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class LocalSpeed:
   """How fast a worker computes its share of an exchange; ``measure_local`` finds out.
 
   Args:
@@ -89,7 +89,7 @@ class Local:
       _checks.at_least(field.name, getattr(self, field.name), 0)
 
   @classmethod
-  def of_memory(cls, bandwidth: float) -> "Local":
+  def of_memory(cls, bandwidth: float) -> "LocalSpeed":
     """An estimate for a device that is not at hand, from its memory's bandwidth alone.
 
     Args:
@@ -179,7 +179,7 @@ def exchange_time(
   num_workers: int,
   link: Link,
   wire: Wire,
-  local: Local | None = None,
+  local: LocalSpeed | None = None,
   slack: float = 0.5,
 ) -> float:
   """Seconds of one exchange of a vector, from local gradients to their mean.
@@ -191,19 +191,19 @@ def exchange_time(
     num_workers: n.
     link: what each worker's interface carries.
     wire: the code of messages.
-    local: how fast a worker computes; None is ``Local()``.
+    local: how fast a worker computes; None is ``LocalSpeed()``.
     slack: of a ``ReduceScatter``.
 
   Returns:
     Seconds.
   """
-  local = Local() if local is None else local
+  local = LocalSpeed() if local is None else local
   network = link.seconds(operands(collective, d, k, num_workers, wire, slack), num_workers)
   return network + local_time(collective, d, k, num_workers, local, slack)
 
 
 def local_time(
-  collective: str, d: int, k: int, num_workers: int, local: Local, slack: float = 0.5
+  collective: str, d: int, k: int, num_workers: int, local: LocalSpeed, slack: float = 0.5
 ) -> float:
   """Seconds of one exchange that the worker computes; arguments as of ``exchange_time``."""
   if collective == "dense":

@@ -12,7 +12,6 @@ from jax import lax
 from rtopk_jax import _axis, _checks, _exchange, _select, _vector
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Contributions, Incoming, Outgoing
-from rtopk_jax._memory import Memory
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._vector import ALIGN, Vector
 from rtopk_jax._wire import Wire
@@ -53,8 +52,8 @@ class ReduceScatter(Collective):
 
   allows_absence = False
 
-  def check(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> None:
-    """As ``Collective.check``."""
+  def suited(self, axis_name, average, wire, memory):
+    """As ``Collective.suited``."""
     if not memory.error_feedback:
       raise ValueError(
         "error_feedback=False leaves an owner no place for the sums that it does not send on; choose "
@@ -70,6 +69,7 @@ class ReduceScatter(Collective):
         'indices="block" need as many entries in every block as there were selected, which those of an '
         'owner are not; choose "int32" or "elias_fano" with a ReduceScatter.'
       )
+    return self
 
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
@@ -77,16 +77,19 @@ class ReduceScatter(Collective):
     tables = [leg.table(out) for leg, out in zip(legs, outgoing, strict=True)]
     ends = np.cumsum([table.shape[1] for table in tables])[:-1]
     arrived = _axis.all_to_all(jnp.concatenate(tables, axis=1), axis_name)
+    rows = jnp.split(arrived, ends, axis=1)
     owned = [
-      leg.collect(*each)
-      for leg, *each in zip(legs, outgoing, tables, jnp.split(arrived, ends, axis=1), strict=True)
+      leg.collect(out, table, row)
+      for leg, out, table, row in zip(legs, outgoing, tables, rows, strict=True)
     ]
-    head = header(
-      jnp.stack([x.sent_square for x in owned]).sum(), jnp.stack([x.change for x in owned]).sum()
+    sent_square = jnp.stack([x.sent_square for x in owned]).sum()
+    change = jnp.stack([x.change for x in owned]).sum()
+    headers, messages = _exchange.gather(
+      header(sent_square, change), [x.message for x in owned], axis_name
     )
-    headers, messages = _exchange.gather(head, [x.message for x in owned], axis_name)
     return [
-      leg.incoming(*each) for leg, *each in zip(legs, outgoing, owned, messages, strict=True)
+      leg.incoming(out, own, message)
+      for leg, out, own, message in zip(legs, outgoing, owned, messages, strict=True)
     ], headers
 
 

@@ -257,8 +257,8 @@ def _pack(
   missing = plan.words - vector.span // ALIGN
   if missing:
     packed.append(jnp.zeros(missing, jnp.uint32))
-  counts = (jnp.stack([jnp.stack(x).sum() for x in each]) for each in (lows, highs))
-  return jnp.concatenate(packed), *counts, _sum_up(surveys)
+  in_low, in_high = (jnp.stack([jnp.stack(x).sum() for x in each]) for each in (lows, highs))
+  return jnp.concatenate(packed), in_low, in_high, _sum_up(surveys)
 
 
 def _words(

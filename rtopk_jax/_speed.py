@@ -11,22 +11,20 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _checks, _exchange
+from rtopk_jax import _checks
 from rtopk_jax._dense import dense_exchange
-from rtopk_jax._plan import Local
+from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices, rtop_k
 from rtopk_jax._sharding import init, state_specs
 from rtopk_jax._transform import sparse_exchange
 from rtopk_jax._wire import Wire
 
 _AXIS = "alone"
-# Messages that are decoded to time one.
-_MESSAGES = 64
+# r/k: the paper's r/k is the number of workers, and few of those are many here.
+_SUBSAMPLE = 4
 
 
-def measure_local(
-  params: Any, density: float = 0.001, *, repeats: int = 5, wire: Wire | None = None
-) -> Local:
+def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> LocalSpeed:
   """Times this worker's share of an exchange, on one device and without a link.
 
   An exchange with nobody else does all that a worker does by itself. Where several workers share a
@@ -36,10 +34,9 @@ def measure_local(
     params: the parameters, arrays or ``ShapeDtypeStruct``; an integer d stands for one vector.
     density: k/d.
     repeats: how often each is timed; the median counts.
-    wire: the code of messages; None is ``Wire()``.
 
   Returns:
-    ``Local``, for ``advise``.
+    ``LocalSpeed``, for ``advise``.
 
   Raises:
     TypeError: when ``repeats`` is not an integer.
@@ -53,24 +50,37 @@ def measure_local(
   """
   _checks.density("density", density)
   _checks.at_least("repeats", repeats, 1, integer=True)
-  wire = Wire() if wire is None else wire
   if isinstance(params, int):
-    params = jax.ShapeDtypeStruct((params,), jnp.float32)
+    params = [jax.ShapeDtypeStruct((params,), jnp.float32)]
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   k = max(1, round(density * size))
-  decode = jax.jit(_exchange.reduce_messages, static_argnums=(1, 2, 3, 4))
+  place = _place(k, size, repeats) / k
+  compressed = _alone(
+    sparse_exchange(rtop_k(density, _SUBSAMPLE), _AXIS, dense=False), params, repeats
+  )
+  plain = _alone(dense_exchange(_AXIS), params, repeats)
+  return LocalSpeed(max(0.0, compressed - place * k) / size, place, plain / size)
+
+
+def _place(k: int, size: int, repeats: int) -> float:
+  """Seconds to decode a message and add it to a vector."""
+  wire = Wire()
   spread = jnp.arange(k, dtype=jnp.int32) * (size // k)
   words = wire.encode(SparseSlices(jnp.ones(k, jnp.float32), spread, size))
-  one, many = (
-    _median(
-      lambda n=n: decode(jnp.broadcast_to(words, (n, words.size)), wire, k, size, "sum"), repeats
-    )
-    for n in (1, 1 + _MESSAGES)
-  )
-  place = max(0.0, many - one) / (_MESSAGES * k)
-  exchange = sparse_exchange(rtop_k(density, 4), _AXIS, dense=False, wire=wire)
-  compress = max(0.0, _alone(exchange, params, repeats) - place * k) / size
-  return Local(compress, place, _alone(dense_exchange(_AXIS), params, repeats) / size)
+
+  def add(total, words):
+    sent = wire.decode(words, k, size)
+    return total.at[sent.indices].add(sent.values, unique_indices=True, indices_are_sorted=True)
+
+  add = jax.jit(add, donate_argnums=0)
+  total = jnp.zeros(size, jnp.float32)
+
+  def run():
+    nonlocal total
+    total = add(total, words)
+    return total
+
+  return _median(run, repeats)
 
 
 def _alone(tx: optax.GradientTransformation, params: Any, repeats: int) -> float:

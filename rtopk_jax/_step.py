@@ -240,8 +240,9 @@ class Step:
     for i in segment.leaves:
       gradient = self._local(before.gradient[i], scale)
       old = before.momentum[i].astype(jnp.float32) if before.momentum else None
-      if old is not None:
-        momenta.append(jnp.where(here, memory.correct(gradient, old), old))
+      new = memory.correct(gradient, old)
+      if old is not None and new is not None:
+        momenta.append(jnp.where(here, new, old))
     kept = momenta
     if memory.masks and incoming is not None:
       for positions, keep in incoming.sent:

@@ -92,8 +92,8 @@ def sparse_exchange(
       to :math:`c\, n^{-1/2}`. None does not clip.
     dense: leaves that are averaged as they are: None for those with fewer than two dimensions or 1,024
       entries, a bool for all or none, a tree of bools, or a function of path and leaf.
-    collective: "all_gather", "reduce_scatter" or "auto", or an ``AllGather``, ``ReduceScatter``,
-      ``Hierarchical`` or ``Auto``.
+    collective: "all_gather" or "reduce_scatter", or an ``AllGather``, ``ReduceScatter``, ``Hierarchical`` or
+      ``Auto``.
     wire: the code of messages; None is ``Wire()``, which is exact.
     memory_decay: :math:`\lambda` in (0, 1].
     memory_dtype: of residual and momentum as they are kept; None is float32, in which all is computed.
@@ -154,9 +154,8 @@ def sparse_exchange(
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
   if wire.indices == "block" and not isinstance(scope, _layout.Block):
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
-  chosen = _collectives.resolve(collective)
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
-  chosen.check(axis_name, average, wire, memory)
+  chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
   row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
 
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
@@ -186,34 +185,32 @@ def sparse_exchange(
     updates = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     momenta, residuals = (
-      _state.read_rows(rows, updates, workers, field) if kept else []
-      for kept, rows, field in (
-        (momentum, state.momentum, "momentum"),
-        (error_feedback, state.residual, "residual"),
-      )
+      []
+      if isinstance(rows, tuple) and not rows
+      else _state.read_rows(rows, updates, workers, field)
+      for rows, field in ((state.momentum, "momentum"), (state.residual, "residual"))
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     shapes = [x.shape or (1,) for x in momenta or residuals or raw]
-    in_shape = lambda xs: [x.reshape(shape) for x, shape in zip(xs, shapes, strict=False)]
     axes = [_axis.model_axes(x, workers) for x in raw]
+    plan = _layout.layout(updates, shapes, scope, dense, axes)
     step = Step(
       options,
       workers,
-      Leaves(*(in_shape(xs) for xs in (raw, momenta, residuals))),
-      _layout.layout(updates, shapes, scope, dense, axes),
+      Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
+      plan,
       state.count,
       _state.check_present(present, workers),
     )
     after, metrics, finite = _schedule.switch(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))
     )
-    means = [
-      _state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(after.gradient, raw, strict=True)
-    ]
+    means, momenta, residuals = (plan.split(leaves) for leaves in after)
+    means = [_state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     return jax.tree.unflatten(structure, means), SparseExchangeState(
       count=_state.increment(state.count),
-      residual=_state.write_rows(after.residual, state.residual) if error_feedback else (),
-      momentum=_state.write_rows(after.momentum, state.momentum) if momentum else (),
+      residual=_state.write_rows(residuals, state.residual) if error_feedback else (),
+      momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
     )
 

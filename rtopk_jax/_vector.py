@@ -131,10 +131,10 @@ class Vector:
     return lax.platform_dependent(positions, cpu=self._take_by_piece, default=self._take_all)
 
   def _take_all(self, positions: jax.Array) -> jax.Array:
-    values = None
-    for i, place in enumerate(self.where):
+    values = self.take_from(0, jnp.clip(positions, 0, self.where[0].size - 1))
+    for i, place in enumerate(self.where[1:], start=1):
       here = self.take_from(i, jnp.clip(positions - place.first, 0, place.size - 1))
-      values = here if values is None else jnp.where(positions >= place.first, here, values)
+      values = jnp.where(positions >= place.first, here, values)
     return values
 
   def _take_by_piece(self, positions: jax.Array) -> jax.Array:

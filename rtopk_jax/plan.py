@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from rtopk_jax._advice import DENSITIES, advise
-from rtopk_jax._plan import Local
+from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._wire import Wire
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
   speed.add_argument("--memory_bandwidth", type=float, help="of the device, in bytes a second")
   speed.add_argument("--measure", action="store_true", help="time this machine's device")
   options = parser.parse_args(arguments)
-  local = Local.of_memory(options.memory_bandwidth) if options.memory_bandwidth else None
+  local = LocalSpeed.of_memory(options.memory_bandwidth) if options.memory_bandwidth else None
   try:
     if options.measure:
       from rtopk_jax._speed import measure_local

@@ -61,12 +61,12 @@ def row(method, seconds, **more):
 
 
 def test_the_table_of_slow_links():
-  ours = row("all_gather", [0.02, 0.04, 0.03], predicted=0.024, network=0.006, counted=90_000)
+  ours = row("AllGather", [0.02, 0.04, 0.03], predicted=0.024, network=0.006, counted=90_000)
   lines = slow_link.table(
     [row("dense_exchange", [3.0]), ours, row("PowerSGD rank 4", [0.3])]
   ).splitlines()
   assert lines[3] == (
-    "| 4 | 100 Mbit/s | all_gather | 30.0 | 20.0 | 100.0 | 10.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
+    "| 4 | 100 Mbit/s | AllGather | 30.0 | 20.0 | 100.0 | 10.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
   )
   assert lines[4].startswith("| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 1.0 |")
 

@@ -16,7 +16,7 @@ from rtopk_jax import _plan, plan
 
 D = 100_000
 PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
-FREE = rtopk_jax.Local(compress=0.0, place=0.0, dense=0.0)
+FREE = rtopk_jax.LocalSpeed(compress=0.0, place=0.0, dense=0.0)
 WIRES = [rtopk_jax.Wire(), rtopk_jax.Wire("bfloat16", "elias_fano")]
 
 
@@ -42,7 +42,7 @@ def test_bytes_are_those_of_the_buffers(collective, wire, workers):
 
 def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
   link = rtopk_jax.Link(1e8, latency=0.01, framing=1.25)
-  local = rtopk_jax.Local(dense=1e-6)
+  local = rtopk_jax.LocalSpeed(dense=1e-6)
   found = _plan.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
   # Twice three steps of a quarter of the vector.
   assert found == pytest.approx(6 * (0.01 + 8 * 1.25 * 4 * D / 4 / 1e8) + 1e-6 * D)
@@ -50,7 +50,7 @@ def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
 
 def test_the_time_of_an_all_gather():
   link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
-  local = rtopk_jax.Local(compress=1e-6, place=1e-3, overhead=7.0)
+  local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0)
   wire, k = rtopk_jax.Wire(), 100
   found = _plan.exchange_time("all_gather", D, k, 3, link, wire, local)
   ((_, operand),) = _plan.operands("all_gather", D, k, 3, wire)
@@ -128,7 +128,7 @@ def test_a_dense_exchange_that_hardly_counts_is_left_alone():
 
 def test_a_lower_density_has_to_gain_something():
   """Where the worker's own work decides, the density that loses least is taken."""
-  local = rtopk_jax.Local(compress=1e-6)
+  local = rtopk_jax.LocalSpeed(compress=1e-6)
   advice = rtopk_jax.advise(1e6, 2, "1Mbit/s", local=local, densities=[0.001, 0.0011])
   assert advice.choice.density == 0.0011
   assert rtopk_jax.advise(1e6, 2, "1Mbit/s", densities=[0.001, 0.01]).choice.density == 0.001
@@ -145,7 +145,7 @@ def test_a_lower_density_has_to_gain_something():
     ({"densities": []}, ValueError, "densities"),
     ({"densities": [2.0]}, ValueError, "densities"),
     ({"wire": "int32"}, TypeError, "Wire"),
-    ({"local": 3}, TypeError, "Local"),
+    ({"local": 3}, TypeError, "LocalSpeed"),
     ({"compute": -1.0}, ValueError, "compute"),
   ],
 )
@@ -153,15 +153,15 @@ def test_what_cannot_be_is_refused(change, error, words):
   with pytest.raises(error, match=words):
     rtopk_jax.advise(**{"params": 1e6, "num_workers": 4, "bandwidth": 1e9, **change})
   with pytest.raises(ValueError, match="compress"):
-    rtopk_jax.Local(compress=-1.0)
+    rtopk_jax.LocalSpeed(compress=-1.0)
   with pytest.raises(ValueError, match="bandwidth"):
-    rtopk_jax.Local.of_memory(0)
+    rtopk_jax.LocalSpeed.of_memory(0)
 
 
 def test_the_command_prints_the_advice(capsys):
   plan.main(["--params=25.6e6", "--workers=64", "--bandwidth=1Gbit/s", "--memory_bandwidth=3e12"])
   printed = capsys.readouterr().out
-  local = rtopk_jax.Local.of_memory(3e12)
+  local = rtopk_jax.LocalSpeed.of_memory(3e12)
   assert printed.strip() == str(rtopk_jax.advise(25.6e6, 64, "1Gbit/s", local=local))
 
 
