@@ -5,7 +5,7 @@
 
 After the colon stands the row, ``SETTING,METHOD[,COMPRESSION]``; without it, all methods at 99.9 % are
 compared in the distributed setting. ``--config.variant=small`` shows on two CPU cores, in about two
-minutes, that all of it runs: a narrow ResNet, 1,500 of the images, one epoch. Its accuracy says nothing.
+minutes, that all of it runs: a narrow ResNet, 500 of the images, one epoch. Its accuracy says nothing.
 
 The paper's: 5 workers, batches of 32 images a worker, momentum SGD, r/k = 5, 5 epochs of warm-up of which
 the last is at the final density. Ours, since it does not name them: learning rate (that of He et al. scaled
@@ -49,7 +49,7 @@ def get_config(row: str | None = None):
       eval_batch_size=50,
       epochs=1,
       warmup_epochs=0,
-      train_examples=1_500,
+      train_examples=500,
     ),
   )
   return config

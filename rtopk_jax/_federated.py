@@ -203,9 +203,10 @@ class Federated:
     return jax.tree.map(lambda x: _axis.to_varying(x, self._axis_name), tree)
 
   def _read(self, rows: Any, like: Any) -> Any:
-    _state.check_structure(like, **{"state.inner": rows})
-    return jax.tree.map(
-      lambda row, x: _axis.read_row(row, jnp.shape(x), self._axis_name, ".inner"), rows, like
+    own = _state.read_rows(rows, like, self._axis_name, "inner")
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(
+      structure, [row.reshape(jnp.shape(x)) for row, x in zip(own, leaves, strict=True)]
     )
 
 

@@ -92,7 +92,9 @@ def state_specs(
   # An exchange over two kinds of links has workers over the slow ones only.
   with _axis.row_axes() as found:
     jax.eval_shape(lambda p: tx.init(p), params)
-  rows = found.pop() if len(found) == 1 else axis_name
+  names = set(_axis.names(axis_name))
+  slow = [own for own in found if set(_axis.names(own)) < names]
+  rows = slow[0] if len(found) == len(slow) == 1 else axis_name
   return _map_state(
     tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=is_spec
   )

@@ -54,6 +54,15 @@ def table(records: list[dict[str, Any]], score: Score) -> str:
   return "\n".join(lines) + "\n"
 
 
+def plain_ticks(axis: Any) -> None:
+  """Round numbers, written out, on a logarithmic axis."""
+  from matplotlib import ticker
+
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+  axis.set_major_formatter("{x:g}")
+  axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> None:
   """Draws the score against megabytes sent, the mean over seeds with the spread behind it.
 
@@ -62,7 +71,6 @@ def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> 
     score: what is compared.
     path: the PNG file.
   """
-  from matplotlib import ticker
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -84,9 +92,7 @@ def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> 
   if not score.percent:
     axes.set_yscale("log")
   for axis in (axes.xaxis,) if score.percent else (axes.xaxis, axes.yaxis):
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(ticker.NullFormatter())
+    plain_ticks(axis)
   axes.grid(alpha=0.25)
   axes.legend(frameon=False)
   axes.spines[["top", "right"]].set_visible(False)

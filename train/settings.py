@@ -13,6 +13,9 @@ from train.schedules import SCHEDULES
 # Dictionaries whose fields are the task's.
 _OF_THE_TASK = ("model", "task_options")
 
+# Fields that may be None although their default is not.
+_OPTIONAL = ("dense", "data_dir", "compilation_cache")
+
 _AT_LEAST = {
   "num_workers": 1,
   "batch_size": 1,
@@ -150,7 +153,7 @@ def check_fields(name: str, given: Mapping[str, Any], known: ConfigDict) -> None
     raise ValueError(f"{name} {which} {field!r}; the fields are {', '.join(sorted(known))}.")
   for field, value in given.items():
     kind = known.get_type(field)
-    if field in _OF_THE_TASK or (value is None and (known[field] is None or field == "dense")):
+    if field in _OF_THE_TASK or (value is None and (known[field] is None or field in _OPTIONAL)):
       continue
     right = (kind, int) if kind is float else (tuple, list) if kind is tuple else kind
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not bool):

@@ -11,7 +11,7 @@ import numpy as np
 
 import rtopk_jax
 from configs.rows import Row
-from train.report import COLOURS, NAMES
+from train.report import COLOURS, NAMES, plain_ticks
 from train.tables_paper import ROMAN, Table, printed
 
 Record = dict[str, Any]
@@ -186,8 +186,14 @@ def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
     for panel, (way, _, many) in zip(line, ways, strict=True):
       panel.set_xlabel(way)
       panel.set_ylabel(name)
-      panel.set_xscale("log" if many else "linear")
-      panel.set_yscale("log" if logarithmic else "linear")
+      if many:
+        panel.set_xscale("log")
+        plain_ticks(panel.xaxis)
+      else:
+        panel.xaxis.get_major_locator().set_params(integer=True)
+      if logarithmic:
+        panel.set_yscale("log")
+        plain_ticks(panel.yaxis)
       panel.grid(alpha=0.25)
       panel.spines[["top", "right"]].set_visible(False)
   if panels[0, 0].lines:

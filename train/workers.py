@@ -153,6 +153,12 @@ class Workers:
       before = _not_too_far_ahead(before, ticket)
     return self._exchange(state, part, seed, present)
 
+  def compiled_step(self, seed: jax.Array) -> Any:
+    """The step on a mesh as one jitted function of state and placed batch, where it is one."""
+    return jax.jit(
+      lambda state, batch: self._whole_on_mesh(state, batch, seed, None), donate_argnums=0
+    )
+
   def mean(self, tree: Any) -> Any:
     """The mean over workers of arrays ``(n, …)``, for this process's own use."""
     return self.here(self._mean(tree))
@@ -308,6 +314,9 @@ class Workers:
     self, sums: dict[str, jax.Array], present: Any, opt_state: Any
   ) -> dict[str, jax.Array]:
     """Means over batches and the workers present, and how the exchange went."""
+    if self.mesh is not None:
+      # Numbers are gathered, then summed in the order of the workers, however they are spread.
+      sums, present = lax.with_sharding_constraint((sums, present), NamedSharding(self.mesh, P()))
     here = jnp.ones(self.num_workers) if present is None else present.astype(jnp.float32)
     batches = jnp.sum(here) * self.rounds.batches
     means = {name: jnp.sum(here * x) / batches for name, x in sums.items()}

@@ -353,7 +353,45 @@ def test_kept_state_made_outside_is_refused():
   params, batches = problem()
   fed = rtopk_jax.federated(loss_fn, optax.sgd(1.0, 0.9), exchange(), AXIS, keep_inner=True)
   outside = fed.tx.init(params)
-  with pytest.raises(ValueError, match=r"state.inner was made outside the mapped axis"):
+  with pytest.raises(ValueError, match=r"state.inner.*trace.* was made outside the mapped axis"):
     jax.vmap(lambda x: fed.round(params, outside, x).params, axis_name=AXIS, out_axes=None)(
       jax.tree.map(lambda x: x[0], batches)
     )
+
+
+PRESENT = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1]], bool)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_absent_workers_keep_their_memory_and_the_mean_is_over_the_others(mode):
+  params, batches = problem()
+  batches = {name: x.copy() for name, x in batches.items()}
+  # What an absent worker is given does not matter.
+  batches["x"][~PRESENT] = np.nan
+  fed = rtopk_jax.federated(
+    stateful,
+    optax.sgd(RATE, momentum=0.5),
+    exchange(),
+    AXIS,
+    keep_inner=True,
+    has_aux=True,
+    has_model_state=True,
+  )
+  done = rounds(mode, fed, params, batches, model_states(), PRESENT)
+  clean = {name: np.nan_to_num(x) for name, x in batches.items()}
+  agrees(done, reference(params, clean, momentum=0.5, keep=True, present=PRESENT))
+  assert int(rtopk_jax.exchange_metrics(done[-1].state)["skipped_steps"]) == 0
+  rows = lambda r: [
+    *(jnp.reshape(x, (WORKERS, -1)) for x in jax.tree.leaves(r.state.inner)),
+    jnp.reshape(r.state.outer[0].residual["w"], (WORKERS, SIZE)),
+    *(jnp.reshape(x, (WORKERS, -1)) for x in jax.tree.leaves(r.model_state)),
+  ]
+  for before, after, here in zip(done[:-1], done[1:], PRESENT[1:], strict=True):
+    for x, y in zip(rows(before), rows(after), strict=True):
+      np.testing.assert_array_equal(x[~here], y[~here])
+      assert np.all(np.any(np.asarray(x != y)[here], axis=1))
+  # A round without anybody changes nothing.
+  np.testing.assert_array_equal(done[1].params["w"], done[2].params["w"])
+  np.testing.assert_array_equal(
+    done[-1].model_state["batches"].ravel(), STEPS * PRESENT.sum(axis=0)
+  )

@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -101,6 +102,12 @@ def test_loss_falls_on_the_digits(config, tmp_path):
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
+    ("batchsize", 4, "config has no field 'batchsize'; the fields are"),
+    ("setting", "gossip", "setting must be one of distributed, federated, got 'gossip'"),
+    ("local_steps", 3, "local_steps=3 has no effect with setting='distributed'"),
+    ("participation", 0.5, "participation=0.5 has no effect with setting='distributed'"),
+    ("global_batch_size", 12, "global_batch_size=12 cannot be dealt to num_workers=5"),
+    ("keep_checkpoints", 1, "keep_checkpoints must be at least 2, got 1"),
     ("methods", ("rtopk", "qsgd"), "got 'qsgd'"),
     ("seeds", (), "seeds is empty"),
     ("schedule", "linear", "schedule must be one of cosine, step, zaremba, got 'linear'"),
@@ -116,6 +123,34 @@ def test_impossible_configs_are_refused(config, field, value, message):
     settings.check(config)
 
 
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("workers", "cloud", "workers must be one of auto, devices, simulated"),
+    ("num_workers", 2000, "a worker's share of the data, which is 0 .*num_workers=2000"),
+    ("micro_batches", 3, "micro_batches=3, but an epoch of a worker has 2 batches"),
+    ("density", 1e-4, "density=0.0001 of 5122 parameters is 0.512 of them: nothing would be sent"),
+    ("density", 1.0, "density=1.0 of 5122 parameters is all of them"),
+    ("task", "nowhere:Task", "task='nowhere:Task' cannot be imported"),
+    ("task", "train.loop", 'task must be "package.module:name"'),
+  ],
+)
+def test_what_does_not_fit_is_refused_before_anything_compiles(
+  config, tmp_path, field, value, message
+):
+  config.warmup_epochs = 0
+  config[field] = value
+  with jax.disable_jit(), pytest.raises(ValueError, match=message):
+    train_and_evaluate(config, str(tmp_path / "job"))
+  assert not (tmp_path / "job").exists()
+
+
+def test_wrong_types_are_refused(config):
+  wrong = ml_collections.ConfigDict(config.to_dict() | {"momentum": "0.9"})
+  with pytest.raises(TypeError, match=r"config.momentum must be of type float, got '0.9'"):
+    settings.check(wrong)
+
+
 def test_unknown_data_set_is_refused(config):
   config.dataset = "mnist"
   with pytest.raises(ValueError, match=r"dataset must be one of digits, .*, got 'mnist'"):
@@ -129,6 +164,19 @@ def test_learning_rate_of_zaremba(config):
   steps = [0, 29, 30, 39, 40, 55]
   np.testing.assert_allclose(
     [rate(step) for step in steps], [2, 2, 2 / 1.5, 2 / 1.5, 2 / 1.5**2, 2 / 1.5**3], rtol=1e-6
+  )
+
+
+def test_learning_rate_in_steps_and_along_a_cosine(config):
+  config.learning_rate, config.schedule = 2.0, "step"
+  config.step_epochs, config.step_factor = (2, 5), 0.5
+  rate = learning_rate(config, per_epoch=10, total=100)
+  np.testing.assert_allclose([rate(x) for x in (0, 19, 20, 49, 50, 99)], [2, 2, 1, 1, 0.5, 0.5])
+  config.schedule = "cosine"
+  rate = learning_rate(config, per_epoch=10, total=100)
+  steps = np.arange(0, 101, 20)
+  np.testing.assert_allclose(
+    [rate(int(x)) for x in steps], 1 + np.cos(np.pi * steps / 100), atol=1e-6
   )
 
 
