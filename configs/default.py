@@ -54,7 +54,7 @@ def get_config() -> Any:
       density=0.01,
       subsample=config_dict.placeholder(float),  # r/k; None: the number of workers
       unbiased=False,
-      scope="global",
+      scope="global",  # or "leaf", or "block:SIZE"
       average="workers",
       error_feedback=True,
       momentum=0.9,

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -54,6 +54,19 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   plan = make_plan(config, task.source(seed=config.seeds[0]).steps_per_epoch)
   params, _ = jax.eval_shape(task.init, jax.random.key(0))
   settings.check_density(config, sum(x.size for x in jax.tree.leaves(params)))
+  makes = {
+    method: make_rounds(config, method, task.loss, plan.per_epoch, plan.exchanges, plan.batches)
+    for method in config.methods
+  }
+  # A density is constant through an epoch: its stages are whole epochs. Each update is traced for this,
+  # so that what the library refuses is refused before anything is compiled.
+  costs = {
+    method: [
+      rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
+      for epoch in range(config.warmup_epochs + 1)
+    ]
+    for method, make in makes.items()
+  }
   path = pathlib.Path(workdir)
   compatibility.check(config, path)
   keep_compiled(config.compilation_cache)
@@ -68,7 +81,26 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
   with Progress(runs * plan.exchanges * plan.batches) as progress, Preemption() as preemption:
     progress.line(_headline(config, task, plan, mesh is not None))
     try:
-      records = _train(config, task, plan, mesh, path, lines, progress, preemption)
+      records: list[Record] = []
+
+      def note(record: Record) -> None:
+        records.append(record)
+        if lines:
+          lines.write(json.dumps(record) + "\n")
+          lines.flush()
+
+      for method, make in makes.items():
+        workers = Workers(make, config.num_workers, mesh)
+        for seed in config.seeds:
+          folder = path / "runs" / f"{method}-{seed}"
+          run = Run(
+            config, task, workers, costs[method], plan, method, seed, folder, progress, preemption
+          )
+          end = run.train(note)[-1]
+          progress.line(
+            f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(end[task.score.key])}, "
+            f"{end['sent_bytes'] / 1e6:.2f} MB sent a worker, {end['seconds']:.0f} s"
+          )
     finally:
       if lines:
         lines.close()
@@ -77,44 +109,6 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
       (path / "results.md").write_text(table)
       report.picture(records, task.score, path / f"{task.score.key.removeprefix('test_')}.png")
       progress.line(f"\n{table}\nAll of it is in {path}")
-  return records
-
-
-def _train(
-  config: Any,
-  task: Task,
-  plan: Plan,
-  mesh: Any,
-  path: pathlib.Path,
-  lines: TextIO | None,
-  progress: Progress,
-  preemption: Preemption,
-) -> list[Record]:
-  records: list[Record] = []
-  params, _ = jax.eval_shape(task.init, jax.random.key(0))
-
-  def note(record: Record) -> None:
-    records.append(record)
-    if lines:
-      lines.write(json.dumps(record) + "\n")
-      lines.flush()
-
-  for method in config.methods:
-    make = make_rounds(config, method, task.loss, plan.per_epoch, plan.exchanges, plan.batches)
-    workers = Workers(make, config.num_workers, mesh)
-    # A density is constant through an epoch: its stages are whole epochs.
-    costs = [
-      rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
-      for epoch in range(config.warmup_epochs + 1)
-    ]
-    for seed in config.seeds:
-      folder = path / "runs" / f"{method}-{seed}"
-      run = Run(config, task, workers, costs, plan, method, seed, folder, progress, preemption)
-      end = run.train(note)[-1]
-      progress.line(
-        f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(end[task.score.key])}, "
-        f"{end['sent_bytes'] / 1e6:.2f} MB sent a worker, {end['seconds']:.0f} s"
-      )
   return records
 
 

@@ -26,6 +26,16 @@ SETTINGS = ("distributed", "federated")
 Seed = int | jax.Array
 
 
+def _scope(name: str) -> Any:
+  """A scope by its name: "global", "leaf", or "block:SIZE" for ``rtopk_jax.Block``."""
+  kind, _, size = name.partition(":")
+  if kind != "block":
+    return name
+  if not size.isdigit():
+    raise ValueError(f'scope must be "global", "leaf" or "block:SIZE", got {name!r}.')
+  return rtopk_jax.Block(int(size))
+
+
 def _density(config: Any, per_epoch: int) -> Any:
   if not config.warmup_epochs:
     return config.density
@@ -53,7 +63,7 @@ def exchange(
   return rtopk_jax.sparse_exchange(
     _SELECTORS[method](_density(config, per_epoch), config),
     AXIS,
-    scope=config.scope,
+    scope=_scope(config.scope),
     average=config.average,
     error_feedback=config.error_feedback,
     momentum_masking=config.momentum_masking,

@@ -108,13 +108,11 @@ class Federated:
     self.tx: optax.GradientTransformation = rounds.tx
     self._rounds = rounds
 
-  def begin(self, params: Any, opt_state: Any, model_state: Any) -> rtopk_jax.Local:
+  def begin(self, params: Any, opt_state: Any, model_state: Any) -> Any:
     """The common weights."""
     return self._rounds.begin(params, opt_state, model_state)
 
-  def local_step(
-    self, params: Any, local: rtopk_jax.Local, batch: Any
-  ) -> tuple[rtopk_jax.Local, dict[str, jax.Array]]:
+  def local_step(self, params: Any, local: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
     """One local step."""
     local, (_, metrics) = self._rounds.local_step(local, batch)
     return local, metrics
@@ -124,7 +122,7 @@ class Federated:
     params: Any,
     opt_state: Any,
     model_state: Any,
-    local: rtopk_jax.Local,
+    local: Any,
     present: jax.Array | None,
   ) -> tuple[Any, Any, Any]:
     """One step for all of what the workers came to."""

@@ -80,6 +80,11 @@ def check(config: Any) -> None:
       raise ValueError(f"{name}={config[name]!r} has no effect with setting={config.setting!r}.")
   if not 0 < config.participation <= 1:
     raise ValueError(f"participation must be above 0 and at most 1, got {config.participation}.")
+  if config.participation < 1 and config.collective != "all_gather":
+    raise ValueError(
+      f"participation={config.participation} needs collective='all_gather', got {config.collective!r}: "
+      "a worker that is absent cannot add up what others send it."
+    )
   if config.warmup_epochs >= config.epochs:
     raise ValueError(
       f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs} for the density "

@@ -46,6 +46,11 @@ def _workers(config, method, kind):
   return task, workers, state, step
 
 
+def message(k):
+  """Bytes of k pairs behind a header of three words, in whole tiles of 128 words."""
+  return 4 * 128 * -(-(3 + 2 * k) // 128)
+
+
 def test_metrics_of_steps_and_epochs(config, tmp_path):
   config.methods = ("rtopk", "none")
   records = train_and_evaluate(config, str(tmp_path))
@@ -65,8 +70,8 @@ def test_metrics_of_steps_and_epochs(config, tmp_path):
     means = [np.mean([x["train_loss"] for x in steps[i : i + 10]]) for i in (0, 10, 20)]
     np.testing.assert_allclose([x["train_loss"] for x in mine], means, rtol=1e-12)
     assert mine[-1]["sent_bytes"] == steps[-1]["sent_bytes"]
-    # d = 130: k = 32 in the first epoch, then 13, pairs of 8 bytes and a header of 12.
-    sent = 10 * (8 * 32 + 12) + 20 * (8 * 13 + 12) if method == "rtopk" else 30 * 4 * 130
+    # d = 130: k = 32 in the first epoch, then 13.
+    sent = 10 * message(32) + 20 * message(13) if method == "rtopk" else 30 * 4 * 130
     received = 3 * sent if method == "rtopk" else sent
     assert (mine[-1]["sent_bytes"], mine[-1]["received_bytes"]) == (sent, received)
     # The running mean of 12 inputs is averaged for each of three evaluations.
@@ -226,7 +231,7 @@ def test_federated_rounds_are_epochs(config, tmp_path):
   steps = lines(tmp_path / "runs" / "rtopk-0" / "steps.jsonl")
   sent = np.diff([0, *(x["sent_bytes"] for x in steps)])
   # 25 %, 15.8 % and 10 % of 130.
-  assert sent.tolist() == [8 * k + 12 for k in (32, 21, 13)]
+  assert sent.tolist() == [message(k) for k in (32, 21, 13)]
   assert records[2]["test_loss"] < records[0]["test_loss"]
 
 

@@ -54,9 +54,11 @@ def test_compares_methods_from_the_same_start(config, tmp_path):
   for name in ("no compression", "rTop-k", "top-k", "random-k"):
     assert f"| {name} |" in (tmp_path / "results.md").read_text()
   assert all(np.isfinite(r["train_loss"]) and r["skipped_steps"] == 0 for r in records)
-  # d = 5,122: two steps at a density of 25 %, then two at 1 %, 8 bytes an entry and 12 of header.
+  # d = 5,122: two steps at a density of 25 %, then two at 1 %; pairs of words behind three of header, in
+  # whole tiles of 128 words.
+  message = lambda k: 4 * 128 * -(-(3 + 2 * k) // 128)
   sent = {r["epoch"]: r["sent_bytes"] for r in records if r["method"] == "rtopk"}
-  assert sent == {1: 2 * (8 * 1280 + 12), 2: 2 * (8 * 1280 + 12) + 2 * (8 * 51 + 12)}
+  assert sent == {1: 2 * message(1280), 2: 2 * message(1280) + 2 * message(51)}
   dense = {r["epoch"]: r["sent_bytes"] for r in records if r["method"] == "none"}
   assert dense == {1: 2 * 4 * 5122, 2: 4 * 4 * 5122}
 
@@ -131,6 +133,9 @@ def test_impossible_configs_are_refused(config, field, value, message):
     ("micro_batches", 3, "micro_batches=3, but an epoch of a worker has 2 batches"),
     ("density", 1e-4, "density=0.0001 of 5122 parameters is 0.512 of them: nothing would be sent"),
     ("density", 1.0, "density=1.0 of 5122 parameters is all of them"),
+    ("collective", "ring", "collective must be one of"),
+    ("wire_values", "float12", "values must be one of"),
+    ("scope", "block:x", 'scope must be "global", "leaf" or "block:SIZE", got'),
     ("task", "nowhere:Task", "task='nowhere:Task' cannot be imported"),
     ("task", "train.loop", 'task must be "package.module:name"'),
   ],
