@@ -294,6 +294,10 @@ def _groups(text: str) -> tuple[tuple[int, ...], ...] | None:
     return tuple(
       tuple(int(i) for i in group.split(",")) for group in re.findall(r"\{([\d, ]+)\}", listed[1])
     )
+  named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text)
+  if named:
+    axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+    return _along(axes, re.findall(r"'([^']+)'", named[2]))
   iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
   if not iota:
     return None
@@ -306,3 +310,12 @@ def _groups(text: str) -> tuple[tuple[int, ...], ...] | None:
   ]
   size = math.prod(shape[1:])
   return tuple(tuple(ids[i : i + size]) for i in range(0, len(ids), size))
+
+
+def _along(axes: dict[str, int], together: list[str]) -> tuple[tuple[int, ...], ...]:
+  """The groups of devices of a mesh that differ along some of its axes alone."""
+  groups: dict[tuple[int, ...], list[int]] = {}
+  for number, index in enumerate(itertools.product(*(range(size) for size in axes.values()))):
+    key = tuple(i for i, name in zip(index, axes, strict=True) if name not in together)
+    groups.setdefault(key, []).append(number)
+  return tuple(tuple(group) for group in groups.values())

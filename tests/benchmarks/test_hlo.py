@@ -79,6 +79,14 @@ def test_collectives_and_whom_they_join():
   assert on_mesh(lambda x: x * 2).collectives() == []
 
 
+def test_groups_written_by_the_axes_of_a_mesh():
+  line = (
+    "  %a = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=1,'c'=3] {'c'}, dimensions={0}"
+  )
+  (found,) = hlo.Program(f"ENTRY %main () -> f32[8] {{\n{line}\n}}").collectives()
+  assert found.groups == ((0, 1, 2), (3, 4, 5))
+
+
 def test_groups_written_as_a_range():
   line = "  %a = f32[8]{0} all-reduce(%x), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add"
   (found,) = hlo.Program(f"ENTRY %main () -> f32[8] {{\n{line}\n}}").collectives()
