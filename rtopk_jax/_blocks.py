@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _search
-from rtopk_jax._select import Selection, Selector, magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax._select import Selection, Selector
 from rtopk_jax._vector import Vector
 from rtopk_jax._wire import Blocks
 

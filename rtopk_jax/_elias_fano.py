@@ -43,7 +43,8 @@ class _Sizes(NamedTuple):
 def _sizes(k: int, d: int) -> _Sizes:
   level = max(0, math.floor(math.log2(d / k)))
   choices = []
-  for low, in_threes in ((level, False), (max(0, level - 1), True), (level + 1, False)):
+  threes = [(low, True) for low in (level - 2, level - 1) if low >= 0]
+  for low, in_threes in ((level, False), *threes, (level + 1, False)):
     bucket = (3 if in_threes else 1) << low
     unary = -(-(k + (d - 1) // bucket) // 32)
     digits = -(-k // _DIGITS) if in_threes else 0

@@ -29,6 +29,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
 from rtopk_jax._vector import ALIGN, Vector
@@ -41,8 +42,6 @@ _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 4.5
 _EVEN_BITS = np.uint32(0x5555_5555)
-# What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
-LARGEST_KEY = 0x7F80_0001
 
 View = Callable[[jax.Array], jax.Array]
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
+from rtopk_jax._keys import RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._schedule import Stages
@@ -29,13 +30,8 @@ from rtopk_jax._search import Survey
 from rtopk_jax._vector import Vector, places
 
 MAX_SIZE = 2**31 - 1
-# float32 as bits: the smallest normal number, and infinity.
-_MIN_NORMAL = np.uint32(0x0080_0000)
-_INFINITY = np.uint32(0x7F80_0000)
 # Below this size a search has nothing to gain, and it takes seconds to compile.
 _SORT_BELOW = 1 << 17
-# Random keys are below.
-_RANDOM_BELOW = 1 << 30
 METHODS = ("search", "top_k")
 
 
@@ -295,39 +291,11 @@ def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Arr
     jnp.array(counts, jnp.int32),
     jnp.array(sizes, jnp.int32),
     zero,
-    jnp.full_like(zero, _RANDOM_BELOW),
+    jnp.full_like(zero, RANDOM_BELOW),
   )
   members = Positions.of(above(keys, rows, cut).reshape(-1))
   found = members.locate(lax.iota(jnp.int32, sum(counts)))
   return found - rows.padding(found, sizes)
-
-
-def magnitude_keys(vector: jax.Array) -> jax.Array:
-  """int32 numbers in the order of the entries' magnitudes, all NaN being one."""
-  width = 8 * vector.dtype.itemsize
-  bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
-  return jnp.minimum(
-    bits & np.uint32((1 << (width - 1)) - 1), np.uint32(_search.LARGEST_KEY)
-  ).astype(jnp.int32)
-
-
-def random_keys(key: jax.Array, count: int) -> jax.Array:
-  """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
-  # Of a multiple of many, since on CPUs an odd count takes several times as long.
-  bits = jax.random.bits(key, (-(-count // 1024) * 1024,), jnp.uint32)[:count]
-  return (bits >> np.uint32(2)).astype(jnp.int32)
-
-
-def top_k_of_keys(keys: jax.Array, count: int) -> jax.Array:
-  """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
-
-  Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
-  the smaller the further from zero.
-  """
-  bits = keys.astype(jnp.uint32)
-  tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)
-  floats = lax.bitcast_convert_type(jnp.minimum(bits, _INFINITY), jnp.float32)
-  return lax.top_k(jnp.where(bits < _MIN_NORMAL, tiny, floats), count)[1]
 
 
 def rtop_k(

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _vector
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
+from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._layout import Block, Layout, Scope, Segment
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics
-from rtopk_jax._search import LARGEST_KEY
 from rtopk_jax._select import Selector
 from rtopk_jax._vector import Vector
 from rtopk_jax._wire import Wire

@@ -29,7 +29,13 @@ def name(case):
   return ",".join(f"{key}={getattr(value, '__name__', value)}" for key, value in case.items())
 
 
-@pytest.mark.parametrize("case", product(**PRODUCT), ids=name)
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=[] if case["kind"] == "rtop_k" else pytest.mark.slow, id=name(case))
+    for case in product(**PRODUCT)
+  ],
+)
 def test_full_product_simulated_by_five_workers(case):
   grads = harness.gradients(SHAPES, STEPS, 5)
   for options in MOMENTUM:

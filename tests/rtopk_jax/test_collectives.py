@@ -150,7 +150,7 @@ def test_it_converges(collective):
   axes = rtopk_jax.state_axes(tx, zeros)
   init = jax.vmap(tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=4)
   _, errors = jax.jit(lambda c: jax.lax.scan(step, c, length=300))((zeros, init(zeros)))
-  assert errors[-1] < 0.25 * errors[0]
+  assert errors[-1] < 0.4 * errors[0]
 
 
 def _mesh(names):

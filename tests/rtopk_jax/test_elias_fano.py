@@ -48,24 +48,25 @@ def test_corners(indices, d):
 
 @pytest.mark.parametrize(
   ("d", "low", "threes"),
-  [(200, 4, False), (7 * 16, 2, True)],
+  [(200, 4, False), (60 * 16, 2, True)],
 )
 def test_words_against_a_code_of_bits_in_python(d, low, threes):
   """A bucket of 16 for d/k = 28.6, and of 12 for d/k = 16, where a power of two would cost more."""
-  indices = [3, 4, 17, 60, 61, 90, d - 1]
-  if threes:
-    indices = list(np.unique(np.concatenate([[3, 4, 17], np.arange(40, d, 16)[:60]])))[:7]
+  indices = [3, 4, 17, 60, 61, 90, d - 1] if not threes else list(range(5, d, 16))
   k = len(indices)
   bucket = (3 if threes else 1) << low
   number = sum(
     ((x % bucket >> j) & 1) << (j * k + i) for i, x in enumerate(indices) for j in range(low)
   )
   planes = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(math.ceil(low * k / 32))]
-  digits = [sum((x % bucket >> low) * 3**i for i, x in enumerate(indices))] if threes else []
-  bits = sum(1 << (x // bucket + i) for i, x in enumerate(indices))
+  twenties = [indices[i : i + 20] for i in range(0, k, 20)] if threes else []
+  digits = [sum((x % bucket >> low) * 3**i for i, x in enumerate(part)) for part in twenties]
+  number = sum(1 << (x // bucket + i) for i, x in enumerate(indices))
+  length = math.ceil((k + (d - 1) // bucket) / 32)
+  bits = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(length)]
   code = _elias_fano.encode(np.array(indices, np.int32), d)
-  assert _elias_fano.words(k, d) == len(planes) + len(digits) + 1
-  np.testing.assert_array_equal(code, [*map(int, planes), *map(int, digits), int(bits)])
+  assert _elias_fano.words(k, d) == len(planes) + len(digits) + len(bits)
+  np.testing.assert_array_equal(code, [*planes, *digits, *bits])
 
 
 @pytest.mark.parametrize("d", [11_173_962, 51_022_000])

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import rtopk_jax
 from rtopk_jax import _bits, _quantize
@@ -13,9 +11,9 @@ from rtopk_jax import _bits, _quantize
 LEVELS = {"int8": 127, "int4": 7, "int2": 1}
 
 
-@given(st.integers(1, 12), st.lists(st.integers(0, 2**12 - 1), min_size=1, max_size=70))
-def test_numbers_of_any_width_come_back(width, numbers):
-  numbers = np.array(numbers, np.uint32) % 2**width
+@pytest.mark.parametrize(("width", "count"), [(1, 1), (1, 33), (3, 70), (7, 32), (12, 41)])
+def test_numbers_of_any_width_come_back(width, count):
+  numbers = np.random.default_rng(width).integers(0, 2**width, count).astype(np.uint32)
   code = _bits.pack(numbers, width)
   assert code.shape == (_bits.words(numbers.size, width),)
   assert code.size == -(-width * numbers.size // 32)
@@ -41,7 +39,9 @@ def test_rounding_is_unbiased_and_to_a_neighbour(values):
   assert np.all(np.abs(decoded - x) <= step * 1.001)
   # The mean of 2,000 draws: five standard deviations of at most half a step each.
   assert np.all(np.abs(decoded.mean(axis=0) - x) <= 5 * 0.5 * step / np.sqrt(2000))
-  np.testing.assert_allclose(decoded[:, np.abs(x) == scale], x[None, np.abs(x) == scale], rtol=1e-6)
+  largest = np.abs(x) == scale
+  expected = np.broadcast_to(x[largest], (2000, 2))
+  np.testing.assert_allclose(decoded[:, largest], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("values", LEVELS)

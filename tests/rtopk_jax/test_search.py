@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from rtopk_jax import _search
+from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._vector import Vector, places
 
@@ -36,7 +37,7 @@ def _hard_keys(size):
   return {
     "even": keys,
     "zero": np.zeros(size),
-    "largest": np.full(size, _search.LARGEST_KEY),
+    "largest": np.full(size, LARGEST_KEY),
     "three values": rng.integers(0, 3, size),
     "one in a hundred": keys * (rng.random(size) < 0.01),
     "one in ten thousand": keys * (rng.random(size) < 1e-4),
@@ -66,7 +67,7 @@ def test_small_vectors(size):
       np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
-@given(st.lists(st.integers(0, _search.LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
+@given(st.lists(st.integers(0, LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
 def test_any_forty_keys(keys):
   keys = np.array(keys, np.int32)
   np.testing.assert_array_equal(_searched(keys, 13)[0], _sorted(keys, 13))

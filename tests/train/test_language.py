@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import data
-from configs import language_quickstart
+from configs import language_quickstart, variants
 from tests.train import networks
 from train import settings, train_and_evaluate
 from train.language import Language
@@ -156,7 +156,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_describes_a_network(name, text):
-  config = importlib.import_module(f"configs.{name}").get_config()
+  config = variants.settle(importlib.import_module(f"configs.{name}").get_config())
   settings.check(config)
   if name in ("quickstart", "language_quickstart"):
     task = make_task(config)

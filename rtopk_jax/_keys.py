@@ -1,0 +1,45 @@
+"""Keys to select by: magnitudes and random numbers as int32, and the largest of them by a library's top-k.
+
+Magnitudes are compared as the integers their bits spell, because XLA flushes subnormal floats to zero.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
+LARGEST_KEY = 0x7F80_0001
+# Random keys are below.
+RANDOM_BELOW = 1 << 30
+# float32 as bits: the smallest normal number, and infinity.
+_MIN_NORMAL = np.uint32(0x0080_0000)
+_INFINITY = np.uint32(0x7F80_0000)
+
+
+def magnitude_keys(vector: jax.Array) -> jax.Array:
+  """int32 numbers in the order of the entries' magnitudes, all NaN being one."""
+  width = 8 * vector.dtype.itemsize
+  bits = lax.bitcast_convert_type(vector, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
+  return jnp.minimum(bits & np.uint32((1 << (width - 1)) - 1), np.uint32(LARGEST_KEY)).astype(
+    jnp.int32
+  )
+
+
+def random_keys(key: jax.Array, count: int) -> jax.Array:
+  """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
+  # Of a multiple of many, since on CPUs an odd count takes several times as long.
+  bits = jax.random.bits(key, (-(-count // 1024) * 1024,), jnp.uint32)[:count]
+  return (bits >> np.uint32(2)).astype(jnp.int32)
+
+
+def top_k_of_keys(keys: jax.Array, count: int) -> jax.Array:
+  """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
+
+  Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
+  the smaller the further from zero.
+  """
+  bits = keys.astype(jnp.uint32)
+  tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)
+  floats = lax.bitcast_convert_type(jnp.minimum(bits, _INFINITY), jnp.float32)
+  return lax.top_k(jnp.where(bits < _MIN_NORMAL, tiny, floats), count)[1]
