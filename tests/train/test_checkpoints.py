@@ -129,7 +129,10 @@ def test_checkpoints_open_in_the_other_layout(trained, tmp_path, capsys, first, 
   assert 0 < _relative(w[1], w[0]) < 0.3
 
 
-@pytest.mark.parametrize(("old", "new"), [(4, 2), (2, 4), (5, 3)])
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [(4, 2), pytest.param(2, 4, marks=pytest.mark.slow), pytest.param(5, 3, marks=pytest.mark.slow)],
+)
 def test_other_workers_go_on(tmp_path, capsys, config, old, new):
   job = tmp_path / "job"
   config.num_workers, config.max_steps, config.workers = old, 13, "simulated"

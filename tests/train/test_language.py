@@ -101,7 +101,7 @@ def test_dropout_is_off_in_evaluation_and_follows_the_batch_in_training(config, 
   assert loss(batch) != loss({**batch, "key": source.batch(0, 0, worker=1)["key"]})
 
 
-@pytest.mark.parametrize("method", ["none", "rtopk"])
+@pytest.mark.parametrize("method", ["none", pytest.param("rtopk", marks=pytest.mark.slow)])
 def test_simulated_workers_do_what_devices_do(config, text, method):
   config.model.dropout = 0.3
   task = Language(config, text)
@@ -123,6 +123,7 @@ def test_simulated_workers_do_what_devices_do(config, text, method):
     assert np.mean(np.abs(a - b) <= 1e-4 + 1e-3 * np.abs(b)) > 0.98
 
 
+@pytest.mark.slow
 def test_compares_methods_on_python_s_docs(config, tmp_path):
   config.methods, config.epochs, config.warmup_epochs, config.max_steps = (
     ("none", "rtopk"),

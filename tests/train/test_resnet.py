@@ -41,12 +41,16 @@ def test_unknown_stem_is_refused():
 STEMS = {"small": 6, "imagenet": 17}  # and the size of the images
 
 
-@pytest.fixture(params=STEMS)
+@pytest.fixture(params=STEMS, scope="module")
 def example(request):
   """A small network, its variables moved off their initial values, five images and labels."""
   make = lambda rngs: models.ResNet((1, 2), 4, 3, 2, request.param, rngs)
   rng = np.random.default_rng(0)
-  init = jax.jit(lambda key: models.init(make, key, nnx.Param, nnx.BatchStat))
+  init = jax.jit(
+    lambda key: models.init(make, key, nnx.Param, nnx.BatchStat),
+    # Code that runs once need not be fast.
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
   params, stats = init(jax.random.key(0))
   moved = lambda x: jnp.asarray(x + 0.2 * rng.uniform(0, 1, x.shape), jnp.float32)
   params, stats = jax.tree.map(moved, (params, stats))
