@@ -48,7 +48,7 @@ def test_corners(indices, d):
 
 @pytest.mark.parametrize(
   ("d", "low", "threes"),
-  [(200, 4, False), (60 * 16, 2, True)],
+  [(200, 4, False), (600 * 16, 2, True)],
 )
 def test_words_against_a_code_of_bits_in_python(d, low, threes):
   """A bucket of 16 for d/k = 28.6, and of 12 for d/k = 16, where a power of two would cost more."""

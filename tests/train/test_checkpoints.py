@@ -111,7 +111,10 @@ def _relative(a, b):
   return np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
 
 
-@pytest.mark.parametrize(("first", "then"), [("simulated", "devices"), ("devices", "simulated")])
+@pytest.mark.parametrize(
+  ("first", "then"),
+  [("simulated", "devices"), pytest.param("devices", "simulated", marks=pytest.mark.slow)],
+)
 def test_checkpoints_open_in_the_other_layout(trained, tmp_path, capsys, first, then):
   job, config = tmp_path / "job", tiny.get_config()
   config.workers, config.max_steps = first, 20

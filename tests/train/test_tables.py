@@ -232,6 +232,7 @@ def _tables(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_a_row_runs_and_is_left_when_it_is_done(tmp_path):
   """On the digits, which need no download."""
   fields = (

@@ -41,6 +41,7 @@ def config():
   return config
 
 
+@pytest.mark.slow
 def test_compares_methods_from_the_same_start(config, tmp_path):
   config.seeds = (0, 1)
   records = train_and_evaluate(config, str(tmp_path))
