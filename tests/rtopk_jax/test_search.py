@@ -170,6 +170,7 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored():
   assert compiled.memory_analysis().temp_size_in_bytes < 2 * size
 
 
+@pytest.mark.slow
 def test_vmap_and_shard_map_agree():
   selector = rtopk_jax.rtop_k(0.01, 5)
   keys = jax.random.split(jax.random.key(0), 2)
