@@ -70,7 +70,14 @@ def allowed(case):
   )
 
 
-@pytest.mark.parametrize("case", list(harness.pairwise(FACTORS, allowed)), ids=name)
+@pytest.mark.parametrize(
+  "case",
+  [
+    # Every other case, for the time it takes to compile them.
+    pytest.param(case, marks=pytest.mark.slow if i % 2 else [], id=name(case))
+    for i, case in enumerate(harness.pairwise(FACTORS, allowed))
+  ],
+)
 def test_every_pair_of_options_in_every_mode(case):
   case = dict(case)
   grads = harness.gradients(SHAPES, STEPS, case.pop("num_workers"), dtype=case.pop("dtype"))

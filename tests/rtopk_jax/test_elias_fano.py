@@ -98,7 +98,7 @@ def test_short_values_are_rounded_and_saturate(values, k):
   np.testing.assert_array_equal(decoded, expected)
 
 
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize("mode", ["vmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("values", ["float32", "bfloat16", "float16", "int8", "int4", "int2"])
 def test_what_rounding_loses_stays_in_the_memory(values, mode):
   wire = rtopk_jax.Wire(values=values, indices="elias_fano")

@@ -243,12 +243,14 @@ def test_a_global_batch_is_dealt(config, tmp_path):
   assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 5
 
 
+@pytest.mark.slow
 def test_profile(config, tmp_path):
   config.profile_from, config.profile_steps, config.max_steps, config.warmup_epochs = 2, 2, 5, 0
   train_and_evaluate(config, str(tmp_path))
   assert list((tmp_path / "runs" / "rtopk-0" / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_footprint_beside_plain_data_parallelism(config):
   config.methods = ("none", "rtopk")
   found = footprints(config, steps=2)

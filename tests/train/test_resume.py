@@ -31,7 +31,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+  "setting", ["distributed", pytest.param("federated", marks=pytest.mark.slow)]
+)
 def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting):
   options = SETTINGS[setting]
   whole = zygote.start(tmp_path / "whole", *options)

@@ -29,6 +29,7 @@ def test_rtop_k_contracts_by_at_least_1_minus_k_over_d(seed, k, more):
   assert estimation.contraction(vector, k, k) <= factor + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subsample", [1, 2, 5, 10])
 def test_measured_contraction_is_the_closed_form(subsample):
   vector = jax.random.normal(KEY, (300,)) ** 3

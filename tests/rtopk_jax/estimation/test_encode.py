@@ -36,6 +36,7 @@ def test_codebook_round_trips_at_large_d(data):
   assert _codebook.unrank(number, d) == subset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", range(1, 13))
 def test_every_sample_round_trips(d):
   rng = np.random.default_rng(d)

@@ -141,6 +141,7 @@ def test_the_centralized_risk_is_reached_near_s_log_d_bits(s):
   assert ratio(1.5 * scale) < 1.05
 
 
+@pytest.mark.slow
 def test_the_order_of_the_competitors():
   d, s, bits, n = 1000, 20, 100, 400
   model = estimation.SparseBernoulli(d, s)
@@ -173,6 +174,7 @@ def test_for_a_block_subsampling_pays_from_s_over_k_nodes_on():
   assert math.isclose(random.risk(theta, 5), top.risk(theta, 5))  # n = s/k' = 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_gaussian_model_needs_bits_linear_in_d(sparsity):
   n, ratios = 600, {}
