@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from rtopk_jax import _checks
-from rtopk_jax._vector import Place, places, span
+from rtopk_jax._vector import MAX_SIZE, Place, places, span
 
 DENSE_BELOW = 1024
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
 BUNDLED_BELOW = 1 << 18
-# Positions are int32.
-MAX_SPAN = 2**31 - 1
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
 
@@ -221,7 +219,7 @@ def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) 
   """The leaves as one list, or where they may be split as several that int32 can index."""
   lists: list[list[int]] = [[]]
   for i in leaves:
-    if split and lists[-1] and span(places([shapes[j] for j in (*lists[-1], i)])) > MAX_SPAN:
+    if split and lists[-1] and span(places([shapes[j] for j in (*lists[-1], i)])) > MAX_SIZE:
       lists.append([])
     lists[-1].append(i)
   return lists

@@ -27,9 +27,8 @@ from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
-from rtopk_jax._vector import Vector, places
+from rtopk_jax._vector import MAX_SIZE, Vector, places
 
-MAX_SIZE = 2**31 - 1
 # Below this size a search has nothing to gain, and it takes seconds to compile.
 _SORT_BELOW = 1 << 17
 METHODS = ("search", "top_k")

@@ -203,7 +203,8 @@ class Step:
     step_key = jax.random.fold_in(jax.random.key(self.options.seed), self.count)
 
     def key_of(group):
-      key = jax.random.fold_in(jax.random.fold_in(step_key, number + group), self._worker())
+      key = jax.random.fold_in(step_key, number + group)
+      key = jax.random.fold_in(key, _axis.index(self.workers))
       # Shards of a model draw independently as well.
       for index in _axis.model_index(segment.axes):
         key = jax.random.fold_in(key, index)
@@ -219,9 +220,6 @@ class Step:
     if share is not None:
       values = values * share
     return Outgoing(vector, selection, values, jax.random.fold_in(key_of(0), 1), blocks)
-
-  def _worker(self) -> jax.Array:
-    return _axis.index(self.workers)
 
   def _advance(
     self,

@@ -19,6 +19,8 @@ from jax import lax
 
 # Entries of a word of the search; no word belongs to two pieces.
 ALIGN = 16
+# Positions are int32.
+MAX_SIZE = 2**31 - 1
 # Entries that are taken from a piece at a time.
 _STRETCH = 2048
 
