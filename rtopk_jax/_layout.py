@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtopk_jax import _checks
-from rtopk_jax._vector import MAX_SIZE, Place, places, span
+from rtopk_jax._vector import ALIGN, MAX_SIZE, Place, places, span
 
 DENSE_BELOW = 1024
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
@@ -205,7 +205,13 @@ def layout(
       members = [i for i, kind in enumerate(kinds) if kind == (is_dense, key)]
       for group in _fitting(members, lie, split):
         numbers = range(len(group)) if scope == "leaf" else None
-        found.append(Segment(tuple(group), places([lie[i] for i in group], numbers), key))
+        where = places([lie[i] for i in group], numbers)
+        if not is_dense and not split and span(where) > MAX_SIZE:
+          raise ValueError(
+            f"scope='global' makes one vector of {span(where)} places, {ALIGN} to a word, which int32 "
+            f'cannot index; it may have {MAX_SIZE}. For a larger model use scope="leaf".'
+          )
+        found.append(Segment(tuple(group), where, key))
     return tuple(found)
 
   return Layout(

@@ -142,7 +142,7 @@ class _Leg:
   def of(cls, collective: ReduceScatter, out: Outgoing, wire: Wire, axis_name: AxisName) -> "_Leg":
     (k,) = out.values.shape
     n = _axis.size(axis_name)
-    share = -(-(out.vector.span // ALIGN) // n) * ALIGN
+    share = -(-out.vector.words // n) * ALIGN
     capacity = min(k, share, math.ceil((1 + collective.slack) * k / n))
     return cls(n, axis_name, wire, capacity, min(share, -(-k // n)), share)
 

@@ -58,7 +58,11 @@ class Rows:
 
 
 class Cut(NamedTuple):
-  """A place in the order of the keys of each list or group, and how many are above it."""
+  """A place in the order of the keys of each list or group, and how many are above it.
+
+  Indices are above 0: no key lies between (value, 0) and (value + 1, beyond all indices), and of two names
+  for one place ``between`` knows the second.
+  """
 
   value: jax.Array
   index: jax.Array
@@ -124,7 +128,7 @@ def exact_cut(
     count: how many keys of each list are to be above.
     there: how many there are.
     low: no key of the list is below, shape (lists,).
-    high: nor above; from 0 to 2³¹ − 1 more than ``low``.
+    high: nor above; from 0 to 2³¹ − 2 more than ``low``.
 
   Returns:
     The ``Cut``.
@@ -142,7 +146,8 @@ def exact_cut(
     return turn + 1, lower, choose(new.count <= count, new, higher), best
 
   everything = Cut(low, jnp.full_like(low, size), there)
-  nothing = Cut(high, jnp.zeros_like(high), jnp.zeros_like(high))
+  # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
+  nothing = Cut(high + 1, jnp.full_like(high, size), jnp.zeros_like(high))
   best = choose(count == 0, nothing, everything)
   start = (jnp.int32(0), everything, nothing, best)
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)

@@ -117,7 +117,7 @@ class _Plan:
     sizes, total = vector.counts, vector.size
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
-    self.words = -(-(vector.span // ALIGN) // GROUP) * GROUP
+    self.words = -(-vector.words // GROUP) * GROUP
     self.samples, self.targets, capacities = [], [], []
     for size, count in zip(sizes, counts, strict=True):
       sample = _SAMPLE * size // total // Rows.WIDTH * Rows.WIDTH
@@ -139,7 +139,7 @@ class _Plan:
 def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   """A cut on either side of the wanted one, as far as a sample can tell."""
   sampled = [group for group, count in enumerate(plan.samples) if count]
-  low, high = _everything(plan, vector), _nothing(plan)
+  low, high = _everything(plan, vector), _nothing(plan, vector)
   if not sampled:
     return low, high
   rows = Rows([plan.samples[group] for group in sampled])
@@ -153,7 +153,7 @@ def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   groups = np.array(sampled)
   value = low.value.at[groups].set(jnp.where(wanted[0] < sizes, lower, 0))
   low = low._replace(value=value)
-  value = high.value.at[groups].set(jnp.where(wanted[1] > 0, higher, LARGEST_KEY + 1))
+  value = high.value.at[groups].set(jnp.where(wanted[1] > 0, higher, LARGEST_KEY) + 1)
   return low, high._replace(value=value)
 
 
@@ -180,9 +180,9 @@ def _everything(plan: _Plan, vector: Vector) -> Cut:
   return Cut(zero, jnp.full_like(zero, vector.span), plan.sizes)
 
 
-def _nothing(plan: _Plan) -> Cut:
+def _nothing(plan: _Plan, vector: Vector) -> Cut:
   zero = jnp.zeros_like(plan.sizes)
-  return Cut(jnp.full_like(zero, LARGEST_KEY + 1), zero, zero)
+  return Cut(jnp.full_like(zero, LARGEST_KEY + 1), jnp.full_like(zero, vector.span), zero)
 
 
 def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cut, Cut, Survey]:
@@ -216,7 +216,7 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
     return turn + 1, low, high, lower, higher, words, found, done
 
-  low, high = _everything(plan, vector), _nothing(plan)
+  low, high = _everything(plan, vector), _nothing(plan, vector)
   words = jnp.zeros(plan.words, jnp.uint32)
   found = Survey(jnp.float32(0), jnp.int32(0))
   start = (jnp.int32(0), low, high, low, high, words, found, jnp.bool_(False))
@@ -253,7 +253,7 @@ def _pack(
       highs[place.group].append(jnp.sum(twos.astype(jnp.int32), dtype=jnp.int32))
       marks = lax.population_count(words).astype(jnp.int32)
       lows[place.group].append(jnp.sum(marks, dtype=jnp.int32))
-  missing = plan.words - vector.span // ALIGN
+  missing = plan.words - vector.words
   if missing:
     packed.append(jnp.zeros(missing, jnp.uint32))
   in_low, in_high = (jnp.stack([jnp.stack(x).sum() for x in each]) for each in (lows, highs))

@@ -203,7 +203,7 @@ class Step:
     step_key = jax.random.fold_in(jax.random.key(self.options.seed), self.count)
 
     def key_of(group):
-      key = jax.random.fold_in(step_key, number + group)
+      key = jax.random.fold_in(jax.random.fold_in(step_key, number), group)
       key = jax.random.fold_in(key, _axis.index(self.workers))
       # Shards of a model draw independently as well.
       for index in _axis.model_index(segment.axes):

@@ -72,7 +72,7 @@ def places(
 
 def span(where: Sequence[Place]) -> int:
   """How many positions there are."""
-  return where[-1].first + -(-where[-1].size // ALIGN) * ALIGN
+  return where[-1].first + where[-1].size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,11 @@ class Vector:
   def span(self) -> int:
     """How many positions there are."""
     return span(self.where)
+
+  @property
+  def words(self) -> int:
+    """How many words of ``ALIGN`` positions there are."""
+    return -(-self.span // ALIGN)
 
   def tied_to(self, turn: jax.Array) -> "Vector":
     """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""

@@ -148,9 +148,12 @@ def compiled(function: Callable[..., Any], *args: Any, quick: bool) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _draw(selector, vectors, seed, step, segment):
+def _draw(selector, vectors, seed, step, group):
   num_workers = vectors.shape[0]
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), segment)
+  key = jax.random.key(seed)
+  # 0 is the number of the message: there is one, no leaf being sharded.
+  for number in (step, 0, group):
+    key = jax.random.fold_in(key, number)
   one = lambda v, worker: selector(v, jax.random.fold_in(key, worker), num_workers).indices
   return jax.vmap(one)(vectors, jnp.arange(num_workers, dtype=jnp.int32))
 
@@ -196,9 +199,9 @@ def check(
     **{key: x for key, x in options.items() if key not in ("dense", "memory_dtype")},
   )
 
-  def draw(vectors, step, segment):
+  def draw(vectors, step, group):
     stage = int(stages.stage(step)) if stages else 0
-    return np.asarray(_draw(selector.at(stage), vectors, seed, step, segment))
+    return np.asarray(_draw(selector.at(stage), vectors, seed, step, group))
 
   history = reference.simulate(recipe, leaves, draw)
   for step, expected in enumerate(history):

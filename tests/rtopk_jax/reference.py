@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# draw(vectors (n, d), step, segment) -> indices (n, k)
+# draw(vectors (n, d), step, group) -> indices (n, k)
 Draw = Callable[[np.ndarray, int, int], np.ndarray]
 
 
@@ -80,9 +80,7 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
   residual = [np.zeros((n, size), recipe.memory_dtype) for size in sizes]
   momentum = [np.zeros((n, size), recipe.memory_dtype) for size in sizes]
   compressed = [i for i, size in enumerate(sizes) if size and not recipe.dense[i]]
-  segments = (
-    [[i] for i in compressed] if recipe.scope == "leaf" else [compressed] * bool(compressed)
-  )
+  groups = [[i] for i in compressed] if recipe.scope == "leaf" else [compressed] * bool(compressed)
   history = []
   for step in range(steps):
     local = [g[step].reshape(n, -1).astype(np.float32) for g in gradients]
@@ -99,7 +97,7 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
     for i in range(len(sizes)):
       if recipe.dense[i]:
         updates[i] = _sum_over_workers(direction[i]) / np.float32(n)
-    for number, leaves in enumerate(segments):
+    for number, leaves in enumerate(groups):
       v = np.concatenate([direction[i] for i in leaves], axis=1)
       trace = np.concatenate([u[i] for i in leaves], axis=1)
       if recipe.error_feedback:
@@ -143,10 +141,10 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
   return history
 
 
-def _choose(v: np.ndarray, k: int, r: int, step: int, segment: int, draw: Draw) -> np.ndarray:
+def _choose(v: np.ndarray, k: int, r: int, step: int, group: int, draw: Draw) -> np.ndarray:
   if k == r:
     return np.stack([top(row, r) for row in v])
-  drawn = draw(v, step, segment)
+  drawn = draw(v, step, group)
   assert drawn.shape == (v.shape[0], k)
   for row, indices in zip(v, drawn, strict=True):
     assert len(set(indices.tolist())) == k

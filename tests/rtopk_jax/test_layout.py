@@ -73,3 +73,13 @@ def test_a_single_array_is_a_tree_too():
   mapped = jax.jit(jax.vmap(one, out_axes=None, axis_name=AXIS))
   updates = mapped(jnp.array([[4.0, 1.0], [2.0, 8.0]]))
   np.testing.assert_array_equal(updates, [2.0, 4.0])
+
+
+def test_a_vector_whose_places_int32_cannot_count_is_refused():
+  # 2³¹ - 1 entries in all, and a few places between the leaves.
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.5), AXIS, dense=False)
+  shape = lambda *shape: jax.ShapeDtypeStruct((WORKERS, *shape), jnp.float32)
+  grads = {"one": shape(1), "two": shape(2**30 - 1), "three": shape(2**30 - 1)}
+  step = jax.vmap(lambda g: tx.update(g, tx.init(g))[0], out_axes=None, axis_name=AXIS)
+  with pytest.raises(ValueError, match=r'2147483663 places.*scope="leaf"'):
+    jax.eval_shape(step, grads)

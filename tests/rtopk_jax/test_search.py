@@ -57,6 +57,17 @@ def test_large_vectors(count):
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
+few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY - 1, LARGEST_KEY])
+
+
+@given(st.lists(few_keys, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_a_few_keys_many_times(few, seed):
+  rng = np.random.default_rng(seed)
+  keys = rng.choice(np.array(few, np.int32), LARGE, p=rng.dirichlet(np.full(len(few), 0.3)))
+  for count in (700, LARGE - 1):
+    np.testing.assert_array_equal(_searched(keys, count)[0], _sorted(keys, count))
+
+
 @pytest.mark.parametrize("size", [1, 2, 16, 17, 129, 1000])
 def test_small_vectors(size):
   for count in sorted({1, size // 3 + 1, size}):
@@ -92,6 +103,22 @@ def test_exact_cuts_of_several_lists_at_once():
     found = np.flatnonzero(chosen[begin : begin + len(x)])
     np.testing.assert_array_equal(found, _sorted(np.array(x), count))
   np.testing.assert_array_equal(cut.count, counts)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 599, 600])
+def test_exact_cuts_among_keys_that_equal_the_bounds(count):
+  for name, keys in {
+    "all the highest": [9] * 600,
+    "both": [4, 9] * 300,
+    "one": [4] * 599 + [9],
+  }.items():
+    rows = Rows([len(keys)])
+    padded = np.full(rows.shape, -1, np.int32)
+    padded.reshape(-1)[:600] = keys
+    bounds = [np.int32([x]) for x in (count, 600, min(keys), max(keys))]
+    cut = jax.jit(lambda k, *bounds, rows=rows: exact_cut(k, rows, *bounds))(padded, *bounds)
+    chosen = np.flatnonzero(np.asarray(above(jnp.asarray(padded), rows, cut)).reshape(-1))
+    np.testing.assert_array_equal(chosen, _sorted(np.array(keys), count), err_msg=name)
 
 
 SHAPES = [(300, 500), (7, 13), (100, 1003), (33,), (50, 3000), (501,), (17, 17, 17)]
