@@ -43,7 +43,7 @@ class Wire:
     [0.5, -2.0]
     >>> short = rtopk_jax.Wire(values="int4", indices="elias_fano")
     >>> round(32 * short.words(k=10_000, d=10_000_000) / 10_000, 1)  # bits an entry
-    16.1
+    16.0
   """
 
   values: str = "float32"

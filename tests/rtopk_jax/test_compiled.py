@@ -85,7 +85,7 @@ def exchange(dense=None, **options):
 
 
 def compiled(step, arguments):
-  return step.lower(*arguments).compile(harness.READ).as_text()
+  return step.lower(*arguments).compile().as_text()
 
 
 @pytest.mark.parametrize("build", STEPS)
@@ -119,7 +119,7 @@ def test_the_search_for_collectives_sees_a_hidden_all_reduce():
   """What ``local_value_and_grad`` avoids: jax.grad of replicated parameters sums them densely."""
   step = lambda p, x: jax.grad(loss_fn)(p, x)
   mapped = jax.shard_map(step, mesh=harness.mesh(WORKERS), in_specs=(P(), P(AXIS)), out_specs=P())
-  text = jax.jit(mapped).lower(params(), jnp.ones((16, 40))).compile(harness.READ).as_text()
+  text = jax.jit(mapped).lower(params(), jnp.ones((16, 40))).compile().as_text()
   entries = sum(math.prod(shape) for shape in SHAPES.values())
   assert sum(sizes_of(text, "all-reduce")) == 4 * entries
 
