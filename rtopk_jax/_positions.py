@@ -11,6 +11,10 @@ from rtopk_jax import _axis
 
 # Words that share one running count.
 GROUP = 8
+_BYTES = 4
+_EVERY_BYTE = np.uint32(0x0101_0101)
+# A running total is made of totals of so many.
+_STRETCH = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,25 +44,39 @@ class Positions:
     Returns:
       Their positions, int32; something in range for a rank that is not there.
     """
-    members = lambda words: lax.population_count(words).astype(jnp.int32)
-    in_group = members(self.words).reshape(-1, GROUP).sum(axis=1, dtype=jnp.int32)
-    ends = jnp.cumsum(in_group)
-    group = jnp.searchsorted(ends, ranks, side="right", method="scan").astype(jnp.int32)
-    group = jnp.minimum(group, ends.size - 1)
-    ranks = ranks - (ends - in_group).at[group].get(mode="promise_in_bounds")
+    at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
+    in_group, low, high = self._counts()
+    ends = _running_total(in_group)
+    group = jnp.minimum(_not_above(ends, ranks), ends.size - 1)
+    left = ranks - at(ends - in_group, group)
+    # Members up to the end of each word but the last: at most 7 · 32, a byte each.
+    low, high = low * _EVERY_BYTE, high * _EVERY_BYTE + (low * _EVERY_BYTE >> 24) * _EVERY_BYTE
+    low, high = at(low, group), at(high, group)
+    byte = lambda packed, bits: ((packed >> bits) & np.uint32(0xFF)).astype(jnp.int32)
+    word = jnp.zeros_like(left)
+    for i in range(GROUP - 1):
+      end = byte(low if i < _BYTES else high, np.uint32(8 * (i % _BYTES)))
+      word += (left >= end).astype(jnp.int32)
+    last = 8 * ((word - 1) % _BYTES).astype(jnp.uint32)
+    passed = byte(jnp.where(word <= _BYTES, low, high), last)
+    left -= jnp.where(word > 0, passed, 0)
+    word += GROUP * group
+    return (32 // self.width) * word + self._in_word(at(self.words, word), left)
 
-    # A loop, because unrolled it would be one fusion that works out each step again for the next.
-    def next_word(i, state):
-      word, left = state
-      here = members(self.words.at[GROUP * group + i].get(mode="promise_in_bounds"))
-      passed = (word == i) & (left >= here)
-      return jnp.where(passed, word + 1, word), jnp.where(passed, left - here, left)
-
-    start = _axis.varying_like(jnp.zeros_like(ranks), self.words)
-    word, left = lax.fori_loop(0, GROUP - 1, next_word, (start, ranks))
-    word = GROUP * group + word
-    in_word = self._in_word(self.words.at[word].get(mode="promise_in_bounds"), left)
-    return (32 // self.width) * word + in_word
+  def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How many members each group has, and each of its words, four words to a number, in one read."""
+    counts = lax.population_count(self.words).reshape(-1, GROUP)
+    number = lax.iota(jnp.uint32, GROUP)[None]
+    shifted = counts << (8 * (number % _BYTES))
+    zero = jnp.uint32(0)
+    low, high = jnp.where(number < _BYTES, shifted, zero), jnp.where(number < _BYTES, zero, shifted)
+    total, low, high = lax.reduce(
+      (counts, low, high),
+      (_axis.varying_like(zero, self.words),) * 3,
+      lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+      (1,),
+    )
+    return total.astype(jnp.int32), low, high
 
   def _in_word(self, words: jax.Array, n: jax.Array) -> jax.Array:
     """Where in its word the n-th member is, by halving the word."""
@@ -73,3 +91,26 @@ class Positions:
       position = jnp.where(up, position + half, position)
       half //= 2
     return position
+
+
+def _running_total(counts: jax.Array) -> jax.Array:
+  """The sum up to each count, in two steps, since work on all of it grows with its length's logarithm."""
+  rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
+  within = jnp.cumsum(rows, axis=1)
+  totals = within[:, -1]
+  before = jnp.cumsum(totals) - totals
+  return (within + before[:, None]).reshape(-1)[: counts.size]
+
+
+def _not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
+  """How many of some ascending numbers are at most each rank."""
+  step = 1 << (ends.size.bit_length() - 1)
+  ends = jnp.pad(ends, (0, 2 * step - ends.size), constant_values=np.iinfo(np.int32).max)
+
+  def descend(turn, found):
+    half = np.int32(step) >> turn
+    here = ends.at[found + half - 1].get(mode="promise_in_bounds")
+    return jnp.where(here <= ranks, found + half, found)
+
+  start = _axis.varying_like(jnp.zeros_like(ranks), ends)
+  return lax.fori_loop(0, step.bit_length(), descend, start)

@@ -10,6 +10,9 @@ from jax import lax
 
 from rtopk_jax import _axis
 
+# What chance may add to so many keys or take away does not make them uneven.
+_FEW = 4
+
 
 class Rows:
   """Lists of different lengths as rows of one array, each list a whole number of rows.
@@ -136,19 +139,23 @@ def exact_cut(
   size = rows.shape[0] * rows.WIDTH
 
   def probe(state):
-    turn, lower, higher, best = state
-    # Keys are nearly even between close cuts; halving guards against those that are not.
-    share = jnp.where(turn % 3 == 2, jnp.float32(0.5), part(lower, higher, count))
+    even, lower, higher, best = state
+    # Between close cuts keys are nearly even; as long as they are not, halving gets there sooner.
+    share = jnp.where(even, part(lower, higher, count), jnp.float32(0.5))
     new = between(lower, higher, share, size, 1)
     new = new._replace(count=rows.total(jnp.sum(above(keys, rows, new), axis=1, dtype=jnp.int32)))
     best = choose(best.count == count, best, new)
+    gap = lower.count - higher.count
+    below = (share * gap.astype(jnp.float32)).astype(jnp.int32)
+    miss = jnp.abs(lower.count - new.count - below)
+    even = 2 * miss <= jnp.minimum(below, gap - below) + _FEW
     lower = choose(new.count >= count, new, lower)
-    return turn + 1, lower, choose(new.count <= count, new, higher), best
+    return even, lower, choose(new.count <= count, new, higher), best
 
   everything = Cut(low, jnp.full_like(low, size), there)
   # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
   nothing = Cut(high + 1, jnp.full_like(high, size), jnp.zeros_like(high))
   best = choose(count == 0, nothing, everything)
-  start = (jnp.int32(0), everything, nothing, best)
+  start = (jnp.ones_like(count, jnp.bool_), everything, nothing, best)
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)
   return lax.while_loop(lambda state: jnp.any(state[-1].count != count), probe, start)[-1]

@@ -40,7 +40,7 @@ _WIDTH = 2
 _SMALL = 1 << 14
 _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
-_SIGMAS = 4.5
+_SIGMAS = 3.5
 _EVEN_BITS = np.uint32(0x5555_5555)
 
 View = Callable[[jax.Array], jax.Array]
@@ -131,7 +131,8 @@ class _Plan:
       error = _SIGMAS * math.sqrt(sample * share * (1 - share)) + 2
       self.samples.append(sample)
       self.targets.append((math.ceil(sample * share + error), math.floor(sample * share - error)))
-      capacities.append(min(size, math.ceil(3 * error * size / sample)))
+      between = 2 * error + _SIGMAS * math.sqrt(2 * error) + 2
+      capacities.append(min(size, math.ceil(between * size / sample)))
     self.doubtful = Rows(capacities)
     self.capacities = jnp.array(self.doubtful.capacities, jnp.int32)
 
