@@ -35,7 +35,12 @@ _MEMORIES = {
 @contextlib.contextmanager
 def _others() -> Iterator[None]:
   """Within this context what is traced hears every message four times, as if all workers had sent it."""
-  echo = lambda words, axis_name: jnp.broadcast_to(words, (_WORKERS, *words.shape))
+  gather = _axis.all_gather
+
+  def echo(words, axis_name):
+    # Gathered all the same: memory changes after a worker has heard of others, and not before.
+    return jnp.broadcast_to(gather(words, axis_name), (_WORKERS, *words.shape))
+
   with mock.patch.object(_axis, "all_gather", echo):
     yield
 

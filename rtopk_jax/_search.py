@@ -19,6 +19,7 @@ found by the running count of its group of words. A random subset takes no more 
 Passes over d: one, in which the sum of squares and the largest key come out as well.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -41,6 +42,8 @@ _SMALL = 1 << 14
 _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 3.5
+# Entries of a long piece that are read at a time.
+_STRETCH = 1 << 20
 _EVEN_BITS = np.uint32(0x5555_5555)
 
 View = Callable[[jax.Array], jax.Array]
@@ -192,7 +195,7 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
   low_guess, high_guess = _guesses(vector, plan, view)
 
   def read(state):
-    turn, low, high, _, _, _, _, _ = state
+    turn, low, high, _, _, words, _, _ = state
     halving = turn % 3 == 2
     slack = plan.capacities // 3
     low_part = jnp.where(halving, jnp.float32(1 / 3), part(low, high, count + slack))
@@ -206,7 +209,9 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
 
-    words, in_lower, in_higher, found = _pack(vector.tied_to(turn), plan, lower, higher, view)
+    words, in_lower, in_higher, found = _pack(
+      vector.tied_to(turn), plan, words, lower, higher, view
+    )
     lower, higher = lower._replace(count=in_lower), higher._replace(count=in_higher)
     for new in (lower, higher):
       low = choose((new.count >= count) & (new.count <= low.count), new, low)
@@ -228,43 +233,105 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
 
 
 def _pack(
-  vector: Vector, plan: _Plan, low: Cut, high: Cut, view: View
+  vector: Vector, plan: _Plan, packed: jax.Array, low: Cut, high: Cut, view: View
 ) -> tuple[jax.Array, jax.Array, jax.Array, Survey]:
   """Words of two bits an entry: 2 above the higher cut, 1 between the cuts, 0 below the lower one.
+
+  Args:
+    vector: d entries.
+    plan: of the search.
+    packed: words to write over.
+    low: the lower cut.
+    high: the higher cut.
+    view: from entries to keys.
 
   Returns:
     The words, how many entries of each group are above the lower cut and above the higher one, and the
     survey.
   """
-  packed, surveys = [], []
-  lows, highs = [[] for _ in plan.samples], [[] for _ in plan.samples]
+  found: list[list[_Found]] = [[] for _ in plan.samples]
   for i, place in enumerate(vector.where):
-    entries = vector.read(i)
-    low_here, high_here = (jax.tree.map(lambda x, g=place.group: x[g], c) for c in (low, high))
-    whole = place.size // ALIGN * ALIGN
-    for begin, end in ((0, whole), (whole, place.size)):
-      if begin == end:
-        continue
-      words, squares, keys = _words(
-        entries[begin:end], place.first + begin, low_here, high_here, view
-      )
-      packed.append(words)
-      surveys.append(Survey(squares.sum(), keys.max()))
-      twos = lax.population_count((words >> np.uint32(1)) & _EVEN_BITS)
-      highs[place.group].append(jnp.sum(twos.astype(jnp.int32), dtype=jnp.int32))
-      marks = lax.population_count(words).astype(jnp.int32)
-      lows[place.group].append(jnp.sum(marks, dtype=jnp.int32))
-  missing = plan.words - vector.words
-  if missing:
-    packed.append(jnp.zeros(missing, jnp.uint32))
-  in_low, in_high = (jnp.stack([jnp.stack(x).sum() for x in each]) for each in (lows, highs))
-  return jnp.concatenate(packed), in_low, in_high, _sum_up(surveys)
+    low_here, high_here = (Cut(*(x[place.group] for x in c)) for c in (low, high))
+    piece = _Piece(vector, i, low_here, high_here, view)
+    if len(vector.arrays[i]) == 1:
+      # A stretch of a leaf that lies in tiles would be a copy of the leaf.
+      packed, new = lax.platform_dependent(packed, tpu=piece.pack, default=piece.pack_by_stretches)
+    else:
+      # An array that a loop reads is not updated in place after it, as memory is.
+      packed, new = piece.pack(packed)
+    found[place.group].append(new)
+  of_groups = [functools.reduce(_Found.with_, group) for group in found]
+  in_low, in_high = (
+    jnp.stack([getattr(x, name) for x in of_groups]) for name in ("in_low", "in_high")
+  )
+  return packed, in_low, in_high, functools.reduce(_Found.with_, of_groups).survey
+
+
+class _Found(NamedTuple):
+  """What some entries add up to: their survey, and how many are above each cut."""
+
+  survey: Survey
+  in_low: jax.Array
+  in_high: jax.Array
+
+  @classmethod
+  def none(cls) -> "_Found":
+    return cls(Survey(jnp.float32(0), jnp.int32(0)), jnp.int32(0), jnp.int32(0))
+
+  def with_(self, other: "_Found") -> "_Found":
+    (square, largest), (square2, largest2) = self.survey, other.survey
+    survey = Survey(square + square2, jnp.maximum(largest, largest2))
+    return _Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
+
+
+class _Piece(NamedTuple):
+  """A piece of a vector that is packed."""
+
+  vector: Vector
+  number: int
+  low: Cut
+  high: Cut
+  view: View
+
+  def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, _Found]:
+    """All of it, or what follows an entry, whole words first."""
+    size = self.vector.where[self.number].size
+    whole, found = size // ALIGN * ALIGN, []
+    for begin, end in ((start, whole), (whole, size)):
+      if end > begin:
+        packed, new = self._pack(packed, begin, end - begin)
+        found.append(new)
+    return packed, functools.reduce(_Found.with_, found, _Found.none())
+
+  def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, _Found]:
+    """All of it, so that what a read yields beside the words takes little memory."""
+    turns = self.vector.where[self.number].size // _STRETCH
+    if turns < 2:
+      return self.pack(packed)
+
+    def turn(number, state):
+      packed, found = state
+      packed, new = self._pack(packed, number * _STRETCH, _STRETCH)
+      return packed, found.with_(new)
+
+    start = jax.tree.map(lambda x: _axis.varying_like(x, packed), _Found.none())
+    packed, found = lax.fori_loop(0, turns, turn, (packed, start))
+    packed, rest = self.pack(packed, turns * _STRETCH)
+    return packed, found.with_(rest)
+
+  def _pack(
+    self, packed: jax.Array, begin: int | jax.Array, length: int
+  ) -> tuple[jax.Array, _Found]:
+    first = self.vector.where[self.number].first + begin
+    entries = self.vector.read(self.number, begin, length)
+    words, found = _words(entries, first, self.low, self.high, self.view)
+    return lax.dynamic_update_slice(packed, words, (first // ALIGN,)), found
 
 
 def _words(
-  entries: jax.Array, first: int, low: Cut, high: Cut, view: View
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The words of some entries, and the sum of squares and largest key of each word, in one read."""
+  entries: jax.Array, first: int | jax.Array, low: Cut, high: Cut, view: View
+) -> tuple[jax.Array, _Found]:
+  """The words of some entries and what they add up to, in one read."""
   length = min(entries.size, ALIGN)
   keys = view(entries).reshape(-1, length)
   starts = first + ALIGN * lax.iota(jnp.int32, keys.shape[0])
@@ -273,9 +340,13 @@ def _words(
   code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
   code <<= _WIDTH * lax.iota(jnp.uint32, length)[None]
   zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
-  return lax.reduce(
+  words, squares, keys = lax.reduce(
     (code, _square(entries).reshape(keys.shape), keys),
     tuple(_axis.varying_like(x, entries) for x in zeros),
     lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
     (1,),
   )
+  ones = lax.population_count(words)
+  twos = lax.population_count((words >> np.uint32(1)) & _EVEN_BITS)
+  in_low, in_high = (jnp.sum(x, dtype=jnp.uint32).astype(jnp.int32) for x in (ones, twos))
+  return words, _Found(Survey(squares.sum(), keys.max()), in_low, in_high)

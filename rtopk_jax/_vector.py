@@ -117,9 +117,14 @@ class Vector:
     arrays, _ = lax.optimization_barrier((self.arrays, turn))
     return dataclasses.replace(self, arrays=arrays)
 
-  def read(self, piece: int) -> jax.Array:
-    """All entries of a piece, flat."""
-    return self.rule(*self.arrays[piece]).reshape(-1)
+  def read(self, piece: int, begin: int | jax.Array = 0, length: int | None = None) -> jax.Array:
+    """The entries of a piece, flat: all, or so many from one on."""
+    if length is None:
+      return self.rule(*self.arrays[piece]).reshape(-1)
+    if isinstance(begin, int):
+      return self.read(piece)[begin : begin + length]
+    flat = (x.reshape(-1) for x in self.arrays[piece])
+    return self.rule(*(lax.dynamic_slice(x, (begin,), (length,)) for x in flat))
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
     """Some entries of a piece, by their number in it."""
