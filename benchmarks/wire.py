@@ -1,10 +1,12 @@
 """The code of messages: ``python -m benchmarks.wire``.
 
 Bits an index beside the least there can be, log₂ C(d, k)/k, for densities from 0.01 % to 10 %; and how long
-encoding and decoding take beside the selection of what is sent.
+encoding and decoding take beside the selection of what is sent. Indices within blocks are timed on as many
+entries, evenly spread: their selection is another one.
 """
 
 import argparse
+import dataclasses
 import math
 
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 
 import rtopk_jax
 from benchmarks import picture, timing
+from rtopk_jax._wire import Blocks
 
 DENSITIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 _TIMED = (0.001, 0.01)
@@ -21,7 +24,12 @@ WIRES = {
   "float32, int32": rtopk_jax.Wire(),
   "float32, elias_fano": rtopk_jax.Wire(indices="elias_fano"),
   "bfloat16, elias_fano": rtopk_jax.Wire("bfloat16", "elias_fano"),
+  "int8, elias_fano": rtopk_jax.Wire("int8", "elias_fano"),
+  "int4, elias_fano": rtopk_jax.Wire("int4", "elias_fano"),
+  "int2, elias_fano": rtopk_jax.Wire("int2", "elias_fano"),
+  "int8, block": rtopk_jax.Wire("int8", "block"),
 }
+_BLOCK = 4096
 
 
 def entropy(d: int, k: int) -> float:
@@ -55,13 +63,20 @@ def _rivals(size: int, density: float) -> dict:
   select = jax.jit(selector).lower(vector, key).compile()
   slices = select(vector, key)
   rivals = {_SELECTION: lambda: jax.block_until_ready(select(vector, key))}
+  even = np.arange(k, dtype=np.int64) * size // k
+  blocks = Blocks((even // _BLOCK * _BLOCK).astype(np.int32), _BLOCK)
+  in_blocks = dataclasses.replace(slices, indices=jnp.asarray(even, jnp.int32))
   for name, wire in WIRES.items():
-    encode = jax.jit(wire.encode).lower(slices).compile()
-    words = encode(slices)
-    decode = jax.jit(lambda x, wire=wire: wire.decode(x, k, size)).lower(words).compile()
+    of_blocks = wire.indices == "block"
+    sent, within = (in_blocks, blocks) if of_blocks else (slices, None)
+    there = lambda x, key, wire=wire, within=within: wire.encode(x, key, within)
+    encode = jax.jit(there).lower(sent, key).compile()
+    words = encode(sent, key)
+    back = lambda x, wire=wire, within=within: wire.decode(x, k, size, within)
+    decode = jax.jit(back).lower(words).compile()
 
-    def both(encode=encode, decode=decode):
-      jax.block_until_ready(decode(encode(slices)))
+    def both(encode=encode, decode=decode, sent=sent):
+      jax.block_until_ready(decode(encode(sent, key)))
 
     rivals[name] = both
   return rivals

@@ -7,6 +7,10 @@ and read once to be counted (2). 13 in all, 12 without clipping, 8 without momen
 as long as a step may be skipped: no memory may change before all workers have been heard, so that gradient
 and memory are read again afterwards. The vector itself is never written down, and of what a worker sends or
 receives k entries are touched, not d.
+
+What a compiled program moves is more by the words of the search (two bits an entry, written once and read a few
+times) and by small leaves, which are put together and taken apart again: 14.8 and, without clipping and
+momentum, 9.4 for ResNet-18 on a CPU (``python -m benchmarks.step``).
 """
 
 import dataclasses

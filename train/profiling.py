@@ -1,7 +1,6 @@
 """A profile of a few steps, for TensorBoard's profile plugin, Perfetto or XProf."""
 
 import pathlib
-from types import TracebackType
 
 import jax
 
@@ -20,17 +19,6 @@ class Profile:
     self._taken = 0
     self._running = False
 
-  def __enter__(self) -> "Profile":
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self._stop()
-
   def before(self) -> None:
     """A step is about to be dispatched."""
     self._taken += 1
@@ -42,9 +30,10 @@ class Profile:
     """A step was dispatched; these are its results."""
     if self._running and self._taken == self._last:
       jax.block_until_ready(results)
-      self._stop()
+      self.close()
 
-  def _stop(self) -> None:
+  def close(self) -> None:
+    """Ends a recording that is under way."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False

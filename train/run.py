@@ -1,5 +1,6 @@
 """One run: a method and a seed, from the first step or the last checkpoint to the end."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -86,12 +87,11 @@ class Run:
         report(record)
       self.progress.advance(self.name, totals.step * self.plan.batches)
       if totals.step < self.plan.exchanges:
-        with (
-          Writer(self.folder, totals.step, totals.lines) as writer,
-          Profile(
-            self.folder / "profile", self.config.profile_from, self.config.profile_steps
-          ) as profile,
-        ):
+        writer = Writer(self.folder, totals.step, totals.lines)
+        profile = Profile(
+          self.folder / "profile", self.config.profile_from, self.config.profile_steps
+        )
+        with contextlib.closing(writer), contextlib.closing(profile):
           self._steps(state, totals, checkpoints, writer, profile, report)
     finally:
       checkpoints.close()

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -37,19 +36,6 @@ class Writer:
       self._lines = open(path, "a")  # noqa: SIM115
       self._events = EventFile(folder, step)
 
-  def __enter__(self) -> "Writer":
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    if self._lines and self._events:
-      self._lines.close()
-      self._events.close()
-
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Metrics of a step: numbers by name."""
     self.lines += 1
@@ -63,6 +49,12 @@ class Writer:
       self._lines.flush()
       os.fsync(self._lines.fileno())
       self._events.flush()
+
+  def close(self) -> None:
+    """Nothing more is written."""
+    if self._lines and self._events:
+      self._lines.close()
+      self._events.close()
 
 
 def replace(path: pathlib.Path, text: str) -> None:
