@@ -6,6 +6,7 @@ model must not share one with leaves that are the same along it, or those would 
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rtopk_jax import _checks
-from rtopk_jax._vector import ALIGN, MAX_SIZE, Place, places, span
+from rtopk_jax._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
 
 DENSE_BELOW = 1024
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
@@ -78,7 +79,7 @@ class Segment:
   @property
   def size(self) -> int:
     """d, the entries of the vector."""
-    return sum(place.size for place in self.where)
+    return sum(place.entries for place in self.where)
 
   def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
     """The vector of this segment's leaves, out of all leaves."""
@@ -100,15 +101,31 @@ class Bundle:
   Attributes:
     leaves: their positions in the flattened gradient.
     shapes: their shapes, of one axis at least.
+    apart: whether each leaf is selected from by itself. Then zeros fill it up to whole words.
   """
 
   leaves: tuple[int, ...]
   shapes: tuple[tuple[int, ...], ...]
+  apart: bool
 
   @property
   def shape(self) -> tuple[int, ...]:
     """Of the bundle: a leaf keeps its own, since reshaped it could not be updated in place."""
-    return self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
+    return self.shapes[0] if len(self.shapes) == 1 else (self._begins[-1],)
+
+  @property
+  def _begins(self) -> list[int]:
+    """Where each leaf begins, and the end of the last."""
+    sizes = map(math.prod, self.shapes)
+    lengths = map(aligned, sizes) if self.apart else sizes
+    return list(itertools.accumulate(lengths, initial=0))
+
+  def runs(self, group: int) -> tuple[Run, ...]:
+    """The selections that its entries take part in, counted from one on if they are apart."""
+    if not self.apart:
+      return (Run(0, math.prod(self.shape), group),)
+    sizes = zip(self._begins, map(math.prod, self.shapes), strict=False)
+    return tuple(Run(begin, size, group + i) for i, (begin, size) in enumerate(sizes))
 
   def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
     """The bundle out of all leaves."""
@@ -116,19 +133,26 @@ class Bundle:
       return leaves[self.leaves[0]].reshape(self.shape)
     parts = [leaves[i].reshape(-1) for i in self.leaves]
     # Gradients of different dtypes are worked on in float32.
-    mixed = len({x.dtype for x in parts}) > 1
-    return jnp.concatenate([x.astype(jnp.float32) if mixed else x for x in parts])
+    if len({x.dtype for x in parts}) > 1:
+      parts = [x.astype(jnp.float32) for x in parts]
+    if self.apart:
+      ends = self._begins[1:]
+      gaps = [
+        end - begin - x.size for begin, end, x in zip(self._begins, ends, parts, strict=False)
+      ]
+      filled = zip(parts, gaps, strict=True)
+      parts = [
+        y for x, gap in filled for y in ([x, jnp.zeros_like(x, shape=(gap,))] if gap else [x])
+      ]
+    return jnp.concatenate(parts)
 
   def split(self, bundle: jax.Array, into: list) -> None:
     """Writes the leaves to their places in a list of all."""
     if len(self.leaves) == 1:
       into[self.leaves[0]] = bundle
       return
-    start = 0
-    for i, shape in zip(self.leaves, self.shapes, strict=True):
-      stop = start + math.prod(shape)
-      into[i] = bundle[start:stop]
-      start = stop
+    for i, shape, begin in zip(self.leaves, self.shapes, self._begins, strict=False):
+      into[i] = bundle[begin : begin + math.prod(shape)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,18 +206,19 @@ def layout(
     TypeError: when ``dense`` is, or yields, something else than bools.
     ValueError: when its tree has another structure, or a vector is too long.
   """
+  apart = scope == "leaf"
   is_dense = _dense_flags(tree, jax.tree.leaves_with_path(tree), dense)
   axes = [frozenset()] * len(shapes) if axes is None else list(axes)
   small, bundles, kinds = {}, [], []
   for i, shape in enumerate(shapes):
     size = math.prod(shape)
-    if scope == "global" and not is_dense[i] and 0 < size < BUNDLED_BELOW:
+    if isinstance(scope, str) and not is_dense[i] and 0 < size < BUNDLED_BELOW:
       small.setdefault(axes[i], []).append(i)
       continue
-    bundles.append(Bundle((i,), (tuple(shape),)))
+    bundles.append(Bundle((i,), (tuple(shape),), apart))
     # Nothing is done to leaves without entries.
     kinds.append((is_dense[i], axes[i]) if size else None)
-  together = [Bundle(tuple(x), tuple(tuple(shapes[i]) for i in x)) for x in small.values()]
+  together = [Bundle(tuple(x), tuple(tuple(shapes[i]) for i in x), apart) for x in small.values()]
   bundles = [*together, *bundles]
   kinds = [*((False, key) for key in small), *kinds]
   lie = [bundle.shape for bundle in bundles]
@@ -204,8 +229,11 @@ def layout(
     for key in sorted(keys, key=sorted):
       members = [i for i, kind in enumerate(kinds) if kind == (is_dense, key)]
       for group in _fitting(members, lie, split):
-        numbers = range(len(group)) if scope == "leaf" else None
-        where = places([lie[i] for i in group], numbers)
+        runs, count = [], 0
+        for i in group:
+          runs.append(bundles[i].runs(count))
+          count += len(runs[-1]) if apart else 0
+        where = places([lie[i] for i in group], runs)
         if not is_dense and not split and span(where) > MAX_SIZE:
           raise ValueError(
             f"scope='global' makes one vector of {span(where)} places, {ALIGN} to a word, which int32 "

@@ -21,8 +21,7 @@ Passes over d: one, in which the sum of squares and the largest key come out as 
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,52 +30,22 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._keys import LARGEST_KEY
+from rtopk_jax._pack import EVEN_BITS, WIDTH, Survey, View, pack
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
 from rtopk_jax._vector import ALIGN, Vector
 
-# Bits of an entry: the kinds are 0, 1 and 2.
-_WIDTH = 2
 # Groups below this size are not sampled: all of their entries are between the cuts.
 _SMALL = 1 << 14
 _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 3.5
-# Entries of a long piece that are read at a time.
-_STRETCH = 1 << 20
-_EVEN_BITS = np.uint32(0x5555_5555)
-
-View = Callable[[jax.Array], jax.Array]
-
-
-class Survey(NamedTuple):
-  """What a read of a whole vector tells besides.
-
-  Attributes:
-    square: the sum of its entries' squares.
-    largest: its largest key.
-  """
-
-  square: jax.Array
-  largest: jax.Array
 
 
 def survey(vector: Vector, view: View) -> Survey:
   """The survey alone, in a read of its own."""
-  parts = []
-  for i, _ in enumerate(vector.where):
-    entries = vector.read(i)
-    parts.append(Survey(jnp.sum(_square(entries)), jnp.max(view(entries))))
-  return _sum_up(parts)
-
-
-def _sum_up(parts: Sequence[Survey]) -> Survey:
-  squares, largest = zip(*parts, strict=True)
-  return Survey(jnp.stack(squares).sum(), jnp.stack(largest).max())
-
-
-def _square(entries: jax.Array) -> jax.Array:
-  return jnp.square(entries.astype(jnp.float32))
+  parts = [Survey.of(vector.read(i), view) for i in range(len(vector.where))]
+  return functools.reduce(Survey.with_, parts)
 
 
 def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Positions, Survey]:
@@ -94,7 +63,7 @@ def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Position
   words, low, high, found = _three_kinds(vector, plan, view)
 
   # Those between the cuts, of which the largest are still to be taken.
-  doubtful = Positions(words & ~(words >> np.uint32(1)) & _EVEN_BITS, _WIDTH)
+  doubtful = Positions(words & ~(words >> np.uint32(1)) & EVEN_BITS, WIDTH)
   rows = plan.doubtful
   listed = low.count - high.count
   begins = jnp.cumsum(listed) - listed
@@ -106,11 +75,11 @@ def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Position
   keys = jnp.where(there, view(vector.take(positions)).reshape(there.shape), -1)
   exact = exact_cut(keys, rows, plan.counts - high.count, listed, low.value, high.value)
   lost = (there & ~above(keys, rows, exact)).reshape(-1)
-  bits = np.uint32(1) << (_WIDTH * (positions % ALIGN)).astype(jnp.uint32)
+  bits = np.uint32(1) << (WIDTH * (positions % ALIGN)).astype(jnp.uint32)
   words = words.at[jnp.where(lost, positions // ALIGN, words.size)].add(
     jnp.uint32(0) - bits, mode="drop"
   )
-  return Positions(words, _WIDTH), found
+  return Positions(words, WIDTH), found
 
 
 class _Plan:
@@ -163,19 +132,21 @@ def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
 
 def _sample(vector: Vector, group: int, count: int) -> jax.Array:
   """One entry out of each of ``count`` equal stretches, at a place that a hash of its number names."""
-  pieces = [i for i, place in enumerate(vector.where) if place.group == group]
-  sizes = [vector.where[i].size for i in pieces]
+  runs = [(i, run) for i, place in enumerate(vector.where) for run in place.runs]
+  runs = [(i, run) for i, run in runs if run.group == group]
+  sizes = [run.size for _, run in runs]
   shares = [count * size // sum(sizes) for size in sizes]
   shares[sizes.index(max(sizes))] += count - sum(shares)
   taken = []
-  for i, size, share in zip(pieces, sizes, shares, strict=True):
+  for (i, run), share in zip(runs, shares, strict=True):
     if share:
-      stretch = size // share
+      stretch = run.size // share
       number = lax.iota(jnp.uint32, share)
       mixed = number * np.uint32(0x9E37_79B1)
       mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EB_CA77)
       offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch)
-      taken.append(vector.take_from(i, (number * np.uint32(stretch) + offset).astype(jnp.int32)))
+      index = np.uint32(run.begin) + number * np.uint32(stretch) + offset
+      taken.append(vector.take_from(i, index.astype(jnp.int32)))
   return jnp.concatenate(taken)
 
 
@@ -209,10 +180,8 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
 
-    words, in_lower, in_higher, found = _pack(
-      vector.tied_to(turn), plan, words, lower, higher, view
-    )
-    lower, higher = lower._replace(count=in_lower), higher._replace(count=in_higher)
+    words, found = pack(vector.tied_to(turn), words, lower, higher, view)
+    lower, higher = lower._replace(count=found.in_low), higher._replace(count=found.in_high)
     for new in (lower, higher):
       low = choose((new.count >= count) & (new.count <= low.count), new, low)
     for new in (higher, lower):
@@ -220,7 +189,7 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     # Settled are the cuts that the words are of, or the next turn makes them so.
     wanted = (lower.count >= count) & (higher.count <= count)
     done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
-    return turn + 1, low, high, lower, higher, words, found, done
+    return turn + 1, low, high, lower, higher, words, found.survey, done
 
   low, high = _everything(plan, vector), _nothing(plan, vector)
   words = jnp.zeros(plan.words, jnp.uint32)
@@ -230,123 +199,3 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
   start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
   _, _, _, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
   return words, lower, higher, found
-
-
-def _pack(
-  vector: Vector, plan: _Plan, packed: jax.Array, low: Cut, high: Cut, view: View
-) -> tuple[jax.Array, jax.Array, jax.Array, Survey]:
-  """Words of two bits an entry: 2 above the higher cut, 1 between the cuts, 0 below the lower one.
-
-  Args:
-    vector: d entries.
-    plan: of the search.
-    packed: words to write over.
-    low: the lower cut.
-    high: the higher cut.
-    view: from entries to keys.
-
-  Returns:
-    The words, how many entries of each group are above the lower cut and above the higher one, and the
-    survey.
-  """
-  found: list[list[_Found]] = [[] for _ in plan.samples]
-  for i, place in enumerate(vector.where):
-    low_here, high_here = (Cut(*(x[place.group] for x in c)) for c in (low, high))
-    piece = _Piece(vector, i, low_here, high_here, view)
-    if len(vector.arrays[i]) == 1:
-      # A stretch of a leaf that lies in tiles would be a copy of the leaf.
-      packed, new = lax.platform_dependent(packed, tpu=piece.pack, default=piece.pack_by_stretches)
-    else:
-      # An array that a loop reads is not updated in place after it, as memory is.
-      packed, new = piece.pack(packed)
-    found[place.group].append(new)
-  of_groups = [functools.reduce(_Found.with_, group) for group in found]
-  in_low, in_high = (
-    jnp.stack([getattr(x, name) for x in of_groups]) for name in ("in_low", "in_high")
-  )
-  return packed, in_low, in_high, functools.reduce(_Found.with_, of_groups).survey
-
-
-class _Found(NamedTuple):
-  """What some entries add up to: their survey, and how many are above each cut."""
-
-  survey: Survey
-  in_low: jax.Array
-  in_high: jax.Array
-
-  @classmethod
-  def none(cls) -> "_Found":
-    return cls(Survey(jnp.float32(0), jnp.int32(0)), jnp.int32(0), jnp.int32(0))
-
-  def with_(self, other: "_Found") -> "_Found":
-    (square, largest), (square2, largest2) = self.survey, other.survey
-    survey = Survey(square + square2, jnp.maximum(largest, largest2))
-    return _Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
-
-
-class _Piece(NamedTuple):
-  """A piece of a vector that is packed."""
-
-  vector: Vector
-  number: int
-  low: Cut
-  high: Cut
-  view: View
-
-  def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, _Found]:
-    """All of it, or what follows an entry, whole words first."""
-    size = self.vector.where[self.number].size
-    whole, found = size // ALIGN * ALIGN, []
-    for begin, end in ((start, whole), (whole, size)):
-      if end > begin:
-        packed, new = self._pack(packed, begin, end - begin)
-        found.append(new)
-    return packed, functools.reduce(_Found.with_, found, _Found.none())
-
-  def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, _Found]:
-    """All of it, so that what a read yields beside the words takes little memory."""
-    turns = self.vector.where[self.number].size // _STRETCH
-    if turns < 2:
-      return self.pack(packed)
-
-    def turn(number, state):
-      packed, found = state
-      packed, new = self._pack(packed, number * _STRETCH, _STRETCH)
-      return packed, found.with_(new)
-
-    start = jax.tree.map(lambda x: _axis.varying_like(x, packed), _Found.none())
-    packed, found = lax.fori_loop(0, turns, turn, (packed, start))
-    packed, rest = self.pack(packed, turns * _STRETCH)
-    return packed, found.with_(rest)
-
-  def _pack(
-    self, packed: jax.Array, begin: int | jax.Array, length: int
-  ) -> tuple[jax.Array, _Found]:
-    first = self.vector.where[self.number].first + begin
-    entries = self.vector.read(self.number, begin, length)
-    words, found = _words(entries, first, self.low, self.high, self.view)
-    return lax.dynamic_update_slice(packed, words, (first // ALIGN,)), found
-
-
-def _words(
-  entries: jax.Array, first: int | jax.Array, low: Cut, high: Cut, view: View
-) -> tuple[jax.Array, _Found]:
-  """The words of some entries and what they add up to, in one read."""
-  length = min(entries.size, ALIGN)
-  keys = view(entries).reshape(-1, length)
-  starts = first + ALIGN * lax.iota(jnp.int32, keys.shape[0])
-  # Cuts fall between words: all entries of a word have their ties broken alike.
-  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in (low, high)]
-  code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
-  code <<= _WIDTH * lax.iota(jnp.uint32, length)[None]
-  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
-  words, squares, keys = lax.reduce(
-    (code, _square(entries).reshape(keys.shape), keys),
-    tuple(_axis.varying_like(x, entries) for x in zeros),
-    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
-    (1,),
-  )
-  ones = lax.population_count(words)
-  twos = lax.population_count((words >> np.uint32(1)) & _EVEN_BITS)
-  in_low, in_high = (jnp.sum(x, dtype=jnp.uint32).astype(jnp.int32) for x in (ones, twos))
-  return words, _Found(Survey(squares.sum(), keys.max()), in_low, in_high)

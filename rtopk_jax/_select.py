@@ -251,7 +251,9 @@ def _by_sorting(
   """The selection by ``jax.lax.top_k``, group by group."""
   keys: list[list[jax.Array]] = [[] for _ in sent]
   for i, place in enumerate(vector.where):
-    keys[place.group].append(magnitude_keys(vector.read(i)))
+    of_piece = magnitude_keys(vector.read(i))
+    for run in place.runs:
+      keys[run.group].append(of_piece[run.begin : run.begin + run.size])
   numbers, begin = [], 0
   for group, (k, r) in enumerate(zip(sent, large, strict=True)):
     of_group = jnp.concatenate(keys[group])

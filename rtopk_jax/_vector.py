@@ -11,6 +11,7 @@ Positions between the end of one piece and the beginning of the next name nothin
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,20 @@ MAX_SIZE = 2**31 - 1
 _STRETCH = 2048
 
 
+class Run(NamedTuple):
+  """Entries of a leaf that take part in one selection.
+
+  Attributes:
+    begin: the number of the first of them in the leaf, a multiple of ``ALIGN``.
+    size: how many.
+    group: the number of the selection.
+  """
+
+  begin: int
+  size: int
+  group: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
   """Where a leaf lies in a vector.
@@ -32,17 +47,22 @@ class Place:
   Attributes:
     first: the position of its first entry.
     shape: of the leaf, of one axis at least.
-    group: the number of the selection that it takes part in.
+    runs: what of it is selected from, in order; the rest are zeros that fill it up.
   """
 
   first: int
   shape: tuple[int, ...]
-  group: int = 0
+  runs: tuple[Run, ...]
 
   @property
   def size(self) -> int:
-    """Its entries."""
+    """All that it holds."""
     return math.prod(self.shape)
+
+  @property
+  def entries(self) -> int:
+    """How many are selected from."""
+    return sum(run.size for run in self.runs)
 
   def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
     """The places of some positions in the leaf, axis by axis; outside of it, out of bounds.
@@ -60,14 +80,20 @@ class Place:
 
 
 def places(
-  shapes: Sequence[tuple[int, ...]], groups: Sequence[int] | None = None
+  shapes: Sequence[tuple[int, ...]], runs: Sequence[Sequence[Run]] | None = None
 ) -> tuple[Place, ...]:
-  """Places of leaves one after another."""
+  """Places of leaves one after another; without ``runs`` all of their entries are one group."""
   found, first = [], 0
   for i, shape in enumerate(shapes):
-    found.append(Place(first, tuple(shape), groups[i] if groups is not None else 0))
-    first += -(-found[-1].size // ALIGN) * ALIGN
+    size = math.prod(shape)
+    found.append(Place(first, tuple(shape), tuple(runs[i]) if runs else (Run(0, size, 0),)))
+    first += aligned(size)
   return tuple(found)
+
+
+def aligned(size: int) -> int:
+  """So many entries and what they need to end with a word."""
+  return -(-size // ALIGN) * ALIGN
 
 
 def span(where: Sequence[Place]) -> int:
@@ -92,15 +118,16 @@ class Vector:
   @property
   def counts(self) -> tuple[int, ...]:
     """The entries of each group."""
-    counts = [0] * (self.where[-1].group + 1)
-    for place in self.where:
-      counts[place.group] += place.size
+    runs = [run for place in self.where for run in place.runs]
+    counts = [0] * (runs[-1].group + 1)
+    for run in runs:
+      counts[run.group] += run.size
     return tuple(counts)
 
   @property
   def size(self) -> int:
     """d, the entries of all pieces."""
-    return sum(place.size for place in self.where)
+    return sum(place.entries for place in self.where)
 
   @property
   def span(self) -> int:
@@ -174,10 +201,11 @@ class Vector:
     """The positions of entries by number, counted through the pieces without gaps."""
     counted, positions = 0, numbers
     for place in self.where:
-      gap = place.first - counted
-      if gap:
-        positions = jnp.where(numbers >= counted, numbers + gap, positions)
-      counted += place.size
+      for run in place.runs:
+        gap = place.first + run.begin - counted
+        if gap:
+          positions = jnp.where(numbers >= counted, numbers + gap, positions)
+        counted += run.size
     return positions
 
 

@@ -12,9 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from rtopk_jax import _search
-from rtopk_jax._keys import LARGEST_KEY
+from rtopk_jax._keys import LARGEST_KEY, magnitude_keys
+from rtopk_jax._layout import Bundle
 from rtopk_jax._rows import Rows, above, exact_cut
-from rtopk_jax._vector import Vector, places
+from rtopk_jax._vector import Run, Vector, places
 
 LARGE = 140_003  # above what is sorted or counted whole, and no multiple of anything
 
@@ -124,43 +125,71 @@ def test_exact_cuts_among_keys_that_equal_the_bounds(count):
 SHAPES = [(300, 500), (7, 13), (100, 1003), (33,), (50, 3000), (501,), (17, 17, 17)]
 
 
-def _pieces(leaves, groups=None):
-  where = places([x.shape for x in leaves], groups)
-  return Vector(where, tuple((jnp.asarray(x),) for x in leaves), lambda x: x)
+def _pieces(leaves, kind):
+  """Leaves as one group, as a group each, or as a group each but one array."""
+  arrays = [jnp.asarray(x) for x in leaves]
+  numbers = tuple(range(len(leaves)))
+  shapes = tuple(x.shape for x in leaves)
+  if kind == "joined":
+    bundle = Bundle(numbers, shapes, apart=True)
+    arrays = [bundle.join(arrays)]
+    where = places([bundle.shape], [bundle.runs(0)])
+  else:
+    one = [(Run(0, x.size, 0),) for x in leaves]
+    each = [(Run(0, x.size, i),) for i, x in enumerate(leaves)]
+    where = places(shapes, one if kind == "one" else each)
+  return Vector(where, tuple((x,) for x in arrays), lambda x: x)
 
 
+@pytest.mark.parametrize("kind", ["one", "each", "joined"])
 @pytest.mark.parametrize("density", [0.003, 0.2])
-def test_pieces_are_searched_as_one_vector_and_as_groups(density):
+def test_pieces_are_searched_as_one_vector_and_as_groups(density, kind):
   rng = np.random.default_rng(2)
   leaves = [rng.laplace(size=shape).astype(np.float32) for shape in SHAPES]
+  leaves[1][:] = 0  # where a cut among zeros must not count those that fill up a word
   selector = rtopk_jax.rtop_k(density, 3)
-  key_of = lambda group: jax.random.key(group)
 
-  def run(groups):
-    vector = _pieces(leaves, groups)
-    chosen = selector.select(vector, key_of)
-    return chosen.positions, vector.take(chosen.positions), chosen.survey
+  @jax.jit
+  def run():
+    vector = _pieces(leaves, kind)
+    chosen = selector.select(vector, jax.random.key)
+    return chosen.positions, vector.take(chosen.positions), chosen.survey.square
 
-  for groups in (None, list(range(len(SHAPES)))):
-    positions, values, survey = map(np.asarray, jax.tree.leaves(jax.jit(run, static_argnums=0)(
-      groups and tuple(groups)))[:3])  # fmt: skip
-    where = places(SHAPES, groups)
-    assert np.all(np.diff(positions) > 0)
-    np.testing.assert_allclose(survey, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
-    everything = np.full(where[-1].first + 5000, np.nan, np.float32)
-    for place, x in zip(where, leaves, strict=True):
-      everything[place.first : place.first + place.size] = x.reshape(-1)
-    np.testing.assert_array_equal(values, everything[positions])
-    parts = [list(range(len(SHAPES)))] if groups is None else [[i] for i in groups]
-    for part in parts:
-      of_part = np.concatenate(
-        [np.arange(where[i].first, where[i].first + where[i].size) for i in part]
-      )
-      k, r = selector.counts(of_part.size)
-      large = of_part[np.argsort(-np.abs(everything[of_part]), kind="stable")[:r]]
-      chosen = np.intersect1d(positions, of_part)
-      assert chosen.size == k
-      assert set(chosen.tolist()) <= set(large.tolist())
+  positions, values, square = map(np.asarray, run())
+  where = places(SHAPES)
+  assert np.all(np.diff(positions) > 0)
+  np.testing.assert_allclose(square, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
+  everything = np.full(where[-1].first + 5000, np.nan, np.float32)
+  for place, x in zip(where, leaves, strict=True):
+    everything[place.first : place.first + place.size] = x.reshape(-1)
+  np.testing.assert_array_equal(values, everything[positions])
+  numbers = range(len(SHAPES))
+  for part in [numbers] if kind == "one" else [[i] for i in numbers]:
+    of_part = np.concatenate(
+      [np.arange(where[i].first, where[i].first + where[i].size) for i in part]
+    )
+    k, r = selector.counts(of_part.size)
+    large = of_part[np.argsort(-np.abs(everything[of_part]), kind="stable")[:r]]
+    chosen = np.intersect1d(positions, of_part)
+    assert chosen.size == k
+    assert set(chosen.tolist()) <= set(large.tolist())
+
+
+@pytest.mark.parametrize("kind", ["one", "joined"])
+def test_leaves_longer_than_what_is_read_at_a_time(kind):
+  rng = np.random.default_rng(3)
+  leaves = [rng.laplace(size=size).astype(np.float32) for size in (2_200_003, 1_500_000)]
+  search = lambda x: _search.largest(x, [50] if kind == "one" else [50, 30], magnitude_keys)[0]
+  ranks = jnp.arange(50 if kind == "one" else 80, dtype=jnp.int32)
+  found = jax.jit(lambda: search(_pieces(leaves, kind)).locate(ranks))()
+  second = places([x.shape for x in leaves])[1].first
+  keys = np.zeros(second + leaves[1].size, np.int32)
+  keys[: leaves[0].size], keys[second:] = (np.abs(x).view(np.int32) for x in leaves)
+  if kind == "one":
+    expected = _sorted(keys, 50)
+  else:
+    expected = np.concatenate([_sorted(keys[:second], 50), second + _sorted(keys[second:], 30)])
+  np.testing.assert_array_equal(found, expected)
 
 
 def _vector(dtype="float32"):

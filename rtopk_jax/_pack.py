@@ -1,0 +1,200 @@
+"""Two cuts of every group as two bits an entry, 16 entries to a word, in one read of the vector.
+
+The bits are 2 above the higher cut, 1 between the cuts and 0 below the lower one. How many entries are above
+each cut, the sum of all squares and the largest key come out of the same read.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax._rows import Cut
+from rtopk_jax._vector import ALIGN, Place, Vector
+
+# Bits of an entry.
+WIDTH = 2
+EVEN_BITS = np.uint32(0x5555_5555)
+# Entries of a long piece that are read at a time.
+_STRETCH = 1 << 20
+
+View = Callable[[jax.Array], jax.Array]
+
+
+class Survey(NamedTuple):
+  """What a read of a whole vector tells besides.
+
+  Attributes:
+    square: the sum of its entries' squares.
+    largest: its largest key.
+  """
+
+  square: jax.Array
+  largest: jax.Array
+
+  @classmethod
+  def of(cls, entries: jax.Array, view: View) -> "Survey":
+    return cls(jnp.sum(square(entries)), jnp.max(view(entries)))
+
+  def with_(self, other: "Survey") -> "Survey":
+    """Of the entries of both."""
+    return Survey(self.square + other.square, jnp.maximum(self.largest, other.largest))
+
+
+def square(entries: jax.Array) -> jax.Array:
+  """The squares of some entries, in float32."""
+  return jnp.square(entries.astype(jnp.float32))
+
+
+class Found(NamedTuple):
+  """What some entries add up to.
+
+  Attributes:
+    survey: of all.
+    in_low: how many of each group are above its lower cut.
+    in_high: and above its higher one.
+  """
+
+  survey: Survey
+  in_low: jax.Array
+  in_high: jax.Array
+
+  @classmethod
+  def nothing(cls, groups: int) -> "Found":
+    zero = jnp.zeros(groups, jnp.int32)
+    return cls(Survey(jnp.float32(0), jnp.int32(0)), zero, zero)
+
+  def with_(self, other: "Found") -> "Found":
+    """Of the entries of both, which are of the same groups."""
+    survey = self.survey.with_(other.survey)
+    return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
+
+
+def pack(
+  vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View
+) -> tuple[jax.Array, Found]:
+  """The words of a vector.
+
+  Args:
+    vector: d entries, of one group, or each run of one of its own.
+    packed: words to write over, uint32.
+    low: the lower cut of each group.
+    high: the higher one.
+    view: from entries to keys.
+
+  Returns:
+    The words and what was found.
+  """
+  parts = []
+  for i, place in enumerate(vector.where):
+    groups = np.array([run.group for run in place.runs])
+    low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
+    piece = _Piece(vector, i, low_here, high_here, view)
+    if len(vector.arrays[i]) == 1:
+      # A stretch of a leaf that lies in tiles would be a copy of the leaf.
+      packed, new = lax.platform_dependent(packed, tpu=piece.pack, default=piece.pack_by_stretches)
+    else:
+      # An array that a loop reads is not updated in place after it, as memory is.
+      packed, new = piece.pack(packed)
+    parts.append(new)
+  survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+  of_runs = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
+  return packed, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
+
+
+class _Piece(NamedTuple):
+  """A piece of a vector that is packed, and the cuts of each of its runs."""
+
+  vector: Vector
+  number: int
+  low: Cut
+  high: Cut
+  view: View
+
+  @property
+  def place(self) -> Place:
+    return self.vector.where[self.number]
+
+  def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, Found]:
+    """All of it, or what follows an entry, whole words first."""
+    size = self.place.size
+    whole, found = size // ALIGN * ALIGN, []
+    for begin, end in ((start, whole), (whole, size)):
+      if end > begin:
+        packed, new = self._pack(packed, begin, end - begin)
+        found.append(new)
+    return packed, functools.reduce(Found.with_, found, Found.nothing(len(self.place.runs)))
+
+  def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, Found]:
+    """All of it, so that what a read yields beside the words takes little memory."""
+    turns = self.place.size // _STRETCH
+    if turns < 2 or len(self.place.runs) > 1:
+      return self.pack(packed)
+
+    def turn(number, state):
+      packed, found = state
+      packed, new = self._pack(packed, number * _STRETCH, _STRETCH)
+      return packed, found.with_(new)
+
+    start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
+    packed, found = lax.fori_loop(0, turns, turn, (packed, start))
+    packed, rest = self.pack(packed, turns * _STRETCH)
+    return packed, found.with_(rest)
+
+  def _pack(
+    self, packed: jax.Array, begin: int | jax.Array, length: int
+  ) -> tuple[jax.Array, Found]:
+    first = self.place.first + begin
+    entries = self.vector.read(self.number, begin, length)
+    runs = self.place.runs
+    if len(runs) == 1:
+      low, high = (Cut(*(x[0] for x in c)) for c in (self.low, self.high))
+      words, survey = _words(entries, first, low, high, self.view)
+      count = lambda bits: jnp.sum(bits, dtype=jnp.int32)[None]
+    else:
+      # Runs end with whole words, and places of several are read at once.
+      run_of = np.repeat(np.arange(len(runs)), [-(-run.size // ALIGN) for run in runs])
+      low, high = (Cut(*(x[run_of] for x in c)) for c in (self.low, self.high))
+      ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
+      words, survey = _words(entries, first, low, high, self.view, jnp.asarray(ends)[run_of])
+      count = lambda bits: jax.ops.segment_sum(
+        bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True
+      )
+    in_low, in_high = lax.population_count(words), lax.population_count(words >> 1 & EVEN_BITS)
+    found = Found(survey, count(in_low.astype(jnp.int32)), count(in_high.astype(jnp.int32)))
+    return lax.dynamic_update_slice(packed, words, (first // ALIGN,)), found
+
+
+def _words(
+  entries: jax.Array,
+  first: int | jax.Array,
+  low: Cut,
+  high: Cut,
+  view: View,
+  ends: jax.Array | None = None,
+) -> tuple[jax.Array, Survey]:
+  """The words of some entries and their survey; from its end on, an entry is in no word."""
+  length = min(entries.size, ALIGN)
+  keys = view(entries).reshape(-1, length)
+  starts = first + ALIGN * lax.iota(jnp.int32, keys.shape[0])
+  # Cuts fall between words: all entries of a word have their ties broken alike.
+  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in (low, high)]
+  number = lax.iota(jnp.int32, length)[None]
+  if ends is not None:
+    # Below all bounds, of which -1 is the least.
+    keys = jnp.where(number < (ends - starts)[:, None], keys, -1)
+  code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
+  code <<= WIDTH * number.astype(jnp.uint32)
+  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
+  words, squares, keys = lax.reduce(
+    (code, square(entries).reshape(keys.shape), keys),
+    tuple(_axis.varying_like(x, entries) for x in zeros),
+    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
+    (1,),
+  )
+  return words, Survey(squares.sum(), keys.max())
