@@ -58,7 +58,7 @@ def plain_ticks(axis: Any) -> None:
   """Round numbers, written out, on a logarithmic axis."""
   from matplotlib import ticker
 
-  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   axis.set_major_formatter("{x:g}")
   axis.set_minor_formatter(ticker.NullFormatter())
 

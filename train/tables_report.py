@@ -197,7 +197,9 @@ def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
       panel.grid(alpha=0.25)
       panel.spines[["top", "right"]].set_visible(False)
   if panels[0, 0].lines:
-    panels[0, 0].legend(frameon=False, fontsize="small")
+    # Below all panels, where no line can run through it.
+    lines, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False)
   variants = sorted({o.config["variant"] for o in outcomes if o.config})
   figure.suptitle(
     f"Figure {table.figure} ({table.title}), variant {', '.join(variants) or 'not run'}",
