@@ -311,7 +311,7 @@ def main() -> int:
   parser.add_argument("--scope", action="append", choices=("global", "leaf"))
   parser.add_argument("--target", action="append", help="names of hardware, as in the table")
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
-  parser.add_argument("--passes", type=float, default=12, help="over d that the exchange may make")
+  parser.add_argument("--passes", type=float, default=16, help="over d that the exchange may make")
   parser.add_argument("--json", help="a file for the results")
   options = parser.parse_args()
   found, misses = [], []

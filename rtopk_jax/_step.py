@@ -9,8 +9,8 @@ and memory are read again afterwards. The vector itself is never written down, a
 receives k entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry, written once and read a few
-times) and by small leaves, which are put together and taken apart again: 14.8 and, without clipping and
-momentum, 9.4 for ResNet-18 on a CPU (``python -m benchmarks.step``).
+times) and by small leaves, which are put together and taken apart again: at most 16 in all. For ResNet-18 it
+is 14.8 and, without clipping and momentum, 9.4 on a CPU (``python -m benchmarks.step``).
 """
 
 import dataclasses
