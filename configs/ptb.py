@@ -5,7 +5,7 @@
 
 After the colon stands the row, ``SETTING,METHOD[,COMPRESSION]``; without it, all methods at 99.9 % are
 compared in the distributed setting. ``--config.variant=small`` is for two CPU cores: 2 layers of 64 units,
-100,000 of the words, 4 epochs, about two minutes a row.
+100,000 of the words, 4 epochs, two to three minutes a row.
 
 The paper's: 5 workers of 20 streams and 35 words, SGD without momentum, clipped gradients, r/k = 5, 5 epochs
 of warm-up of which the last is at the final density, tied embeddings; federated, one local epoch a round
