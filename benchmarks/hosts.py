@@ -71,7 +71,7 @@ class Hosts:
       self._at_switch("tc", "qdisc", "replace", "dev", f"port{i}", *shape)
 
   def start(self, host: int, command: Sequence[str], **options: object) -> subprocess.Popen:
-    """Starts a process on a host.
+    """Starts a process on a host, which has a core of this machine: with fewer cores than hosts, one of them.
 
     Args:
       host: which.
@@ -81,7 +81,14 @@ class Hosts:
     Returns:
       The process, which may rename its host: what it sees of that name is its own.
     """
-    return subprocess.Popen([*self._at(host), "unshare", "--uts", *command], **options)  # pyright: ignore
+    cores = os.sched_getaffinity(0)
+    # What a process starts inherits its cores, and libraries make as many threads as they see cores: workers
+    # that each made one for every core would wait for each other's threads more than they compute.
+    os.sched_setaffinity(0, {sorted(cores)[host % len(cores)]})
+    try:
+      return subprocess.Popen([*self._at(host), "unshare", "--uts", *command], **options)  # pyright: ignore
+    finally:
+      os.sched_setaffinity(0, cores)
 
   def down(self) -> None:
     """Removes whatever is there of them."""

@@ -182,55 +182,6 @@ def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) ->
   return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
 
 
-def reduce(
-  contributions: Contributions,
-  where: Sequence[Place],
-  keep: jax.Array,
-  weights: jax.Array | None,
-  average: str,
-) -> list[jax.Array]:
-  """The mean of all contributions, leaf by leaf.
-
-  Args:
-    contributions: what is added.
-    where: the places of the leaves.
-    keep: whether anything is added at all, a bool scalar.
-    weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
-    average: "workers" divides by their number, "senders" each entry by the number of workers that sent
-      it, "sum" does not divide.
-
-  Returns:
-    Leaves in float32.
-  """
-  by_senders = average == "senders"
-  present = jnp.float32(contributions.count) if weights is None else weights.sum()
-  divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
-
-  def add(worker, state):
-    totals, senders = state
-    positions, values = contributions.read(worker)
-    wanted = keep if weights is None else keep & (weights[worker] > 0)
-    totals = _vector.write(totals, where, positions, values / divisor, keep=wanted, add=True)
-    if by_senders:
-      one = jnp.int32(1)
-      senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
-    return totals, senders
-
-  # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
-  # and copy it for each.
-  positions, values = contributions.read(jnp.int32(0))
-  nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
-  zeros = lambda dtype: [
-    jnp.broadcast_to(nothing[i].astype(dtype), place.shape) for i, place in enumerate(where)
-  ]
-  start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else [])
-  totals, senders = lax.fori_loop(0, contributions.count, add, start)
-  if by_senders:
-    divided = zip(totals, senders, strict=True)
-    return [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
-  return totals
-
-
 def mean_dense(
   vector: jax.Array, axis_name: AxisName, present: jax.Array | None, average: str
 ) -> jax.Array:

@@ -90,18 +90,20 @@ class _Plan:
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
     self.words = -(-vector.words // GROUP) * GROUP
-    self.samples, self.targets, capacities = [], [], []
+    self.samples, self.targets, self.errors, capacities = [], [], [], []
     for size, count in zip(sizes, counts, strict=True):
       sample = _SAMPLE * size // total // Rows.WIDTH * Rows.WIDTH
       sample = min(max(sample, 4 * Rows.WIDTH), _SAMPLE)
       if size <= max(_SMALL, 2 * sample):
         self.samples.append(0)
         self.targets.append((0, 0))
+        self.errors.append(0.0)
         capacities.append(size)
         continue
       share = count / size
       error = _SIGMAS * math.sqrt(sample * share * (1 - share)) + 2
       self.samples.append(sample)
+      self.errors.append(error)
       self.targets.append((math.ceil(sample * share + error), math.floor(sample * share - error)))
       between = 2 * error + _SIGMAS * math.sqrt(2 * error) + 2
       capacities.append(min(size, math.ceil(between * size / sample)))
@@ -120,9 +122,12 @@ def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   keys = keys.reshape(-1, Rows.WIDTH)
   sizes = jnp.array(rows.capacities, jnp.int32)
   zero, most = jnp.zeros_like(sizes), jnp.full_like(sizes, LARGEST_KEY)
-  find = lambda count: exact_cut(keys, rows, count, sizes, zero, most).value
   wanted = np.array([plan.targets[group] for group in sampled], np.int32).T
-  lower, higher = jax.vmap(find)(jnp.asarray(np.clip(wanted, 0, np.array(rows.capacities))))
+  # To a tenth of what chance may do to the sample.
+  slack = np.array([plan.errors[group] / 10 for group in sampled], np.int32)
+  inside = jnp.asarray(np.clip(wanted, 0, np.array(rows.capacities)))
+  slack = jnp.broadcast_to(slack, inside.shape)
+  lower, higher = exact_cut(keys, rows, inside, sizes, zero, most, slack).value
   groups = np.array(sampled)
   value = low.value.at[groups].set(jnp.where(wanted[0] < sizes, lower, 0))
   low = low._replace(value=value)
@@ -164,6 +169,7 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
   """The words of two cuts around the wanted one with few enough keys between them."""
   count = plan.counts
   low_guess, high_guess = _guesses(vector, plan, view)
+  vector = vector.flat()
 
   def read(state):
     turn, low, high, _, _, words, _, _ = state

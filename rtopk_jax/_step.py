@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _vector
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _sums, _vector
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -99,12 +99,10 @@ class Step:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     received = jnp.float32(0)
     for segment, arrived, weights in incoming:
-      means = _exchange.reduce(
+      means, count = _sums.reduce(
         arrived.contributions, segment.where, finite, weights, self.options.average
       )
-      # Counted as a sum of squares, which unlike a count is made in the one read that it takes.
-      count = sum((jnp.sum(jnp.square(jnp.sign(x))) for x in means), jnp.float32(0))
-      received += _axis.over_model(count, segment.axes)
+      received += _axis.over_model(count.astype(jnp.float32), segment.axes)
       for i, mean in zip(segment.leaves, means, strict=True):
         updates[i] = mean
       self._advance(segment, here, scale, after, arrived)

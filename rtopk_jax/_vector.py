@@ -139,6 +139,15 @@ class Vector:
     """How many words of ``ALIGN`` positions there are."""
     return -(-self.span // ALIGN)
 
+  def flat(self) -> "Vector":
+    """The same vector of flat arrays.
+
+    Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
+    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
+    """
+    arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
+    return dataclasses.replace(self, arrays=arrays)
+
   def tied_to(self, turn: jax.Array) -> "Vector":
     """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""
     arrays, _ = lax.optimization_barrier((self.arrays, turn))

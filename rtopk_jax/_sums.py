@@ -1,0 +1,149 @@
+"""What all workers sent, added up to one update.
+
+Sums are made in flat arrays, a leaf each, of which only the entries that somebody sent are touched. How many
+entries differ from zero in the end comes out of the same touch: an entry counts when it leaves zero and is
+taken back when it returns there.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax._exchange import Contributions
+from rtopk_jax._vector import Place
+
+# Entries that are added to a leaf at a time where that is done in turns.
+_STRETCH = 1024
+
+
+class _Sums(NamedTuple):
+  """Flat sums, and how many entries of them are not zero."""
+
+  leaves: list[jax.Array]
+  nonzero: jax.Array
+
+
+def reduce(
+  contributions: Contributions,
+  where: Sequence[Place],
+  keep: jax.Array,
+  weights: jax.Array | None,
+  average: str,
+) -> tuple[list[jax.Array], jax.Array]:
+  """The mean of all contributions, leaf by leaf.
+
+  Args:
+    contributions: what is added.
+    where: the places of the leaves.
+    keep: whether anything is added at all, a bool scalar.
+    weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
+    average: "workers" divides by their number, "senders" each entry by the number of workers that sent
+      it, "sum" does not divide.
+
+  Returns:
+    Leaves in float32, and how many of their entries are not zero.
+  """
+  by_senders = average == "senders"
+  present = jnp.float32(contributions.count) if weights is None else weights.sum()
+  divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
+
+  def add(worker, state):
+    totals, senders = state
+    positions, values = contributions.read(worker)
+    wanted = keep if weights is None else keep & (weights[worker] > 0)
+    totals = _add(totals, where, positions, values / divisor, wanted)
+    if by_senders:
+      senders = _add(senders, where, positions, jnp.ones(values.shape, jnp.int32), wanted)
+    return totals, senders
+
+  # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a size,
+  # and copy it for each.
+  positions, values = contributions.read(jnp.int32(0))
+  nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
+  none = _axis.varying_like(jnp.int32(0), nothing)
+  zeros = lambda dtype: _Sums(
+    [jnp.broadcast_to(nothing[i].astype(dtype), (place.size,)) for i, place in enumerate(where)],
+    none,
+  )
+  start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else _Sums([], none))
+  totals, senders = lax.fori_loop(0, contributions.count, add, start)
+  leaves = totals.leaves
+  if by_senders:
+    divided = zip(leaves, senders.leaves, strict=True)
+    leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
+  shaped = [leaf.reshape(place.shape) for leaf, place in zip(leaves, where, strict=True)]
+  return shaped, totals.nonzero
+
+
+def _add(
+  sums: _Sums, where: Sequence[Place], positions: jax.Array, values: jax.Array, wanted: jax.Array
+) -> _Sums:
+  """Adds values at strictly ascending positions, if they are wanted at all."""
+  firsts = jnp.array([*(place.first for place in where), np.iinfo(np.int32).max], jnp.int32)
+  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
+  ends = jnp.where(wanted, begins[1:], begins[:-1])
+  leaves, nonzero = [], sums.nonzero
+  for i, (leaf, place) in enumerate(zip(sums.leaves, where, strict=True)):
+    leaf, change = lax.platform_dependent(
+      leaf,
+      positions - np.int32(place.first),
+      values,
+      begins[i],
+      ends[i],
+      cpu=_add_in_turns,
+      default=_add_at_once,
+    )
+    leaves.append(leaf)
+    nonzero += change
+  return _Sums(leaves, nonzero)
+
+
+def _add_at_once(
+  leaf: jax.Array, index: jax.Array, values: jax.Array, begin: jax.Array, end: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
+  length = min(index.size, leaf.size)
+  return _add_window(leaf, index, values, begin, end, length)
+
+
+def _add_in_turns(
+  leaf: jax.Array, index: jax.Array, values: jax.Array, begin: jax.Array, end: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The same a stretch at a time, for what does one thing after another."""
+  length = min(_STRETCH, index.size, leaf.size)
+
+  def turn(state):
+    leaf, nonzero, begin = state
+    leaf, change = _add_window(leaf, index, values, begin, jnp.minimum(begin + length, end), length)
+    return leaf, nonzero + change, begin + length
+
+  none = _axis.varying_like(jnp.int32(0), leaf)
+  begin = _axis.varying_like(begin, leaf)
+  leaf, nonzero, _ = lax.while_loop(lambda state: state[2] < end, turn, (leaf, none, begin))
+  return leaf, nonzero
+
+
+def _add_window(
+  leaf: jax.Array,
+  index: jax.Array,
+  values: jax.Array,
+  begin: jax.Array,
+  end: jax.Array,
+  length: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Adds up to so many entries, and says by how many the entries that are not zero have become more."""
+  start = jnp.minimum(begin, index.size - length)
+  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (index, values))
+  number = start + lax.iota(jnp.int32, length)
+  here = (number >= begin) & (number < end)
+  at = jnp.where(here, at, np.int32(leaf.size))
+  old = leaf.at[at].get(mode="fill", fill_value=0, unique_indices=True)
+  new = old + new
+  change = here & (new != 0)
+  change = change.astype(jnp.int32) - (here & (old != 0)).astype(jnp.int32)
+  return leaf.at[at].set(new, mode="drop", unique_indices=True), jnp.sum(change)
