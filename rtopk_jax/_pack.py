@@ -155,19 +155,28 @@ class _Piece(NamedTuple):
     if len(runs) == 1:
       low, high = (Cut(*(x[0] for x in c)) for c in (self.low, self.high))
       words, survey = _words(entries, first, low, high, self.view)
-      count = lambda bits: jnp.sum(bits, dtype=jnp.int32)[None]
+      # As one reduction of two numbers, which compilers for CPUs vectorise.
+      zero = _axis.varying_like(jnp.int32(0), words)
+      count = lambda *kinds: [
+        total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))
+      ]
     else:
       # Runs end with whole words, and places of several are read at once.
       run_of = np.repeat(np.arange(len(runs)), [-(-run.size // ALIGN) for run in runs])
       low, high = (Cut(*(x[run_of] for x in c)) for c in (self.low, self.high))
       ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
       words, survey = _words(entries, first, low, high, self.view, jnp.asarray(ends)[run_of])
-      count = lambda bits: jax.ops.segment_sum(
-        bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True
-      )
+      count = lambda *kinds: [
+        jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
+        for bits in kinds
+      ]
     in_low, in_high = lax.population_count(words), lax.population_count(words >> 1 & EVEN_BITS)
-    found = Found(survey, count(in_low.astype(jnp.int32)), count(in_high.astype(jnp.int32)))
+    found = Found(survey, *count(in_low.astype(jnp.int32), in_high.astype(jnp.int32)))
     return lax.dynamic_update_slice(packed, words, (first // ALIGN,)), found
+
+
+def _both(a, b):
+  return a[0] + b[0], a[1] + b[1]
 
 
 def _words(

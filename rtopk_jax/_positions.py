@@ -105,12 +105,11 @@ def _running_total(counts: jax.Array) -> jax.Array:
 def _not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
   """How many of some ascending numbers are at most each rank."""
   step = 1 << (ends.size.bit_length() - 1)
-  ends = jnp.pad(ends, (0, 2 * step - ends.size), constant_values=np.iinfo(np.int32).max)
 
   def descend(turn, found):
-    half = np.int32(step) >> turn
-    here = ends.at[found + half - 1].get(mode="promise_in_bounds")
-    return jnp.where(here <= ranks, found + half, found)
+    reached = found + (np.int32(step) >> turn)
+    here = ends.at[jnp.minimum(reached, ends.size) - 1].get(mode="promise_in_bounds")
+    return jnp.where((reached <= ends.size) & (here <= ranks), reached, found)
 
   start = _axis.varying_like(jnp.zeros_like(ranks), ends)
   return lax.fori_loop(0, step.bit_length(), descend, start)
