@@ -16,6 +16,9 @@ from rtopk_jax._select import SparseSlices
 from rtopk_jax._vector import ALIGN, Vector
 from rtopk_jax._wire import Wire
 
+# Runs of an owner that are read at a time.
+_STRETCH = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class ReduceScatter(Collective):
@@ -240,20 +243,32 @@ class _Leg:
   def _owned(self, vector: Vector, me: jax.Array) -> jax.Array:
     """This worker's coordinates of a vector, shape (share,)."""
     longest = max(-(-place.size // ALIGN) for place in vector.where)
-    spare = -(-longest // self.num_workers) * ALIGN
-    owned = _axis.varying_like(jnp.zeros(self.share + spare), vector.arrays[0][0])
+    spare = -(-longest // self.num_workers)
+    owned = jnp.zeros((self.share // ALIGN + spare, ALIGN))
+    owned = _axis.varying_like(owned, vector.arrays[0][0])
+    vector = vector.flat()
     for i, place in enumerate(vector.where):
-      entries = vector.read(i)
-      turns = -(-place.size // (ALIGN * self.num_workers))
-      entries = jnp.pad(entries, (0, turns * ALIGN * self.num_workers - place.size))
       cell = place.first // ALIGN
       offset = (me - cell) % self.num_workers
-      runs = entries.reshape(turns, self.num_workers, ALIGN)
-      runs = lax.dynamic_index_in_dim(runs, offset, axis=1, keepdims=False)
+      first = (cell + offset) // self.num_workers
+      whole, more = divmod(place.size, ALIGN * self.num_workers)
+      # Several turns even for a short piece: what is not read in a loop is read from where it lies in a leaf
+      # of many axes, entry by entry.
+      turns = max(2, whole // _STRETCH)
+      stretch = whole // turns
+
+      def turn(number, owned, i=i, offset=offset, first=first, stretch=stretch):
+        rows = vector.read_every(i, self.num_workers, offset, number * stretch, stretch)
+        return lax.dynamic_update_slice(owned, rows, (first + number * stretch, jnp.int32(0)))
+
+      if stretch:
+        owned = lax.fori_loop(0, turns, turn, owned)
       # What a piece has no run for is filled in by the next piece.
-      begin = (cell + offset) // self.num_workers * ALIGN
-      owned = lax.dynamic_update_slice(owned, runs.reshape(-1), (begin,))
-    return owned[: self.share]
+      done = turns * stretch
+      left = whole + bool(more) - done
+      rest = vector.read_every(i, self.num_workers, offset, done, left)
+      owned = lax.dynamic_update_slice(owned, rest, (first + done, jnp.int32(0)))
+    return owned[: self.share // ALIGN].reshape(-1)
 
   def incoming(self, out: Outgoing, owned: _Owned, messages: jax.Array) -> Incoming:
     """What every worker adds to the update, and what becomes of this worker's memory."""

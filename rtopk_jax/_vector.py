@@ -162,6 +162,33 @@ class Vector:
     flat = (x.reshape(-1) for x in self.arrays[piece])
     return self.rule(*(lax.dynamic_slice(x, (begin,), (length,)) for x in flat))
 
+  def read_every(
+    self, piece: int, step: int, offset: jax.Array, begin: int | jax.Array, count: int
+  ) -> jax.Array:
+    """So many runs of ``ALIGN`` entries of a piece, of every ``step`` one, as rows; zeros after its end.
+
+    Args:
+      piece: its number.
+      step: how many runs there are for one that is read.
+      offset: which of every so many.
+      begin: how many to pass over; only a number that is known may reach beyond the end.
+      count: how many.
+    """
+    width = step * ALIGN
+
+    def pick(flat):
+      if isinstance(begin, int):
+        runs = flat[begin * width : (begin + count) * width]
+        runs = jnp.pad(runs, (0, count * width - runs.size))
+      else:
+        runs = lax.dynamic_slice(flat, (begin * width,), (count * width,))
+      return lax.dynamic_index_in_dim(
+        runs.reshape(count, step, ALIGN), offset, axis=1, keepdims=False
+      )
+
+    # The rule is applied to what was picked, so that the other runs are not even read.
+    return self.rule(*(pick(x.reshape(-1)) for x in self.arrays[piece]))
+
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
     """Some entries of a piece, by their number in it."""
     return self.rule(
