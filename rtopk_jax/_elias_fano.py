@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _bits
-from rtopk_jax._positions import GROUP, Positions
+from rtopk_jax._positions import Positions
 
 # Digits of three values in a word: 3²⁰ < 2³².
 _DIGITS = 20
@@ -102,7 +102,5 @@ def decode(code: jax.Array, k: int, d: int) -> jax.Array:
   if sizes.in_threes:
     digits = code[sizes.planes : after].reshape(-1, 1) // _POWERS[None] % np.uint32(3)
     rest += digits.reshape(-1)[:k] << np.uint32(sizes.low)
-  number = lax.iota(jnp.int32, k)
-  unary = Positions(jnp.pad(code[after:], (0, -sizes.unary % GROUP)), width=1)
-  quotient = unary.locate(number) - number
+  quotient = Positions(code[after:], width=1).first(k) - lax.iota(jnp.int32, k)
   return quotient * sizes.bucket + rest.astype(jnp.int32)

@@ -157,9 +157,7 @@ class _Piece(NamedTuple):
       words, survey = _words(entries, first, low, high, self.view)
       # As one reduction of two numbers, which compilers for CPUs vectorise.
       zero = _axis.varying_like(jnp.int32(0), words)
-      count = lambda *kinds: [
-        total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))
-      ]
+      count = lambda *kinds: [total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))]
     else:
       # Runs end with whole words, and places of several are read at once.
       run_of = np.repeat(np.arange(len(runs)), [-(-run.size // ALIGN) for run in runs])

@@ -7,8 +7,11 @@ a value x becomes one of the two whole numbers next to x L/s, the nearer the mor
   q = \lfloor x L/s + U \rfloor, \qquad U \sim \mathrm{Unif}[0, 1), \qquad E[q\, s/L] = x.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rtopk_jax import _bits
@@ -16,6 +19,12 @@ from rtopk_jax import _bits
 BITS = {"int8": 8, "int4": 4, "int2": 2}
 # Values that share a scale: it adds an eighth of a bit to each.
 BLOCK = 256
+# Shifts and factors that spread each bit over all others.
+_MIXING = (
+  (16, np.uint32(0x7FEB_352D)),
+  (15, np.uint32(0x846C_A68B)),
+  (16, np.uint32(0x9E37_79B1)),
+)
 
 
 def words(k: int, values: str) -> int:
@@ -44,13 +53,29 @@ def encode(x: jax.Array, values: str, key: jax.Array) -> jax.Array:
   levels = _levels(values)
   # Divided first, so that nothing overflows.
   shares = jnp.where(scale[:, None] > 0, blocks / scale[:, None], jnp.float32(0))
-  numbers = jnp.floor(shares * levels + jax.random.uniform(key, blocks.shape))
+  numbers = jnp.floor(shares * levels + _uniform(key, blocks.shape))
   # x = s with U close to 1 may be rounded up to a number that there is not.
   numbers = jnp.clip(numbers, -levels, levels).astype(jnp.int32).reshape(-1)[:k]
   # What is not finite must stay so: no word of the numbers would tell.
   scale = jnp.where(jnp.isfinite(jnp.sum(shares, axis=1)), scale, jnp.float32(jnp.nan))
   scales = lax.bitcast_convert_type(scale, jnp.uint32)
   return jnp.concatenate([scales, _bits.pack(numbers, BITS[values])])
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Numbers from 0 to 1, by a hash of the entries' numbers that a key shifts.
+
+  Rounding wants a draw that is even for each value, which a bijection of an even shift is, and not one that
+  nobody could foresee, which takes longer than all the rest of coding.
+  """
+  shift, mask = jax.random.bits(key, (2,), jnp.uint32)
+  x = lax.iota(jnp.uint32, math.prod(shape)) + shift
+  for bits, factor in _MIXING:
+    x = (x ^ (x >> np.uint32(bits))) * factor
+    x ^= mask
+  # 23 bits below 1, as the mantissa of a number from 1 to 2.
+  mantissa = (x >> np.uint32(9)) | np.uint32(0x3F80_0000)
+  return (lax.bitcast_convert_type(mantissa, jnp.float32) - 1).reshape(shape)
 
 
 def decode(code: jax.Array, k: int, values: str) -> jax.Array:

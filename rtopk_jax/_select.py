@@ -295,7 +295,7 @@ def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Arr
     jnp.full_like(zero, RANDOM_BELOW),
   )
   members = Positions.of(above(keys, rows, cut).reshape(-1))
-  found = members.locate(lax.iota(jnp.int32, sum(counts)))
+  found = members.first(sum(counts))
   return found - rows.padding(found, sizes)
 
 
