@@ -22,7 +22,7 @@ from rtopk_jax import _axis, _vector
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._select import Selection, SparseSlices
-from rtopk_jax._vector import Place, Vector
+from rtopk_jax._vector import Vector
 from rtopk_jax._wire import Blocks, Wire
 
 AVERAGES = ("workers", "senders", "sum")

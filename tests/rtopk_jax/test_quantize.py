@@ -44,6 +44,24 @@ def test_rounding_is_unbiased_and_to_a_neighbour(values):
   np.testing.assert_allclose(decoded[:, largest], expected, rtol=1e-6)
 
 
+def test_draws_are_even_and_unrelated():
+  """Over the entries under one key, over keys for one entry, and of neighbours together."""
+  keys = jax.random.split(jax.random.key(7), 4096)
+  draws = np.asarray(jax.jit(jax.vmap(lambda key: _quantize._uniform(key, (16, 256))))(keys))
+  draws = draws.reshape(4096, 4096)
+  assert draws.min() >= 0
+  assert draws.max() < 1
+  samples = {"entries": draws[0], "keys": draws[:, 17], "other key": draws[5]}
+  for name, sample in samples.items():
+    cells = np.bincount((sample * 64).astype(int), minlength=64)
+    # Chi-square of 63 degrees of freedom: its mean and five standard deviations.
+    assert np.sum((cells - 64.0) ** 2 / 64) < 63 + 5 * np.sqrt(2 * 63), name
+  pairs = {"entries": (draws[0, :-1], draws[0, 1:]), "keys": (draws[:, 3], draws[:, 4])}
+  pairs |= {"both": (draws[0], draws[1]), "far": (draws[0, :-256], draws[0, 256:])}
+  for name, (a, b) in pairs.items():
+    assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size), name
+
+
 @pytest.mark.parametrize("values", LEVELS)
 def test_corners(values):
   key = jax.random.key(3)
