@@ -65,6 +65,16 @@ class Positions:
     word += GROUP * group
     return (32 // self.width) * word + self._in_word(at(self.words, word), left)
 
+  def below(self, positions: jax.Array) -> jax.Array:
+    """How many members come before some positions; int32, of their shape."""
+    ends = _running_total(lax.population_count(self.words).astype(jnp.int32))
+    bits = 32 // self.width
+    word, bit = positions // bits, self.width * (positions % bits)
+    before = ends.at[word - 1].get(mode="promise_in_bounds")
+    mask = (np.uint32(1) << bit.astype(jnp.uint32)) - np.uint32(1)
+    here = self.words.at[word].get(mode="fill", fill_value=0) & mask
+    return jnp.where(word > 0, before, 0) + lax.population_count(here).astype(jnp.int32)
+
   def first(self, count: int) -> jax.Array:
     """The positions of the first members, of which there are so many at least.
 

@@ -22,9 +22,8 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
-from rtopk_jax._keys import RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
-from rtopk_jax._positions import Positions
-from rtopk_jax._rows import Rows, above, exact_cut
+from rtopk_jax._draw import draw
+from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
@@ -268,35 +267,6 @@ def _by_sorting(
     begin += size
   survey = _search.survey(vector, magnitude_keys)
   return Selection(vector.spread(jnp.concatenate(numbers)), survey)
-
-
-def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
-  """A uniformly random subset of each of some sets, their members numbered through.
-
-  Args:
-    key: a PRNG key.
-    sizes: of the sets.
-    counts: of the subsets, from 1 to the size.
-
-  Returns:
-    The numbers, ascending, shape (sum(counts),).
-  """
-  rows = Rows(sizes)
-  number, size = rows.number(), rows.spread(jnp.array(sizes, jnp.int32))
-  keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
-  keys = jnp.where(number < size, keys, -1)
-  zero = jnp.zeros(len(sizes), jnp.int32)
-  cut = exact_cut(
-    keys,
-    rows,
-    jnp.array(counts, jnp.int32),
-    jnp.array(sizes, jnp.int32),
-    zero,
-    jnp.full_like(zero, RANDOM_BELOW),
-  )
-  members = Positions.of(above(keys, rows, cut).reshape(-1))
-  found = members.first(sum(counts))
-  return found - rows.padding(found, sizes)
 
 
 def rtop_k(

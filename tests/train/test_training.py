@@ -91,8 +91,10 @@ def test_simulated_workers_do_what_devices_do(config, method):
   assert jax.tree.structure(simulated) == jax.tree.structure(devices)
   for a, b in zip(jax.tree.leaves(simulated), jax.tree.leaves(devices), strict=True):
     assert a.shape == b.shape
-    # Gradients of two programs differ in rounding, and an entry at the threshold may go either way.
-    assert np.mean(np.abs(a - b) <= 1e-4 + 1e-3 * np.abs(b)) > 0.98
+    # Gradients of two programs differ in rounding, and an entry at the threshold may go either way, instead
+    # of another: in a small leaf that is a large share.
+    differ = np.count_nonzero(np.abs(a - b) > 1e-4 + 1e-3 * np.abs(b))
+    assert differ <= 4 + 0.02 * a.size
 
 
 def test_loss_falls_on_the_digits(config, tmp_path):
