@@ -79,8 +79,8 @@ class LocalSpeed:
     ValueError: for a time below 0.
   """
 
-  compress: float = 4e-9
-  place: float = 10e-9
+  compress: float = 1.5e-9
+  place: float = 8e-9
   dense: float = 1e-9
   overhead: float = 0.0
 
