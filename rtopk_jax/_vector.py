@@ -18,10 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rtopk_jax import _axis
+
 # Entries of a word of the search; no word belongs to two pieces.
 ALIGN = 16
 # Positions are int32.
 MAX_SIZE = 2**31 - 1
+# Entries of a piece that is read a stretch at a time.
+_LONG = 1 << 17
 # Entries that are taken from a piece at a time.
 _STRETCH = 2048
 
@@ -156,11 +160,33 @@ class Vector:
   def read(self, piece: int, begin: int | jax.Array = 0, length: int | None = None) -> jax.Array:
     """The entries of a piece, flat: all, or so many from one on."""
     if length is None:
-      return self.rule(*self.arrays[piece]).reshape(-1)
+      shape = self.where[piece].shape
+      if math.prod(shape) < _LONG or len(shape) == 1 or shape[-1] % ALIGN == 0:
+        return self._read_at_once(piece)
+      return lax.platform_dependent(
+        cpu=lambda: self.flat()._read_by_stretches(piece),
+        default=lambda: self._read_at_once(piece),
+      )
     if isinstance(begin, int):
       return self.read(piece)[begin : begin + length]
     flat = (x.reshape(-1) for x in self.arrays[piece])
     return self.rule(*(lax.dynamic_slice(x, (begin,), (length,)) for x in flat))
+
+  def _read_at_once(self, piece: int) -> jax.Array:
+    return self.rule(*self.arrays[piece]).reshape(-1)
+
+  def _read_by_stretches(self, piece: int) -> jax.Array:
+    """All entries of a piece of flat arrays, which ``flat`` says why."""
+    size, like = self.where[piece].size, self.arrays[piece][0]
+    stretch = _LONG // 2
+    dtype = jax.eval_shape(lambda: self.read(piece, jnp.int32(0), stretch)).dtype
+    turn = lambda number, entries: lax.dynamic_update_slice(
+      entries, self.read(piece, number * stretch, stretch), (number * stretch,)
+    )
+    entries = _axis.varying_like(jnp.zeros(size, dtype), like)
+    entries = lax.fori_loop(0, size // stretch, turn, entries)
+    last = self.read(piece, jnp.int32(size - stretch), stretch)
+    return lax.dynamic_update_slice(entries, last, (size - stretch,))
 
   def read_every(
     self, piece: int, step: int, offset: jax.Array, begin: int | jax.Array, count: int
