@@ -225,11 +225,12 @@ class Selector:
     if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
       everything = vector.spread(lax.iota(jnp.int32, vector.size))
       return Selection(everything, _search.survey(vector, magnitude_keys))
-    if self.method == "top_k" or vector.size <= _SORT_BELOW:
-      return _by_sorting(vector, key_of, sent, large)
-    if all(r == size for r, size in zip(large, vector.counts, strict=True)):
+    is_long = vector.size > _SORT_BELOW
+    if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
       numbers = draw(key_of(0), vector.counts, sent)
       return Selection(vector.spread(numbers), _search.survey(vector, magnitude_keys))
+    if self.method == "top_k" or not is_long:
+      return _by_sorting(vector, key_of, sent, large)
     found, survey = _search.largest(vector, large, magnitude_keys)
     ranks = lax.iota(jnp.int32, sum(large)) if sent == large else draw(key_of(0), large, sent)
     return Selection(found.locate(ranks), survey)
