@@ -4,6 +4,7 @@ The bits are 2 above the higher cut, 1 between the cuts and 0 below the lower on
 each cut, the sum of all squares and the largest key come out of the same read.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._vector import ALIGN, Place, Vector
 
@@ -75,6 +77,49 @@ class Found(NamedTuple):
     return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
 
 
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """Words of entries that lie one after another; their bits are in the order of positions.
+
+  Attributes:
+    vector: d entries.
+  """
+
+  vector: Vector
+
+  def start(self) -> jax.Array:
+    """Words of nothing."""
+    return jnp.zeros(-(-self.vector.words // GROUP) * GROUP, jnp.uint32)
+
+  def pack(
+    self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
+  ) -> tuple[jax.Array, "Found"]:
+    """The words of two cuts of each group, written over others in some turn of a loop, and what was found."""
+    return pack(self.vector.tied_to(turn), words, low, high, view)
+
+  def members(self, words: jax.Array) -> Positions:
+    """The set of positions that have a bit in some words."""
+    return Positions(words, WIDTH)
+
+  def rows(self, members: jax.Array) -> Positions:
+    """The set of positions where an array of rows is true, counted row by row."""
+    return Positions.of(members.reshape(-1))
+
+  def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
+    """The words without the lower bits of some positions, no two of them the same."""
+    bits = np.uint32(1) << (WIDTH * (positions % ALIGN)).astype(jnp.uint32)
+    at = jnp.where(lost, positions // ALIGN, words.size)
+    return words.at[at].add(jnp.uint32(0) - bits, mode="drop")
+
+  def take(self, positions: jax.Array) -> jax.Array:
+    """As ``Vector.take``."""
+    return self.vector.take(positions)
+
+  def take_from(self, piece: int, index: jax.Array) -> jax.Array:
+    """As ``Vector.take_from``."""
+    return self.vector.take_from(piece, index)
+
+
 def pack(
   vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View
 ) -> tuple[jax.Array, Found]:
@@ -96,8 +141,7 @@ def pack(
     low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
     piece = _Piece(vector, i, low_here, high_here, view)
     if len(vector.arrays[i]) == 1:
-      # A stretch of a leaf that lies in tiles would be a copy of the leaf.
-      packed, new = lax.platform_dependent(packed, tpu=piece.pack, default=piece.pack_by_stretches)
+      packed, new = piece.pack_by_stretches(packed)
     else:
       # An array that a loop reads is not updated in place after it, as memory is.
       packed, new = piece.pack(packed)

@@ -46,8 +46,8 @@ class Positions:
     """
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     in_group, low, high = self._counts()
-    ends = _running_total(in_group)
-    group = jnp.minimum(_not_above(ends, ranks), ends.size - 1)
+    ends = running_total(in_group)
+    group = jnp.minimum(not_above(ends, ranks), ends.size - 1)
     left = ranks - at(ends - in_group, group)
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
     low, high = low * _EVERY_BYTE, high * _EVERY_BYTE + (low * _EVERY_BYTE >> 24) * _EVERY_BYTE
@@ -93,7 +93,7 @@ class Positions:
     return position
 
 
-def _running_total(counts: jax.Array) -> jax.Array:
+def running_total(counts: jax.Array) -> jax.Array:
   """The sum up to each count, in two steps, since work on all of it grows with its length's logarithm."""
   rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
   within = jnp.cumsum(rows, axis=1)
@@ -102,7 +102,7 @@ def _running_total(counts: jax.Array) -> jax.Array:
   return (within + before[:, None]).reshape(-1)[: counts.size]
 
 
-def _not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
+def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
   """How many of some ascending numbers are at most each rank."""
   step = 1 << (ends.size.bit_length() - 1)
   ends = jnp.pad(ends, (0, 2 * step - ends.size), constant_values=np.iinfo(np.int32).max)

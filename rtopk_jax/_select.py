@@ -14,7 +14,7 @@ Ties go to the lowest index, as in ``jax.lax.top_k``.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
+from rtopk_jax._columns import Columns
 from rtopk_jax._keys import RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
-from rtopk_jax._positions import Positions
+from rtopk_jax._pack import Linear
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
@@ -229,11 +230,23 @@ class Selector:
     if self.method == "top_k" or vector.size <= _SORT_BELOW:
       return _by_sorting(vector, key_of, sent, large)
     if all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = draw(key_of(0), vector.counts, sent)
+      numbers = _per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
       return Selection(vector.spread(numbers), _search.survey(vector, magnitude_keys))
-    found, survey = _search.largest(vector, large, magnitude_keys)
-    ranks = lax.iota(jnp.int32, sum(large)) if sent == large else draw(key_of(0), large, sent)
-    return Selection(found.locate(ranks), survey)
+
+    def chosen(form: _search.Form) -> Selection:
+      found, survey = _search.largest(form, large, magnitude_keys)
+      everything = sent == large
+      ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, form)
+      return Selection(found.locate(ranks), survey)
+
+    return _per_form(vector, chosen)
+
+
+def _per_form(vector: Vector, function: Callable[[_search.Form], Any]) -> Any:
+  """What a function makes of a vector in the form of words that suits the platform."""
+  return lax.platform_dependent(
+    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector))
+  )
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -241,8 +254,9 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
   whole = Vector(places([vector.shape]), ((vector,),), lambda x: x)
   if vector.size <= _SORT_BELOW:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
-  found, _ = _search.largest(whole, [count], magnitude_keys)
-  return found.locate(lax.iota(jnp.int32, count))
+  ranks = lax.iota(jnp.int32, count)
+  search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
+  return _per_form(whole, search)
 
 
 def _by_sorting(
@@ -270,13 +284,16 @@ def _by_sorting(
   return Selection(vector.spread(jnp.concatenate(numbers)), survey)
 
 
-def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
+def draw(
+  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], form: _search.Form
+) -> jax.Array:
   """A uniformly random subset of each of some sets, their members numbered through.
 
   Args:
     key: a PRNG key.
     sizes: of the sets.
     counts: of the subsets, from 1 to the size.
+    form: of words.
 
   Returns:
     The numbers, ascending, shape (sum(counts),).
@@ -294,7 +311,7 @@ def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Arr
     zero,
     jnp.full_like(zero, RANDOM_BELOW),
   )
-  members = Positions.of(above(keys, rows, cut).reshape(-1))
+  members = form.rows(above(keys, rows, cut))
   found = members.locate(lax.iota(jnp.int32, sum(counts)))
   return found - rows.padding(found, sizes)
 

@@ -1,0 +1,218 @@
+"""A vector whose words are columns of its rows, for TPUs: ``_pack`` for entries that lie in tiles.
+
+Everything is read in the order in which it lies, and of no array a copy is made, with two exceptions: several small
+leaves in one piece are taken apart, each to begin with a row of its own; and a leaf that TPUs lay out by columns, since
+that needs less filling up, is written down by rows, all of its arrays as one.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax._pack import WIDTH, Found, Survey, View, square
+from rtopk_jax._rows import Cut
+from rtopk_jax._tiles import FOLD, LANES, SUBLANES, Members, Part, Parts, Sheet, to_slabs
+from rtopk_jax._vector import Place, Vector
+
+
+class _Read(NamedTuple):
+  """What of a piece is read at once.
+
+  Attributes:
+    arrays: its arrays, shape (folds, rows of a fold, …).
+    first: the position of its first entry; or of each fold's, shape (folds,).
+    ends: beyond which position there is nothing in a fold, likewise; None where all entries are there.
+    run_of: which run of the piece each fold is of; None for one.
+    slab: the first slab of its words.
+  """
+
+  arrays: tuple[jax.Array, ...]
+  first: int | np.ndarray
+  ends: int | np.ndarray | None
+  run_of: np.ndarray | None
+  slab: int
+
+
+class Columns:
+  """Words of entries that lie below one another.
+
+  Args:
+    vector: d entries.
+  """
+
+  def __init__(self, vector: Vector):
+    self.vector = vector
+    self.parts = Parts.of(vector.where)
+    self._reads, self._rules = [], []
+    for i, (place, arrays) in enumerate(zip(vector.where, vector.arrays, strict=True)):
+      rule = vector.rule
+      if len(place.runs) > 1 or _lies_by_columns(place.shape):
+        arrays, rule = (rule(*arrays),), lambda x: x
+      self._rules.append(rule)
+      parts = self.parts.by_piece[i]
+      self._reads.append(
+        _reads(place, arrays, parts[0]) if len(parts) == 1 else [_read_runs(place, arrays, parts)]
+      )
+
+  def start(self) -> jax.Array:
+    """As ``Linear.start``."""
+    return jnp.zeros((self.parts.slabs, LANES), jnp.uint32)
+
+  def members(self, words: jax.Array) -> Members:
+    """As ``Linear.members``."""
+    return Members(words, self.parts)
+
+  def rows(self, members: jax.Array) -> Members:
+    """As ``Linear.rows``."""
+    return Members.of(members)
+
+  def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
+    """As ``Linear.strike``."""
+    slab, lane, bits = self.parts.bits(positions)
+    at = jnp.where(lost, slab * LANES + lane, words.size)
+    flat = words.reshape(-1).at[at].add(jnp.uint32(0) - bits, mode="drop")
+    return flat.reshape(words.shape)
+
+  def take(self, positions: jax.Array) -> jax.Array:
+    """As ``Vector.take``."""
+    return self.vector.take_in_place(positions)
+
+  def take_from(self, piece: int, index: jax.Array) -> jax.Array:
+    """As ``Vector.take_from``."""
+    return self.vector.take_from_in_place(piece, index)
+
+  def pack(
+    self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
+  ) -> tuple[jax.Array, Found]:
+    """As ``Linear.pack``."""
+    parts = []
+    for place, rule, reads in zip(self.vector.where, self._rules, self._reads, strict=True):
+      groups = np.array([run.group for run in place.runs])
+      low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
+      found = []
+      for read in reads:
+        # Nothing read can be moved out of the loop. In this shape, too: reshaped after it, an array would be
+        # read apart from what is made of it.
+        arrays, _ = lax.optimization_barrier((read.arrays, turn))
+        new, of_read = _fold(read._replace(arrays=arrays), rule, low_here, high_here, view)
+        words = lax.dynamic_update_slice(words, new, (read.slab, 0))
+        found.append(of_read)
+      parts.append(functools.reduce(Found.with_, found))
+    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+    of_runs = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
+    return words, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
+
+
+def _lies_by_columns(shape: tuple[int, ...]) -> bool:
+  """Whether a TPU fills up less of an array when its last axis is not the one along the lanes."""
+  long = [length for length in shape if length > 1]
+  if len(long) < 2:
+    return False
+
+  def filled(second: int, minor: int) -> int:
+    alone = len(long) == 2 and len(shape) > 2
+    height = second if alone else -(-second // SUBLANES) * SUBLANES
+    return height * -(-minor // LANES) * LANES
+
+  *_, second, minor = long
+  return filled(minor, second) < filled(second, minor)
+
+
+def _reads(place: Place, arrays: tuple[jax.Array, ...], part: Part) -> list[_Read]:
+  """A piece that is one run: its whole folds, and the rest."""
+  sheet = Sheet.of(place.shape)
+  fold = sheet.fold * sheet.width
+  whole = place.size // fold
+  begin, slab = whole * fold, part.slab + whole * part.across
+  even = sheet.rows * sheet.width == place.size
+  sheets = [x.reshape(sheet.rows, *sheet.inner) if even else x.reshape(-1) for x in arrays]
+  if begin == place.size:
+    whole_folds, rest = sheets, []
+  else:
+    cut = whole * sheet.fold if even else begin
+    whole_folds, rest = [x[:cut] for x in sheets], [x[cut:] for x in sheets]
+  reads = []
+  if whole:
+    folded = tuple(x.reshape(whole, sheet.fold, *sheet.inner) for x in whole_folds)
+    reads.append(_Read(folded, place.first, None, None, part.slab))
+  if rest and even:
+    folded = tuple(x[None] for x in rest)
+    reads.append(_Read(folded, place.first + begin, None, None, slab))
+  elif rest:
+    filled = [jnp.pad(x, (0, fold - x.size)) for x in rest]
+    folded = tuple(x.reshape(1, sheet.fold, *sheet.inner) for x in filled)
+    reads.append(_Read(folded, place.first + begin, place.first + place.size, None, slab))
+  return reads
+
+
+def _read_runs(place: Place, arrays: tuple[jax.Array, ...], parts: list[Part]) -> _Read:
+  """A flat piece of several runs, each filled up to whole folds."""
+  (entries,) = arrays
+  fold, filled, folds = FOLD * LANES, [], []
+  for run in place.runs:
+    filled.append(entries[run.begin : run.begin + run.size])
+    folds.append(-(-run.size // fold))
+    if run.size % fold:
+      filled.append(jnp.zeros_like(entries, shape=(-run.size % fold,)))
+  run_of = np.repeat(np.arange(len(folds)), folds)
+  firsts = [
+    place.first + run.begin + fold * i
+    for run, count in zip(place.runs, folds, strict=True)
+    for i in range(count)
+  ]
+  ends = np.array([place.first + run.begin + run.size for run in place.runs], np.int32)
+  folded = jnp.concatenate(filled).reshape(-1, FOLD, LANES)
+  return _Read((folded,), np.array(firsts, np.int32), ends[run_of], run_of, int(parts[0].slab))
+
+
+def _fold(read: _Read, rule, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Found]:
+  """The slabs of some entries, and what they add up to."""
+  entries = rule(*read.arrays)
+  shape = entries.shape
+  folds = shape[0]
+  each = lambda x: jnp.asarray(x).reshape(-1, *(1,) * (len(shape) - 1))
+  of_fold = lambda c: Cut(*(each(x[0] if read.run_of is None else x[read.run_of]) for x in c))
+  axis = functools.partial(lax.broadcasted_iota, jnp.int32, shape)
+
+  position = axis(len(shape) - 1)
+  width = shape[-1]
+  for i in range(len(shape) - 2, 0, -1):
+    if shape[i] > 1:
+      position += axis(i) * np.int32(width)
+    width *= shape[i]
+  if isinstance(read.first, int):
+    position += axis(0) * np.int32(width) + np.int32(read.first)
+  else:
+    position += each(read.first)
+  keys = view(entries)
+  if read.ends is not None:
+    # Below all bounds, of which -1 is the least.
+    keys = jnp.where(position < each(np.asarray(read.ends, np.int32)), keys, -1)
+  code = jnp.zeros(shape, jnp.uint32)
+  for c in (of_fold(low), of_fold(high)):
+    code += (keys > c.value - (position < c.index).astype(jnp.int32)).astype(jnp.uint32)
+  code <<= WIDTH * axis(1).astype(jnp.uint32)
+  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
+  words, squares, most = lax.reduce(
+    (code, square(entries), keys),
+    tuple(_axis.varying_like(x, entries) for x in zeros),
+    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
+    (1,),
+  )
+  survey = Survey(squares.sum(), most.max())
+
+  def count(bits):
+    in_words = lax.population_count(bits).astype(jnp.int32)
+    if read.run_of is None:
+      return in_words.sum()[None]
+    by_fold = in_words.reshape(folds, -1).sum(axis=1)
+    runs = int(read.run_of[-1]) + 1
+    return jax.ops.segment_sum(by_fold, read.run_of, runs, indices_are_sorted=True)
+
+  upper = words >> np.uint32(1) & np.uint32(0x5555_5555)
+  return to_slabs(words), Found(survey, count(words), count(upper))
