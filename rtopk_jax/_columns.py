@@ -1,8 +1,9 @@
 """A vector whose words are columns of its rows, for TPUs: ``_pack`` for entries that lie in tiles.
 
-Everything is read in the order in which it lies, and of no array a copy is made, with two exceptions: several small
-leaves in one piece are taken apart, each to begin with a row of its own; and a leaf that TPUs lay out by columns, since
-that needs less filling up, is written down by rows, all of its arrays as one.
+Unlike elsewhere the vector is written down. A TPU looks up single entries in its own memory: XLA brings in there the
+whole of what entries are taken from, and that is done three times, for the sample, for the doubtful and for what is
+sent. Of one array that takes less than of gradient, momentum and residual, and a vector that is small enough
+stays where it is.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._pack import WIDTH, Found, Survey, View, square
 from rtopk_jax._rows import Cut
-from rtopk_jax._tiles import FOLD, LANES, SUBLANES, Members, Part, Parts, Sheet, to_slabs
+from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, to_slabs
 from rtopk_jax._vector import Place, Vector
 
 
@@ -24,14 +25,14 @@ class _Read(NamedTuple):
   """What of a piece is read at once.
 
   Attributes:
-    arrays: its arrays, shape (folds, rows of a fold, …).
+    entries: shape (folds, rows of a fold, …).
     first: the position of its first entry; or of each fold's, shape (folds,).
     ends: beyond which position there is nothing in a fold, likewise; None where all entries are there.
     run_of: which run of the piece each fold is of; None for one.
     slab: the first slab of its words.
   """
 
-  arrays: tuple[jax.Array, ...]
+  entries: jax.Array
   first: int | np.ndarray
   ends: int | np.ndarray | None
   run_of: np.ndarray | None
@@ -46,18 +47,15 @@ class Columns:
   """
 
   def __init__(self, vector: Vector):
-    self.vector = vector
+    entries = [(vector.rule(*arrays),) for arrays in vector.arrays]
+    # Written down, or whoever looks up an entry would look it up in each of the arrays that it is made of.
+    entries = lax.optimization_barrier(tuple(entries))
+    self.vector = Vector(vector.where, entries, lambda x: x)
     self.parts = Parts.of(vector.where)
-    self._reads, self._rules = [], []
-    for i, (place, arrays) in enumerate(zip(vector.where, vector.arrays, strict=True)):
-      rule = vector.rule
-      if len(place.runs) > 1 or _lies_by_columns(place.shape):
-        arrays, rule = (rule(*arrays),), lambda x: x
-      self._rules.append(rule)
-      parts = self.parts.by_piece[i]
-      self._reads.append(
-        _reads(place, arrays, parts[0]) if len(parts) == 1 else [_read_runs(place, arrays, parts)]
-      )
+    self._reads = [
+      _reads(place, x, parts[0]) if len(parts) == 1 else [_read_runs(place, x, parts)]
+      for place, (x,), parts in zip(vector.where, entries, self.parts.by_piece, strict=True)
+    ]
 
   def start(self) -> jax.Array:
     """As ``Linear.start``."""
@@ -73,8 +71,8 @@ class Columns:
 
   def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
     """As ``Linear.strike``."""
-    slab, lane, bits = self.parts.bits(positions)
-    at = jnp.where(lost, slab * LANES + lane, words.size)
+    number, bits = self.parts.bits(positions)
+    at = jnp.where(lost, number, words.size)
     flat = words.reshape(-1).at[at].add(jnp.uint32(0) - bits, mode="drop")
     return flat.reshape(words.shape)
 
@@ -91,15 +89,15 @@ class Columns:
   ) -> tuple[jax.Array, Found]:
     """As ``Linear.pack``."""
     parts = []
-    for place, rule, reads in zip(self.vector.where, self._rules, self._reads, strict=True):
+    for place, reads in zip(self.vector.where, self._reads, strict=True):
       groups = np.array([run.group for run in place.runs])
       low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
       found = []
       for read in reads:
         # Nothing read can be moved out of the loop. In this shape, too: reshaped after it, an array would be
         # read apart from what is made of it.
-        arrays, _ = lax.optimization_barrier((read.arrays, turn))
-        new, of_read = _fold(read._replace(arrays=arrays), rule, low_here, high_here, view)
+        entries, _ = lax.optimization_barrier((read.entries, turn))
+        new, of_read = _fold(read._replace(entries=entries), low_here, high_here, view)
         words = lax.dynamic_update_slice(words, new, (read.slab, 0))
         found.append(of_read)
       parts.append(functools.reduce(Found.with_, found))
@@ -108,51 +106,30 @@ class Columns:
     return words, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
 
 
-def _lies_by_columns(shape: tuple[int, ...]) -> bool:
-  """Whether a TPU fills up less of an array when its last axis is not the one along the lanes."""
-  long = [length for length in shape if length > 1]
-  if len(long) < 2:
-    return False
-
-  def filled(second: int, minor: int) -> int:
-    alone = len(long) == 2 and len(shape) > 2
-    height = second if alone else -(-second // SUBLANES) * SUBLANES
-    return height * -(-minor // LANES) * LANES
-
-  *_, second, minor = long
-  return filled(minor, second) < filled(second, minor)
-
-
-def _reads(place: Place, arrays: tuple[jax.Array, ...], part: Part) -> list[_Read]:
+def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   """A piece that is one run: its whole folds, and the rest."""
   sheet = Sheet.of(place.shape)
   fold = sheet.fold * sheet.width
   whole = place.size // fold
   begin, slab = whole * fold, part.slab + whole * part.across
   even = sheet.rows * sheet.width == place.size
-  sheets = [x.reshape(sheet.rows, *sheet.inner) if even else x.reshape(-1) for x in arrays]
-  if begin == place.size:
-    whole_folds, rest = sheets, []
-  else:
-    cut = whole * sheet.fold if even else begin
-    whole_folds, rest = [x[:cut] for x in sheets], [x[cut:] for x in sheets]
+  rows = entries.reshape(sheet.rows, *sheet.inner) if even else entries.reshape(-1)
+  cut = whole * sheet.fold if even else begin
   reads = []
   if whole:
-    folded = tuple(x.reshape(whole, sheet.fold, *sheet.inner) for x in whole_folds)
+    folded = (rows if begin == place.size else rows[:cut]).reshape(whole, sheet.fold, *sheet.inner)
     reads.append(_Read(folded, place.first, None, None, part.slab))
-  if rest and even:
-    folded = tuple(x[None] for x in rest)
-    reads.append(_Read(folded, place.first + begin, None, None, slab))
-  elif rest:
-    filled = [jnp.pad(x, (0, fold - x.size)) for x in rest]
-    folded = tuple(x.reshape(1, sheet.fold, *sheet.inner) for x in filled)
-    reads.append(_Read(folded, place.first + begin, place.first + place.size, None, slab))
+  if begin < place.size:
+    rest, end = rows[cut:], None
+    if not even:
+      rest = jnp.pad(rest, (0, fold - rest.size)).reshape(sheet.fold, *sheet.inner)
+      end = place.first + place.size
+    reads.append(_Read(rest[None], place.first + begin, end, None, slab))
   return reads
 
 
-def _read_runs(place: Place, arrays: tuple[jax.Array, ...], parts: list[Part]) -> _Read:
+def _read_runs(place: Place, entries: jax.Array, parts: list[Part]) -> _Read:
   """A flat piece of several runs, each filled up to whole folds."""
-  (entries,) = arrays
   fold, filled, folds = FOLD * LANES, [], []
   for run in place.runs:
     filled.append(entries[run.begin : run.begin + run.size])
@@ -167,12 +144,12 @@ def _read_runs(place: Place, arrays: tuple[jax.Array, ...], parts: list[Part]) -
   ]
   ends = np.array([place.first + run.begin + run.size for run in place.runs], np.int32)
   folded = jnp.concatenate(filled).reshape(-1, FOLD, LANES)
-  return _Read((folded,), np.array(firsts, np.int32), ends[run_of], run_of, int(parts[0].slab))
+  return _Read(folded, np.array(firsts, np.int32), ends[run_of], run_of, int(parts[0].slab))
 
 
-def _fold(read: _Read, rule, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Found]:
+def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Found]:
   """The slabs of some entries, and what they add up to."""
-  entries = rule(*read.arrays)
+  entries = read.entries
   shape = entries.shape
   folds = shape[0]
   each = lambda x: jnp.asarray(x).reshape(-1, *(1,) * (len(shape) - 1))

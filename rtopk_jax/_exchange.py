@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _axis, _vector
+from rtopk_jax import _axis, _vector, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._select import Selection, SparseSlices
@@ -177,7 +177,10 @@ def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) ->
     return slices.indices, slices.values
 
   def settle(residuals, here):
-    return _vector.write(residuals, where, positions, kept, keep=here)
+    # Of what is sent exactly, nothing is left.
+    return _write.put(
+      residuals, where, positions, kept, keep=here, are_zero=wire.is_exact
+    )
 
   return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
 
@@ -206,6 +209,22 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
+  def sum_in_tiles():
+    tiled = _write.Tiled(where)
+
+    def add(worker, state):
+      totals, senders = state
+      positions, values = contributions.read(worker)
+      wanted = keep if weights is None else keep & (weights[worker] > 0)
+      totals = tiled.add(totals, positions, values / divisor, wanted)
+      ones = jnp.ones_like(positions)
+      return totals, [tiled.add(x, positions, ones, wanted) for x in senders]
+
+    positions, values = contributions.read(jnp.int32(0))
+    start = (tiled.zeros(values), [tiled.zeros(positions)] if by_senders else [])
+    totals, senders = lax.fori_loop(0, contributions.count, add, start)
+    return tiled.leaves(totals), [y for x in senders for y in tiled.leaves(x)]
+
   def add(worker, state):
     totals, senders = state
     positions, values = contributions.read(worker)
@@ -216,15 +235,21 @@ def reduce(
       senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
     return totals, senders
 
-  # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
-  # and copy it for each.
-  positions, values = contributions.read(jnp.int32(0))
-  nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
-  zeros = lambda dtype: [
-    jnp.broadcast_to(nothing[i].astype(dtype), place.shape) for i, place in enumerate(where)
-  ]
-  start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else [])
-  totals, senders = lax.fori_loop(0, contributions.count, add, start)
+  def sum_in_place():
+    # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
+    # and copy it for each.
+    positions, values = contributions.read(jnp.int32(0))
+    nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
+    zeros = lambda dtype: [
+      jnp.broadcast_to(nothing[i].astype(dtype), place.shape) for i, place in enumerate(where)
+    ]
+    start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else [])
+    return lax.fori_loop(0, contributions.count, add, start)
+
+  if _write.Tiled.fits(where):
+    totals, senders = lax.platform_dependent(tpu=sum_in_tiles, default=sum_in_place)
+  else:
+    totals, senders = sum_in_place()
   if by_senders:
     divided = zip(totals, senders, strict=True)
     return [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]

@@ -64,11 +64,19 @@ class Selection(NamedTuple):
 
   Attributes:
     positions: theirs, ascending, shape (k,), int32.
+    values: of these entries, shape (k,).
     survey: of the vector, a by-product.
   """
 
   positions: jax.Array
+  values: jax.Array
   survey: Survey
+
+  @classmethod
+  def of(cls, vector: Vector, positions: jax.Array) -> "Selection":
+    """The entries at ascending positions, and a survey in a read of its own."""
+    survey = _search.survey(vector, magnitude_keys)
+    return cls(positions, vector.take(positions), survey)
 
 
 class Counts(NamedTuple):
@@ -203,7 +211,7 @@ class Selector:
     (size,) = vector.shape
     whole = Vector(places([(size,)]), ((vector,),), lambda x: x)
     chosen = self.select(whole, lambda _: key, num_workers)
-    values = whole.take(chosen.positions)
+    values = chosen.values
     scales = self.scales([size], num_workers)
     if scales is not None:
       values = values * scales.astype(vector.dtype)
@@ -226,18 +234,19 @@ class Selector:
     sent, large = [k for k, _ in counts], [r for _, r in counts]
     if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
       everything = vector.spread(lax.iota(jnp.int32, vector.size))
-      return Selection(everything, _search.survey(vector, magnitude_keys))
+      return Selection.of(vector, everything)
     if self.method == "top_k" or vector.size <= _SORT_BELOW:
       return _by_sorting(vector, key_of, sent, large)
     if all(r == size for r, size in zip(large, vector.counts, strict=True)):
       numbers = _per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
-      return Selection(vector.spread(numbers), _search.survey(vector, magnitude_keys))
+      return Selection.of(vector, vector.spread(numbers))
 
     def chosen(form: _search.Form) -> Selection:
       found, survey = _search.largest(form, large, magnitude_keys)
       everything = sent == large
       ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, form)
-      return Selection(found.locate(ranks), survey)
+      positions = found.locate(ranks)
+      return Selection(positions, form.take(positions), survey)
 
     return _per_form(vector, chosen)
 
@@ -280,8 +289,7 @@ def _by_sorting(
         chosen = chosen[jnp.sort(top_k_of_keys(random_keys(key, r), k))]
     numbers.append(begin + chosen)
     begin += size
-  survey = _search.survey(vector, magnitude_keys)
-  return Selection(vector.spread(jnp.concatenate(numbers)), survey)
+  return Selection.of(vector, vector.spread(jnp.concatenate(numbers)))
 
 
 def draw(

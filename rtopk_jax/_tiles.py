@@ -83,6 +83,21 @@ class Sheet(NamedTuple):
     return cls(rows, inner, even[0] if even else FOLD)
 
 
+def lies_by_columns(shape: tuple[int, ...]) -> bool:
+  """Whether a TPU fills up less of an array when its last axis is not the one along the lanes."""
+  long = [length for length in shape if length > 1]
+  if len(long) < 2:
+    return False
+
+  def filled(second: int, minor: int) -> int:
+    alone = len(long) == 2 and len(shape) > 2
+    height = second if alone else -(-second // SUBLANES) * SUBLANES
+    return height * -(-minor // LANES) * LANES
+
+  *_, second, minor = long
+  return filled(minor, second) < filled(second, minor)
+
+
 class Part(NamedTuple):
   """Where the words of a run are.
 
@@ -149,14 +164,14 @@ class Parts:
     take = lambda row: jnp.asarray(row).at[found].get(mode="promise_in_bounds")
     return Part(*map(take, self._table))
 
-  def bits(self, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The slab and lane of the word of each position, and the lower one of its bits."""
+  def bits(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The number of the word of each position, and the lower one of its bits."""
     part = self._find("first", positions)
     index = positions - part.first
     row, column = index // part.width, index % part.width
     slab = part.slab + row // part.fold * part.across + column // LANES
     bit = np.uint32(1) << (_WIDTH * (row % part.fold)).astype(jnp.uint32)
-    return slab, column % LANES, bit
+    return slab * LANES + column % LANES, bit
 
   def locate(self, words: jax.Array, ranks: jax.Array) -> jax.Array:
     """The positions of some members of a set.
