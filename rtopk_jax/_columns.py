@@ -6,6 +6,7 @@ sent. Of one array that takes less than of gradient, momentum and residual, and 
 stays where it is.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._pack import WIDTH, Found, Survey, View, square
 from rtopk_jax._rows import Cut
-from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, to_slabs
+from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, lies_by_columns, to_slabs
 from rtopk_jax._vector import Place, Vector
 
 
@@ -47,15 +48,23 @@ class Columns:
   """
 
   def __init__(self, vector: Vector):
-    entries = [(vector.rule(*arrays),) for arrays in vector.arrays]
+    where, entries = [], []
+    for place, arrays in zip(vector.where, vector.arrays, strict=True):
+      sheet = Sheet.of(place.shape)
+      even = sheet.rows * sheet.width == place.size
+      shape = (sheet.rows, *sheet.inner) if even and len(place.runs) == 1 else (place.size,)
+      if lies_by_columns(place.shape):
+        shape = place.shape
+      where.append(dataclasses.replace(place, shape=shape))
+      entries.append((vector.rule(*arrays).reshape(shape),))
     # Written down, or whoever looks up an entry would look it up in each of the arrays that it is made of.
     entries = lax.optimization_barrier(tuple(entries))
-    self.vector = Vector(vector.where, entries, lambda x: x)
+    self.vector = Vector(tuple(where), entries, lambda x: x)
     self.parts = Parts.of(vector.where)
-    self._reads = [
-      _reads(place, x, parts[0]) if len(parts) == 1 else [_read_runs(place, x, parts)]
-      for place, (x,), parts in zip(vector.where, entries, self.parts.by_piece, strict=True)
-    ]
+    self._reads = []
+    for place, (x,), parts in zip(vector.where, entries, self.parts.by_piece, strict=True):
+      one = len(parts) == 1
+      self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
 
   def start(self) -> jax.Array:
     """As ``Linear.start``."""
@@ -113,14 +122,14 @@ def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   whole = place.size // fold
   begin, slab = whole * fold, part.slab + whole * part.across
   even = sheet.rows * sheet.width == place.size
-  rows = entries.reshape(sheet.rows, *sheet.inner) if even else entries.reshape(-1)
+  entries = entries.reshape(sheet.rows, *sheet.inner) if even else entries.reshape(-1)
   cut = whole * sheet.fold if even else begin
   reads = []
   if whole:
-    folded = (rows if begin == place.size else rows[:cut]).reshape(whole, sheet.fold, *sheet.inner)
+    folded = (entries if begin == place.size else entries[:cut]).reshape(whole, sheet.fold, *sheet.inner)
     reads.append(_Read(folded, place.first, None, None, part.slab))
   if begin < place.size:
-    rest, end = rows[cut:], None
+    rest, end = entries[cut:], None
     if not even:
       rest = jnp.pad(rest, (0, fold - rest.size)).reshape(sheet.fold, *sheet.inner)
       end = place.first + place.size

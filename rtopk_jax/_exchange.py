@@ -209,6 +209,28 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
+  # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a shape,
+  # and copy it for each.
+  def zeros(count):
+    positions, values = contributions.read(jnp.int32(0))
+    return jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
+
+  def sum_in_place():
+    def add(worker, state):
+      totals, senders = state
+      positions, values = contributions.read(worker)
+      wanted = keep if weights is None else keep & (weights[worker] > 0)
+      totals = _vector.write(totals, where, positions, values / divisor, keep=wanted, add=True)
+      if by_senders:
+        one = jnp.int32(1)
+        senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
+      return totals, senders
+
+    nothing = zeros(len(where))
+    start = [jnp.broadcast_to(nothing[i], place.shape) for i, place in enumerate(where)]
+    counted = [x.astype(jnp.int32) for x in start] if by_senders else []
+    return lax.fori_loop(0, contributions.count, add, (start, counted))
+
   def sum_in_tiles():
     tiled = _write.Tiled(where)
 
@@ -217,34 +239,15 @@ def reduce(
       positions, values = contributions.read(worker)
       wanted = keep if weights is None else keep & (weights[worker] > 0)
       totals = tiled.add(totals, positions, values / divisor, wanted)
-      ones = jnp.ones_like(positions)
-      return totals, [tiled.add(x, positions, ones, wanted) for x in senders]
+      if by_senders:
+        senders = tiled.add(senders, positions, jnp.ones_like(positions), wanted)
+      return totals, senders
 
-    positions, values = contributions.read(jnp.int32(0))
-    start = (tiled.zeros(values), [tiled.zeros(positions)] if by_senders else [])
+    nothing = zeros(len(tiled.sizes))
+    counted = tiled.nothing(nothing.astype(jnp.int32)) if by_senders else []
+    start = (tiled.nothing(nothing), counted)
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
-    return tiled.leaves(totals), [y for x in senders for y in tiled.leaves(x)]
-
-  def add(worker, state):
-    totals, senders = state
-    positions, values = contributions.read(worker)
-    wanted = keep if weights is None else keep & (weights[worker] > 0)
-    totals = _vector.write(totals, where, positions, values / divisor, keep=wanted, add=True)
-    if by_senders:
-      one = jnp.int32(1)
-      senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
-    return totals, senders
-
-  def sum_in_place():
-    # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
-    # and copy it for each.
-    positions, values = contributions.read(jnp.int32(0))
-    nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
-    zeros = lambda dtype: [
-      jnp.broadcast_to(nothing[i].astype(dtype), place.shape) for i, place in enumerate(where)
-    ]
-    start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else [])
-    return lax.fori_loop(0, contributions.count, add, start)
+    return tiled.leaves(totals), tiled.leaves(senders) if by_senders else []
 
   if _write.Tiled.fits(where):
     totals, senders = lax.platform_dependent(tpu=sum_in_tiles, default=sum_in_place)

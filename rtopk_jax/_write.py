@@ -2,9 +2,8 @@
 
 On CPUs and GPUs a leaf is written to where it lies. A TPU writes single entries only to arrays of one axis, so that
 a leaf would be laid out anew twice. There, entries are set while the whole leaf is written anyway: their positions
-are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in one flat array for all
-leaves, whose entries are in the order in which TPUs keep those of the leaves, so that looking at it as leaves moves
-nothing.
+are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in flat arrays, whose entries are
+in the order in which TPUs keep those of the leaves, so that looking at one as a leaf moves nothing.
 """
 
 from collections.abc import Sequence
@@ -18,6 +17,9 @@ from jax import lax
 from rtopk_jax import _axis, _vector
 from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns
 from rtopk_jax._vector import MAX_SIZE, Place
+
+# Leaves of so many entries have a flat array each, since what is cut out of one is a copy. Others share one.
+_ALONE = 1 << 22
 
 
 def put(
@@ -65,7 +67,7 @@ def put_in_tiles(
   if not values.ndim:
     return [jnp.where(here, values, leaf) for here, leaf in zip(marked, leaves, strict=True)]
   tiled = Tiled(where)
-  sums = tiled.add(tiled.zeros(values), positions, values, keep)
+  sums = tiled.add(tiled.nothing(jnp.zeros_like(values, shape=())), positions, values, keep)
   return [
     jnp.where(here, new, leaf)
     for here, new, leaf in zip(marked, tiled.leaves(sums), leaves, strict=True)
@@ -118,7 +120,8 @@ class _Piece(NamedTuple):
     turned: whether rows and columns have changed places.
     tall: rows of a tile.
     across: tiles that rows take.
-    begin: its first entry in the flat array.
+    array: the number of its flat array.
+    begin: its first entry there.
   """
 
   first: int
@@ -127,11 +130,12 @@ class _Piece(NamedTuple):
   turned: int
   tall: int
   across: int
+  array: int
   begin: int
 
 
 class Tiled:
-  """Leaves in one flat array, each entry where a TPU keeps it.
+  """Leaves in flat arrays, each entry where a TPU keeps it.
 
   Args:
     where: their places.
@@ -140,62 +144,66 @@ class Tiled:
   def __init__(self, where: Sequence[Place]):
     self.where = tuple(where)
     self._pieces: list[_Piece] = []
-    begin = 0
+    self._ends: list[int] = []
+    # The first array is that of those who share one.
+    self.sizes = [0]
     for place in where:
       long = [length for length in place.shape if length > 1]
       flat = len(long) < 2
       width = LANES if flat else long[-1]
       rows = -(-place.size // width)
       turned = lies_by_columns(place.shape)
-      if turned:
-        rows, columns = width, rows
-      else:
-        columns = width
-      alone = len(long) == 2 and len(place.shape) > 2 and rows % SUBLANES
-      across = -(-columns // LANES)
-      tall = 1 if flat or alone else SUBLANES
-      self._pieces.append(
-        _Piece(
-          place.first, place.first + place.size, width, int(turned), tall, across, begin
-        )
-      )
-      begin += -(-rows // SUBLANES) * SUBLANES * across * LANES
-    self.size = begin
+      height, columns = (width, rows) if turned else (rows, width)
+      # An axis of one takes the place of a tile's 8 rows, which would have to be filled up.
+      alone = len(long) == 2 and len(place.shape) > 2 and long[-2] % SUBLANES
+      across, tall = -(-columns // LANES), 1 if flat or alone else SUBLANES
+      length = -(-height // SUBLANES) * SUBLANES * across * LANES
+      number = 0
+      if place.size >= _ALONE:
+        number = len(self.sizes)
+        self.sizes.append(0)
+      begin = self.sizes[number]
+      self.sizes[number] += length
+      end = place.first + place.size
+      piece = _Piece(place.first, end, width, int(turned), tall, across, number, begin)
+      self._pieces.append(piece)
+      self._ends.append(begin + length)
 
   @classmethod
   def fits(cls, where: Sequence[Place]) -> bool:
-    """Whether the flat array, with what tiles are filled up by, can be indexed."""
-    return cls(where).size <= MAX_SIZE
+    """Whether the flat arrays, with what tiles are filled up by, can be indexed."""
+    return max(cls(where).sizes) <= MAX_SIZE
 
-  def zeros(self, like: jax.Array) -> jax.Array:
-    """The flat array of nothing."""
-    return jnp.zeros_like(like, shape=(self.size,))
+  def nothing(self, zeros: jax.Array) -> list[jax.Array]:
+    """The flat arrays of nothing, out of a zero, or out of one for each."""
+    zeros = jnp.broadcast_to(zeros, (len(self.sizes),))
+    return [jnp.broadcast_to(zeros[i], (size,)) for i, size in enumerate(self.sizes)]
 
   def add(
-    self, sums: jax.Array, positions: jax.Array, values: jax.Array, keep: jax.Array | bool
-  ) -> jax.Array:
-    """The flat array with values added at distinct positions, those to keep alone."""
+    self, sums: list[jax.Array], positions: jax.Array, values: jax.Array, keep: jax.Array | bool
+  ) -> list[jax.Array]:
+    """The flat arrays with values added at distinct positions, those to keep alone."""
     table = np.array(self._pieces, np.int32).T
     which = _last(table[0], positions)
     at = _Piece(*(_of(row, which) for row in table))
     there = (positions >= 0) & (positions < at.end) & keep
     index = jnp.maximum(positions - at.first, 0)
     row, column = lax.div(index, at.width), lax.rem(index, at.width)
-    row, column = (
-      jnp.where(at.turned == 1, a, b) for a, b in ((column, row), (row, column))
-    )
+    turned = at.turned == 1
+    row, column = jnp.where(turned, column, row), jnp.where(turned, row, column)
     tile = lax.div(row, at.tall) * at.across + column // LANES
     place = at.begin + (tile * at.tall + lax.rem(row, at.tall)) * LANES + column % LANES
-    return sums.at[jnp.where(there, place, self.size)].add(
-      values, mode="drop", unique_indices=True
-    )
+    added = []
+    for i, (x, size) in enumerate(zip(sums, self.sizes, strict=True)):
+      here = jnp.where(there & (at.array == i), place, size)
+      added.append(x.at[here].add(values, mode="drop") if size else x)
+    return added
 
-  def leaves(self, sums: jax.Array) -> list[jax.Array]:
-    """The flat array as leaves."""
-    ends = [*(piece.begin for piece in self._pieces[1:]), self.size]
+  def leaves(self, sums: list[jax.Array]) -> list[jax.Array]:
+    """The flat arrays as leaves."""
     found = []
-    for place, piece, end in zip(self.where, self._pieces, ends, strict=True):
-      x = sums[piece.begin : end]
+    for place, piece, end in zip(self.where, self._pieces, self._ends, strict=True):
+      x = sums[piece.array][piece.begin : end]
       rows = place.size // piece.width
       if sum(length > 1 for length in place.shape) < 2:
         found.append(x[: place.size].reshape(place.shape))
