@@ -40,6 +40,9 @@ from jax.sharding import PartitionSpec as P
 import rtopk_jax
 from benchmarks import hlo, models, timing
 
+# With the lines of the sources in a program, libtpu 0.0.42's inlining of calls may go round in circles for ever.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
 WORKERS, CHIPS = "workers", "chips"
 _MOMENTUM = 0.9
 # What a collective that carries no words may carry: the mean of the loss.

@@ -223,7 +223,9 @@ def _plain(x: Instruction, sources: list[tuple[Array, ...]]) -> float:
   written = sum(_off_chip(array) for array in x.results)
   if x.opcode.removesuffix("-start") in _SLICES:
     size = min((array.bytes for array in x.results if array.entries > 1), default=0)
-    return size * sum(not array.on_chip for array in (*sources[0][:1], x.results[0]))
+    # An asynchronous one names its operand in front of its result.
+    made = x.results[1 if x.opcode.endswith("-start") and len(x.results) > 1 else 0]
+    return size * sum(not array.on_chip for array in (*sources[0][:1], made))
   if x.opcode in _UPDATES:
     place = _UPDATES[x.opcode]
     return 2 * sum(_off_chip(array) for array in sources[place])

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _search
 from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._select import Selection, Selector
 from rtopk_jax._vector import Vector
@@ -48,8 +47,7 @@ def select(
       positions.append((chosen + first[:, None]).reshape(-1))
       begins.append(np.repeat(first, k))
       lengths += [length] * rows.shape[0]
-  survey = _search.survey(vector, magnitude_keys)
-  selection = Selection(jnp.concatenate(positions), survey)
+  selection = Selection.of(vector, jnp.concatenate(positions))
   blocks = Blocks(np.concatenate(begins).astype(np.int32), size)
   return selection, blocks, selector.scales(lengths, num_workers)
 

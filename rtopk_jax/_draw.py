@@ -16,7 +16,9 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._columns import Columns
 from rtopk_jax._keys import RANDOM_BELOW, random_keys
+from rtopk_jax._pack import Linear
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Rows, above, exact_cut
 
@@ -27,29 +29,30 @@ _MANY = 1 << 16
 _SIGMAS = 6
 
 
-def draw(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
+def draw(
+  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], form: Linear | Columns
+) -> jax.Array:
   """A uniformly random subset of each of some sets, their members numbered through.
 
   Args:
     key: a PRNG key.
     sizes: of the sets.
     counts: of the subsets, from 1 to the size.
+    form: how words are made on this platform.
 
   Returns:
     The numbers, ascending, shape (sum(counts),).
   """
-  if sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
+  if form.has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
     return _by_marks(key, sizes, counts)
-  taken = _members(key, sizes, jnp.array(sizes, jnp.int32), counts)
-  rows = Rows(sizes)
-  found = taken.first(sum(counts))
-  return found - rows.padding(found, sizes)
+  found = form.numbers(_taken(key, sizes, jnp.array(sizes, jnp.int32), counts), sum(counts))
+  return found - Rows(sizes).padding(found, sizes)
 
 
-def _members(
+def _taken(
   key: jax.Array, rooms: Sequence[int], sizes: jax.Array, counts: Sequence[int]
-) -> Positions:
-  """Subsets of sets in rows, the first so many places of each being its members."""
+) -> jax.Array:
+  """What is taken of sets in rows, the first so many places of each being its members."""
   rows = Rows(rooms)
   number, size = rows.number(), rows.spread(sizes)
   keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
@@ -57,7 +60,7 @@ def _members(
   zero = jnp.zeros(len(rooms), jnp.int32)
   highest = jnp.full_like(zero, RANDOM_BELOW)
   cut = exact_cut(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
-  return Positions.of(above(keys, rows, cut).reshape(-1))
+  return above(keys, rows, cut)
 
 
 def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
@@ -85,7 +88,8 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
   turns, marked, different = lax.while_loop(
     lambda state: jnp.any(state[2] < wanted), attempt, start
   )
-  taken = _members(jax.random.fold_in(key, turns), draws, different, counts).first(sum(counts))
+  taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
+  taken = Positions.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.
   list_of = np.repeat(np.arange(len(sizes)), counts)
   places = np.cumsum(Rows(draws).capacities) - np.array(Rows(draws).capacities)

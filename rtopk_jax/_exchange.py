@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _axis, _vector
+from rtopk_jax import _axis, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._select import Selection, SparseSlices
@@ -177,7 +177,8 @@ def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) ->
     return slices.indices, slices.values
 
   def settle(residuals, here):
-    return _vector.write(residuals, where, positions, kept, keep=here)
+    # Of what is sent exactly, nothing is left.
+    return _write.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 
   return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
 

@@ -4,6 +4,7 @@ The bits are 2 above the higher cut, 1 between the cuts and 0 below the lower on
 each cut, the sum of all squares and the largest key come out of the same read.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._vector import ALIGN, Place, Vector
 
@@ -41,7 +43,11 @@ class Survey(NamedTuple):
 
   @classmethod
   def of(cls, entries: jax.Array, view: View) -> "Survey":
-    """Of flat entries, by rows: compilers for CPUs vectorise what makes several numbers of a row."""
+    return cls(jnp.sum(square(entries)), jnp.max(view(entries)))
+
+  @classmethod
+  def by_rows(cls, entries: jax.Array, view: View) -> "Survey":
+    """Of flat entries: compilers for CPUs vectorise what makes several numbers of a row."""
     whole = entries.size // _ROW * _ROW
     found = []
     for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
@@ -89,6 +95,51 @@ class Found(NamedTuple):
     return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
 
 
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """Words of entries that lie one after another; their bits are in the order of positions.
+
+  Attributes:
+    vector: d entries, in flat arrays.
+  """
+
+  vector: Vector
+  # Whether a bit for each of very many things is made and read without a copy of more than that.
+  has_bits = True
+
+  def start(self) -> jax.Array:
+    """Words of nothing."""
+    return jnp.zeros(-(-self.vector.words // GROUP) * GROUP, jnp.uint32)
+
+  def pack(
+    self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
+  ) -> tuple[jax.Array, "Found"]:
+    """The words of two cuts of each group, written over others in some turn of a loop, and what was found."""
+    return pack(self.vector.tied_to(turn), words, low, high, view)
+
+  def members(self, words: jax.Array) -> Positions:
+    """The set of positions that have a bit in some words."""
+    return Positions(words, WIDTH)
+
+  def numbers(self, members: jax.Array, count: int) -> jax.Array:
+    """Where an array of rows is true, which it is so many times: numbers counted row by row, ascending."""
+    return Positions.of(members.reshape(-1)).first(count)
+
+  def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
+    """The words without the lower bits of some positions, no two of them the same."""
+    bits = np.uint32(1) << (WIDTH * (positions % ALIGN)).astype(jnp.uint32)
+    at = jnp.where(lost, positions // ALIGN, words.size)
+    return words.at[at].add(jnp.uint32(0) - bits, mode="drop")
+
+  def take(self, positions: jax.Array) -> jax.Array:
+    """As ``Vector.take``."""
+    return self.vector.take(positions)
+
+  def take_from(self, piece: int, index: jax.Array) -> jax.Array:
+    """As ``Vector.take_from``."""
+    return self.vector.take_from(piece, index)
+
+
 def pack(
   vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View
 ) -> tuple[jax.Array, Found]:
@@ -110,8 +161,7 @@ def pack(
     low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
     piece = _Piece(vector, i, low_here, high_here, view)
     if len(vector.arrays[i]) == 1:
-      # A stretch of a leaf that lies in tiles would be a copy of the leaf.
-      packed, new = lax.platform_dependent(packed, tpu=piece.pack, default=piece.pack_by_stretches)
+      packed, new = piece.pack_by_stretches(packed)
     else:
       # An array that a loop reads is not updated in place after it, as memory is.
       packed, new = piece.pack(packed)

@@ -48,8 +48,8 @@ class Positions:
     """
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     in_group, low, high = self._counts()
-    ends = _running_total(in_group)
-    group = jnp.minimum(_not_above(ends, ranks), ends.size - 1)
+    ends = running_total(in_group)
+    group = jnp.minimum(not_above(ends, ranks), ends.size - 1)
     left = ranks - at(ends - in_group, group)
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
     low, high = low * _EVERY_BYTE, high * _EVERY_BYTE + (low * _EVERY_BYTE >> 24) * _EVERY_BYTE
@@ -67,7 +67,7 @@ class Positions:
 
   def below(self, positions: jax.Array) -> jax.Array:
     """How many members come before some positions; int32, of their shape."""
-    ends = _running_total(lax.population_count(self.words).astype(jnp.int32))
+    ends = running_total(lax.population_count(self.words).astype(jnp.int32))
     bits = 32 // self.width
     word, bit = positions // bits, self.width * (positions % bits)
     before = ends.at[word - 1].get(mode="promise_in_bounds")
@@ -87,7 +87,7 @@ class Positions:
       Their positions, int32, shape (count,); something in range where there are too few.
     """
     counts = lax.population_count(self.words).astype(jnp.int32)
-    begins = _running_total(counts) - counts
+    begins = running_total(counts) - counts
     filled = counts > 0
     length = -(-count // (32 * _TURNS))
     blocks = _TURNS * length
@@ -96,7 +96,7 @@ class Positions:
       .at[jnp.where(filled, begins >> 5, blocks)]
       .add(np.uint32(1) << (begins & 31).astype(jnp.uint32), mode="drop")
     )
-    number = _running_total(filled.astype(jnp.int32)) - 1
+    number = running_total(filled.astype(jnp.int32)) - 1
     filled_words = (
       _axis.varying_like(jnp.zeros_like(counts), self.words)
       .at[jnp.where(filled, number, counts.size)]
@@ -105,7 +105,7 @@ class Positions:
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     bits, begins = at(self.words, filled_words), at(begins, filled_words)
     in_block = lax.population_count(marks).astype(jnp.int32)
-    before = _running_total(in_block) - in_block
+    before = running_total(in_block) - in_block
     bit = lax.iota(jnp.int32, 32)[None]
     up_to = (np.uint32(2) << bit.astype(jnp.uint32)) - np.uint32(1)
 
@@ -152,7 +152,7 @@ class Positions:
     return position
 
 
-def _running_total(counts: jax.Array) -> jax.Array:
+def running_total(counts: jax.Array) -> jax.Array:
   """The sum up to each count, in two steps, since work on all of it grows with its length's logarithm."""
   rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
   within = jnp.cumsum(rows, axis=1)
@@ -161,7 +161,7 @@ def _running_total(counts: jax.Array) -> jax.Array:
   return (within + before[:, None]).reshape(-1)[: counts.size]
 
 
-def _not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
+def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
   """How many of some ascending numbers are at most each rank."""
   step = 1 << (ends.size.bit_length() - 1)
 

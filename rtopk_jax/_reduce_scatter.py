@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis, _checks, _exchange, _select, _vector
+from rtopk_jax import _axis, _checks, _exchange, _select, _vector, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Contributions, Incoming, Outgoing
 from rtopk_jax._select import SparseSlices
@@ -280,14 +280,14 @@ class _Leg:
 
     def settle(residuals, here):
       keep = here & owned.accepted
-      residuals = _vector.write(residuals, where, positions, owned.kept, keep=keep)
+      residuals = _write.put(residuals, where, positions, owned.kept, keep=keep)
 
       def add(worker, residuals):
         at, received, real = owned.read(worker)
         return _vector.write(residuals, where, at, received, keep=here & real, add=True)
 
       residuals = lax.fori_loop(0, self.num_workers, add, residuals)
-      return _vector.write(residuals, where, owned.chosen, owned.rest, keep=here)
+      return _write.put(residuals, where, owned.chosen, owned.rest, keep=here)
 
     sent = ((positions, owned.accepted), (owned.chosen, True))
     return Incoming(Contributions(self.num_workers, read), settle, sent)

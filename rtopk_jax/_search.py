@@ -29,11 +29,15 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._columns import Columns
 from rtopk_jax._keys import LARGEST_KEY
-from rtopk_jax._pack import EVEN_BITS, WIDTH, Survey, View, pack
-from rtopk_jax._positions import GROUP, Positions
+from rtopk_jax._pack import EVEN_BITS, Linear, Survey, View
+from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
+from rtopk_jax._tiles import Members
 from rtopk_jax._vector import ALIGN, Vector
+
+Form = Linear | Columns
 
 # Groups below this size are not sampled: all of their entries are between the cuts.
 _SMALL = 1 << 14
@@ -44,26 +48,32 @@ _SIGMAS = 3.5
 
 def survey(vector: Vector, view: View) -> Survey:
   """The survey alone, in a read of its own."""
-  parts = [Survey.of(vector.read(i), view) for i in range(len(vector.where))]
+  parts = [
+    lax.platform_dependent(
+      cpu=lambda i=i: Survey.by_rows(vector.read(i), view),
+      default=lambda arrays=arrays: Survey.of(vector.rule(*arrays), view),
+    )
+    for i, arrays in enumerate(vector.arrays)
+  ]
   return functools.reduce(Survey.with_, parts)
 
 
-def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Positions, Survey]:
+def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | Members, Survey]:
   """The positions of the largest keys of each group, the lowest positions of equal ones.
 
   Args:
-    vector: d entries.
+    form: d entries, and how they make words.
     counts: r of each group, from 1 to its entries.
     view: from entries to their keys. It is applied wherever keys are read, so that they are never stored.
 
   Returns:
     The set of exactly sum(counts) positions, and the vector's survey.
   """
-  plan = _Plan(vector, counts)
-  words, low, high, found = _three_kinds(vector, plan, view)
+  plan = _Plan(form.vector, counts)
+  words, low, high, found = _three_kinds(form, plan, view)
 
   # Those between the cuts, of which the largest are still to be taken.
-  doubtful = Positions(words & ~(words >> np.uint32(1)) & EVEN_BITS, WIDTH)
+  doubtful = form.members(words & ~(words >> np.uint32(1)) & EVEN_BITS)
   rows = plan.doubtful
   listed = low.count - high.count
   begins = jnp.cumsum(listed) - listed
@@ -72,14 +82,10 @@ def largest(vector: Vector, counts: Sequence[int], view: View) -> tuple[Position
   ranks = jnp.minimum(number, rows.spread(listed) - 1) + rows.spread(begins)
   positions = doubtful.locate(jnp.maximum(ranks, 0).reshape(-1))
   # A key of -1 is below all others, so that what is not there is never above the cut.
-  keys = jnp.where(there, view(vector.take(positions)).reshape(there.shape), -1)
+  keys = jnp.where(there, view(form.take(positions)).reshape(there.shape), -1)
   exact = exact_cut(keys, rows, plan.counts - high.count, listed, low.value, high.value)
   lost = (there & ~above(keys, rows, exact)).reshape(-1)
-  bits = np.uint32(1) << (WIDTH * (positions % ALIGN)).astype(jnp.uint32)
-  words = words.at[jnp.where(lost, positions // ALIGN, words.size)].add(
-    jnp.uint32(0) - bits, mode="drop"
-  )
-  return Positions(words, WIDTH), found
+  return form.members(form.strike(words, positions, lost)), found
 
 
 class _Plan:
@@ -89,7 +95,6 @@ class _Plan:
     sizes, total = vector.counts, vector.size
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
-    self.words = -(-vector.words // GROUP) * GROUP
     self.samples, self.targets, self.errors, capacities = [], [], [], []
     for size, count in zip(sizes, counts, strict=True):
       sample = _SAMPLE * size // total // Rows.WIDTH * Rows.WIDTH
@@ -111,14 +116,14 @@ class _Plan:
     self.capacities = jnp.array(self.doubtful.capacities, jnp.int32)
 
 
-def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
+def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   """A cut on either side of the wanted one, as far as a sample can tell."""
   sampled = [group for group, count in enumerate(plan.samples) if count]
-  low, high = _everything(plan, vector), _nothing(plan, vector)
+  low, high = _everything(plan, form.vector), _nothing(plan, form.vector)
   if not sampled:
     return low, high
   rows = Rows([plan.samples[group] for group in sampled])
-  keys = view(jnp.concatenate([_sample(vector, group, plan.samples[group]) for group in sampled]))
+  keys = view(jnp.concatenate([_sample(form, group, plan.samples[group]) for group in sampled]))
   keys = keys.reshape(-1, Rows.WIDTH)
   sizes = jnp.array(rows.capacities, jnp.int32)
   zero, most = jnp.zeros_like(sizes), jnp.full_like(sizes, LARGEST_KEY)
@@ -135,9 +140,9 @@ def _guesses(vector: Vector, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   return low, high._replace(value=value)
 
 
-def _sample(vector: Vector, group: int, count: int) -> jax.Array:
+def _sample(form: Form, group: int, count: int) -> jax.Array:
   """One entry out of each of ``count`` equal stretches, at a place that a hash of its number names."""
-  runs = [(i, run) for i, place in enumerate(vector.where) for run in place.runs]
+  runs = [(i, run) for i, place in enumerate(form.vector.where) for run in place.runs]
   runs = [(i, run) for i, run in runs if run.group == group]
   sizes = [run.size for _, run in runs]
   shares = [count * size // sum(sizes) for size in sizes]
@@ -151,7 +156,7 @@ def _sample(vector: Vector, group: int, count: int) -> jax.Array:
       mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EB_CA77)
       offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch)
       index = np.uint32(run.begin) + number * np.uint32(stretch) + offset
-      taken.append(vector.take_from(i, index.astype(jnp.int32)))
+      taken.append(form.take_from(i, index.astype(jnp.int32)))
   return jnp.concatenate(taken)
 
 
@@ -165,11 +170,10 @@ def _nothing(plan: _Plan, vector: Vector) -> Cut:
   return Cut(jnp.full_like(zero, LARGEST_KEY + 1), jnp.full_like(zero, vector.span), zero)
 
 
-def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cut, Cut, Survey]:
+def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, Cut, Survey]:
   """The words of two cuts around the wanted one with few enough keys between them."""
-  count = plan.counts
-  low_guess, high_guess = _guesses(vector, plan, view)
-  vector = vector.flat()
+  count, vector = plan.counts, form.vector
+  low_guess, high_guess = _guesses(form, plan, view)
 
   def read(state):
     turn, low, high, _, _, words, _, _ = state
@@ -186,7 +190,7 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
 
-    words, found = pack(vector.tied_to(turn), words, lower, higher, view)
+    words, found = form.pack(turn, words, lower, higher, view)
     lower, higher = lower._replace(count=found.in_low), higher._replace(count=found.in_high)
     for new in (lower, higher):
       low = choose((new.count >= count) & (new.count <= low.count), new, low)
@@ -197,8 +201,8 @@ def _three_kinds(vector: Vector, plan: _Plan, view: View) -> tuple[jax.Array, Cu
     done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
     return turn + 1, low, high, lower, higher, words, found.survey, done
 
-  low, high = _everything(plan, vector), _nothing(plan, vector)
-  words = jnp.zeros(plan.words, jnp.uint32)
+  low, high = _everything(plan, form.vector), _nothing(plan, form.vector)
+  words = form.start()
   found = Survey(jnp.float32(0), jnp.int32(0))
   start = (jnp.int32(0), low, high, low, high, words, found, jnp.bool_(False))
   like = vector.arrays[0][0]

@@ -14,7 +14,7 @@ Ties go to the lowest index, as in ``jax.lax.top_k``.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
+from rtopk_jax._columns import Columns
 from rtopk_jax._draw import draw
 from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax._pack import Linear
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
@@ -62,11 +64,19 @@ class Selection(NamedTuple):
 
   Attributes:
     positions: theirs, ascending, shape (k,), int32.
+    values: of these entries, shape (k,).
     survey: of the vector, a by-product.
   """
 
   positions: jax.Array
+  values: jax.Array
   survey: Survey
+
+  @classmethod
+  def of(cls, vector: Vector, positions: jax.Array) -> "Selection":
+    """The entries at ascending positions, and a survey in a read of its own."""
+    survey = _search.survey(vector, magnitude_keys)
+    return cls(positions, vector.take(positions), survey)
 
 
 class Counts(NamedTuple):
@@ -201,7 +211,7 @@ class Selector:
     (size,) = vector.shape
     whole = Vector(places([(size,)]), ((vector,),), lambda x: x)
     chosen = self.select(whole, lambda _: key, num_workers)
-    values = whole.take(chosen.positions)
+    values = chosen.values
     scales = self.scales([size], num_workers)
     if scales is not None:
       values = values * scales.astype(vector.dtype)
@@ -224,16 +234,29 @@ class Selector:
     sent, large = [k for k, _ in counts], [r for _, r in counts]
     if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
       everything = vector.spread(lax.iota(jnp.int32, vector.size))
-      return Selection(everything, _search.survey(vector, magnitude_keys))
+      return Selection.of(vector, everything)
     is_long = vector.size > _SORT_BELOW
     if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = draw(key_of(0), vector.counts, sent)
-      return Selection(vector.spread(numbers), _search.survey(vector, magnitude_keys))
+      numbers = _per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
+      return Selection.of(vector, vector.spread(numbers))
     if self.method == "top_k" or not is_long:
       return _by_sorting(vector, key_of, sent, large)
-    found, survey = _search.largest(vector, large, magnitude_keys)
-    ranks = lax.iota(jnp.int32, sum(large)) if sent == large else draw(key_of(0), large, sent)
-    return Selection(found.locate(ranks), survey)
+
+    def chosen(form: _search.Form) -> Selection:
+      found, survey = _search.largest(form, large, magnitude_keys)
+      everything = sent == large
+      ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, form)
+      positions = found.locate(ranks)
+      return Selection(positions, form.take(positions), survey)
+
+    return _per_form(vector, chosen)
+
+
+def _per_form(vector: Vector, function: Callable[[_search.Form], Any]) -> Any:
+  """What a function makes of a vector in the form of words that suits the platform."""
+  return lax.platform_dependent(
+    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat()))
+  )
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -241,8 +264,9 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
   whole = Vector(places([vector.shape]), ((vector,),), lambda x: x)
   if vector.size <= _SORT_BELOW:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
-  found, _ = _search.largest(whole, [count], magnitude_keys)
-  return found.locate(lax.iota(jnp.int32, count))
+  ranks = lax.iota(jnp.int32, count)
+  search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
+  return _per_form(whole, search)
 
 
 def _by_sorting(
@@ -266,8 +290,7 @@ def _by_sorting(
         chosen = chosen[jnp.sort(top_k_of_keys(random_keys(key, r), k))]
     numbers.append(begin + chosen)
     begin += size
-  survey = _search.survey(vector, magnitude_keys)
-  return Selection(vector.spread(jnp.concatenate(numbers)), survey)
+  return Selection.of(vector, vector.spread(jnp.concatenate(numbers)))
 
 
 def rtop_k(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _sums, _vector
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -218,7 +218,7 @@ class Step:
     else:
       selection, blocks = selector.select(vector, key_of, num_workers), None
       share = selector.scales(vector.counts, num_workers)
-    values = vector.take(selection.positions)
+    values = selection.values
     if share is not None:
       values = values * share
     return Outgoing(vector, selection, values, jax.random.fold_in(key_of(0), 1), blocks)
@@ -247,7 +247,7 @@ class Step:
     if memory.masks and incoming is not None:
       for positions, keep in incoming.sent:
         zero = jnp.float32(0)
-        kept = _vector.write(kept, segment.where, positions, zero, keep=here & keep)
+        kept = _write.put(kept, segment.where, positions, zero, keep=here & keep)
     if before.momentum:
       exact = before.momentum[segment.leaves[0]].dtype == jnp.float32
       # Where momentum was cleared the residual is set below, so the one will do for the other.

@@ -1,6 +1,6 @@
 """What all workers sent, added up to one update.
 
-Sums are made in flat arrays, a leaf each, of which only the entries that somebody sent are touched. How many
+Sums are made in flat arrays, of which only the entries that somebody sent are touched. How many
 entries differ from zero in the end comes out of the same touch: an entry counts when it leaves zero and is
 taken back when it returns there.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
+from rtopk_jax import _axis, _write
 from rtopk_jax._exchange import Contributions
 from rtopk_jax._vector import Place
 
@@ -22,9 +22,9 @@ _STRETCH = 1024
 
 
 class _Sums(NamedTuple):
-  """Flat sums, and how many entries of them are not zero."""
+  """Flat arrays of sums, and how many entries of them are not zero."""
 
-  leaves: list[jax.Array]
+  arrays: list[jax.Array]
   nonzero: jax.Array
 
 
@@ -52,55 +52,88 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  def add(worker, state):
-    totals, senders = state
-    positions, values = contributions.read(worker)
-    wanted = keep if weights is None else keep & (weights[worker] > 0)
-    totals = _add(totals, where, positions, values / divisor, wanted)
+  def added_up(form):
+    def add(worker, state):
+      totals, senders = state
+      positions, values = contributions.read(worker)
+      wanted = keep if weights is None else keep & (weights[worker] > 0)
+      totals = form.add(totals, positions, values / divisor, wanted)
+      if by_senders:
+        senders = form.add(senders, positions, jnp.ones(values.shape, jnp.int32), wanted)
+      return totals, senders
+
+    # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a size,
+    # and copy it for each.
+    positions, values = contributions.read(jnp.int32(0))
+    count = len(form.sizes)
+    nothing = jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
+    zeros = lambda dtype: [
+      jnp.broadcast_to(nothing[i].astype(dtype), (size,)) for i, size in enumerate(form.sizes)
+    ]
+    none = _axis.varying_like(jnp.int32(0), nothing)
+    counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
+    start = (_Sums(zeros(jnp.float32), none), counted)
+    totals, senders = lax.fori_loop(0, contributions.count, add, start)
+    leaves = form.leaves(totals.arrays)
     if by_senders:
-      senders = _add(senders, where, positions, jnp.ones(values.shape, jnp.int32), wanted)
-    return totals, senders
+      divided = zip(leaves, form.leaves(senders.arrays), strict=True)
+      leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
+    return leaves, totals.nonzero
 
-  # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a size,
-  # and copy it for each.
-  positions, values = contributions.read(jnp.int32(0))
-  nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
-  none = _axis.varying_like(jnp.int32(0), nothing)
-  zeros = lambda dtype: _Sums(
-    [jnp.broadcast_to(nothing[i].astype(dtype), (place.size,)) for i, place in enumerate(where)],
-    none,
+  in_tiles = _InTiles(where) if _write.Tiled.fits(where) else _InPlace(where)
+  return lax.platform_dependent(
+    tpu=lambda: added_up(in_tiles), default=lambda: added_up(_InPlace(where))
   )
-  start = (zeros(jnp.float32), zeros(jnp.int32) if by_senders else _Sums([], none))
-  totals, senders = lax.fori_loop(0, contributions.count, add, start)
-  leaves = totals.leaves
-  if by_senders:
-    divided = zip(leaves, senders.leaves, strict=True)
-    leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
-  shaped = [leaf.reshape(place.shape) for leaf, place in zip(leaves, where, strict=True)]
-  return shaped, totals.nonzero
 
 
-def _add(
-  sums: _Sums, where: Sequence[Place], positions: jax.Array, values: jax.Array, wanted: jax.Array
-) -> _Sums:
-  """Adds values at strictly ascending positions, if they are wanted at all."""
-  firsts = jnp.array([*(place.first for place in where), np.iinfo(np.int32).max], jnp.int32)
-  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
-  ends = jnp.where(wanted, begins[1:], begins[:-1])
-  leaves, nonzero = [], sums.nonzero
-  for i, (leaf, place) in enumerate(zip(sums.leaves, where, strict=True)):
-    leaf, change = lax.platform_dependent(
-      leaf,
-      positions - np.int32(place.first),
-      values,
-      begins[i],
-      ends[i],
-      cpu=_add_in_turns,
-      default=_add_at_once,
-    )
-    leaves.append(leaf)
-    nonzero += change
-  return _Sums(leaves, nonzero)
+class _InPlace:
+  """A flat array for each leaf."""
+
+  def __init__(self, where: Sequence[Place]):
+    self.where = where
+    self.sizes = [place.size for place in where]
+
+  def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
+    """Adds values at strictly ascending positions, if they are wanted at all."""
+    firsts = [*(place.first for place in self.where), np.iinfo(np.int32).max]
+    begins = jnp.searchsorted(positions, jnp.array(firsts, jnp.int32), method="scan")
+    begins = begins.astype(jnp.int32)
+    ends = jnp.where(wanted, begins[1:], begins[:-1])
+    arrays, nonzero = [], sums.nonzero
+    for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
+      array, change = lax.platform_dependent(
+        array,
+        positions - np.int32(place.first),
+        values,
+        begins[i],
+        ends[i],
+        cpu=_add_in_turns,
+        default=_add_at_once,
+      )
+      arrays.append(array)
+      nonzero += change
+    return _Sums(arrays, nonzero)
+
+  def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    """The arrays as leaves."""
+    return [x.reshape(place.shape) for x, place in zip(arrays, self.where, strict=True)]
+
+
+class _InTiles:
+  """Arrays that TPUs can write single entries to."""
+
+  def __init__(self, where: Sequence[Place]):
+    self._tiled = _write.Tiled(where)
+    self.sizes = self._tiled.sizes
+
+  def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
+    """As ``_InPlace.add``."""
+    arrays, change = self._tiled.add(sums.arrays, positions, values, wanted)
+    return _Sums(arrays, sums.nonzero + change)
+
+  def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    """As ``_InPlace.leaves``."""
+    return self._tiled.leaves(arrays)
 
 
 def _add_at_once(

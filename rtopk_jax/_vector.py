@@ -149,8 +149,9 @@ class Vector:
     Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
     where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
     """
+    where = tuple(dataclasses.replace(place, shape=(place.size,)) for place in self.where)
     arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
-    return dataclasses.replace(self, arrays=arrays)
+    return Vector(where, arrays, self.rule)
 
   def tied_to(self, turn: jax.Array) -> "Vector":
     """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""
@@ -227,9 +228,10 @@ class Vector:
   def take(self, positions: jax.Array) -> jax.Array:
     """The entries at ascending positions; for one that names nothing, some entry."""
     if len(self.where) == 1:
-      (place,) = self.where
-      return self.take_from(0, jnp.clip(positions - place.first, 0, place.size - 1))
-    return lax.platform_dependent(positions, cpu=self._take_by_piece, default=self._take_all)
+      return lax.platform_dependent(positions, tpu=self.take_in_place, default=self._take_all)
+    return lax.platform_dependent(
+      positions, cpu=self._take_by_piece, tpu=self.take_in_place, default=self._take_all
+    )
 
   def _take_all(self, positions: jax.Array) -> jax.Array:
     values = self.take_from(0, jnp.clip(positions, 0, self.where[0].size - 1))
@@ -238,20 +240,32 @@ class Vector:
       values = jnp.where(positions >= place.first, here, values)
     return values
 
-  def _take_by_piece(self, positions: jax.Array) -> jax.Array:
+  def take_from_in_place(self, piece: int, index: jax.Array) -> jax.Array:
+    """As ``take_from``, of arrays that lie in tiles, which flattened would be copies."""
+    place = dataclasses.replace(self.where[piece], first=0)
+    at = place.index(index)
+    options = {"mode": "promise_in_bounds", "unique_indices": True}
+    return self.rule(*(x.at[at].get(**options) for x in self.arrays[piece]))
+
+  def take_in_place(self, positions: jax.Array) -> jax.Array:
+    """As ``take``, likewise."""
+    return self._take_by_piece(positions, in_place=True)
+
+  def _take_by_piece(self, positions: jax.Array, in_place: bool = False) -> jax.Array:
     """Piece by piece a stretch of positions at a time, for what can't look at all pieces at once."""
+    take_from = self.take_from_in_place if in_place else self.take_from
     flat = positions.reshape(-1)
     stretch = min(_STRETCH, flat.size)
     firsts = jnp.array([*(place.first for place in self.where), self.span], jnp.int32)
     begins = jnp.searchsorted(flat, firsts, method="scan").astype(jnp.int32).at[-1].set(flat.size)
-    values = self.take_from(0, jnp.zeros_like(flat))
+    values = take_from(0, jnp.zeros_like(flat))
     for i, place in enumerate(self.where):
 
       def step(turn, values, i=i, place=place):
         begin = jnp.minimum(begins[i] + turn * stretch, flat.size - stretch)
         index = lax.dynamic_slice(flat, (begin,), (stretch,)) - place.first
         old = lax.dynamic_slice(values, (begin,), (stretch,))
-        new = self.take_from(i, jnp.clip(index, 0, place.size - 1))
+        new = take_from(i, jnp.clip(index, 0, place.size - 1))
         new = jnp.where(index >= 0, new, old)
         return lax.dynamic_update_slice(values, new, (begin,))
 

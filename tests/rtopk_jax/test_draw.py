@@ -10,8 +10,18 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rtopk_jax import _draw
+from rtopk_jax._pack import Linear
+from rtopk_jax._vector import Vector, places
 
-WAYS = {"by marks": _draw._by_marks, "by keys": _draw.draw}
+# Of any vector: what is drawn from are numbers.
+FORM = Linear(Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x))
+
+
+def _draw_one(key, sizes, counts):
+  return _draw.draw(key, sizes, counts, FORM)
+
+
+WAYS = {"by marks": _draw._by_marks, "by keys": _draw_one}
 
 
 def _many(way, sizes, counts, times, seed):
@@ -82,10 +92,10 @@ def test_workers_draw_by_themselves():
 
   def each(key):
     key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-    return _draw.draw(key, [90_000], [300])[None]
+    return _draw_one(key, [90_000], [300])[None]
 
   mapped = jax.jit(jax.shard_map(each, mesh=mesh, in_specs=P(), out_specs=P("data")))
   found = np.asarray(mapped(jax.random.key(0)))
-  alone = [_draw.draw(jax.random.fold_in(jax.random.key(0), i), [90_000], [300]) for i in range(2)]
+  alone = [_draw_one(jax.random.fold_in(jax.random.key(0), i), [90_000], [300]) for i in range(2)]
   np.testing.assert_array_equal(found, jnp.stack(alone))
   assert len(set(found[0]) & set(found[1])) < 30

@@ -14,6 +14,7 @@ import rtopk_jax
 from rtopk_jax import _search
 from rtopk_jax._keys import LARGEST_KEY, magnitude_keys
 from rtopk_jax._layout import Bundle
+from rtopk_jax._pack import Linear
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._vector import Run, Vector, places
 
@@ -24,10 +25,10 @@ def _sorted(keys, count):
   return np.sort(np.argsort(-keys.astype(np.int64), kind="stable")[:count])
 
 
-@jax.jit(static_argnums=1)
-def _searched(keys, count):
+@jax.jit(static_argnums=(1, 2))
+def _searched(keys, count, form=Linear):
   whole = Vector(places([keys.shape]), ((keys,),), lambda x: x)
-  found, survey = _search.largest(whole, [count], lambda x: x)
+  found, survey = _search.largest(form(whole), [count], lambda x: x)
   return found.locate(jnp.arange(count, dtype=jnp.int32)), survey.largest
 
 
@@ -179,7 +180,8 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(density, kind):
 def test_leaves_longer_than_what_is_read_at_a_time(kind):
   rng = np.random.default_rng(3)
   leaves = [rng.laplace(size=size).astype(np.float32) for size in (2_200_003, 1_500_000)]
-  search = lambda x: _search.largest(x, [50] if kind == "one" else [50, 30], magnitude_keys)[0]
+  counts = [50] if kind == "one" else [50, 30]
+  search = lambda x: _search.largest(Linear(x), counts, magnitude_keys)[0]
   ranks = jnp.arange(50 if kind == "one" else 80, dtype=jnp.int32)
   found = jax.jit(lambda: search(_pieces(leaves, kind)).locate(ranks))()
   second = places([x.shape for x in leaves])[1].first

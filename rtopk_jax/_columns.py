@@ -1,0 +1,208 @@
+"""A vector whose words are columns of its rows, for TPUs: ``_pack`` for entries that lie in tiles.
+
+Unlike elsewhere the vector is written down. A TPU looks up single entries in its own memory: XLA brings in there the
+whole of what entries are taken from, and that is done three times, for the sample, for the doubtful and for what is
+sent. Of one array that takes less than of gradient, momentum and residual, and a vector that is small enough
+stays where it is.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax._pack import WIDTH, Found, Survey, View, square
+from rtopk_jax._rows import Cut
+from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, lies_by_columns, to_slabs
+from rtopk_jax._vector import Place, Vector
+
+
+class _Read(NamedTuple):
+  """What of a piece is read at once.
+
+  Attributes:
+    entries: shape (folds, rows of a fold, …).
+    first: the position of its first entry; or of each fold's, shape (folds,).
+    ends: beyond which position there is nothing in a fold, likewise; None where all entries are there.
+    run_of: which run of the piece each fold is of; None for one.
+    slab: the first slab of its words.
+  """
+
+  entries: jax.Array
+  first: int | np.ndarray
+  ends: int | np.ndarray | None
+  run_of: np.ndarray | None
+  slab: int
+
+
+class Columns:
+  """Words of entries that lie below one another.
+
+  Args:
+    vector: d entries.
+  """
+
+  def __init__(self, vector: Vector):
+    where, entries = [], []
+    for place, arrays in zip(vector.where, vector.arrays, strict=True):
+      sheet = Sheet.of(place.shape)
+      even = sheet.rows * sheet.width == place.size
+      shape = (sheet.rows, *sheet.inner) if even and len(place.runs) == 1 else (place.size,)
+      if lies_by_columns(place.shape):
+        shape = place.shape
+      where.append(dataclasses.replace(place, shape=shape))
+      entries.append((vector.rule(*arrays).reshape(shape),))
+    # Written down, or whoever looks up an entry would look it up in each of the arrays that it is made of.
+    entries = lax.optimization_barrier(tuple(entries))
+    self.vector = Vector(tuple(where), entries, lambda x: x)
+    self.parts = Parts.of(vector.where)
+    self._reads = []
+    for place, (x,), parts in zip(vector.where, entries, self.parts.by_piece, strict=True):
+      one = len(parts) == 1
+      self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
+
+  has_bits = False
+
+  def start(self) -> jax.Array:
+    """As ``Linear.start``."""
+    return jnp.zeros((self.parts.slabs, LANES), jnp.uint32)
+
+  def members(self, words: jax.Array) -> Members:
+    """As ``Linear.members``."""
+    return Members(words, self.parts)
+
+  def numbers(self, members: jax.Array, count: int) -> jax.Array:
+    """As ``Linear.numbers``."""
+    return Members.of(members).locate(lax.iota(jnp.int32, count))
+
+  def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
+    """As ``Linear.strike``."""
+    number, bits = self.parts.bits(positions)
+    at = jnp.where(lost, number, words.size)
+    flat = words.reshape(-1).at[at].add(jnp.uint32(0) - bits, mode="drop")
+    return flat.reshape(words.shape)
+
+  def take(self, positions: jax.Array) -> jax.Array:
+    """As ``Vector.take``."""
+    return self.vector.take_in_place(positions)
+
+  def take_from(self, piece: int, index: jax.Array) -> jax.Array:
+    """As ``Vector.take_from``."""
+    return self.vector.take_from_in_place(piece, index)
+
+  def pack(
+    self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
+  ) -> tuple[jax.Array, Found]:
+    """As ``Linear.pack``."""
+    parts = []
+    for place, reads in zip(self.vector.where, self._reads, strict=True):
+      groups = np.array([run.group for run in place.runs])
+      low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
+      found = []
+      for read in reads:
+        # Nothing read can be moved out of the loop. In this shape, too: reshaped after it, an array would be
+        # read apart from what is made of it.
+        entries, _ = lax.optimization_barrier((read.entries, turn))
+        new, of_read = _fold(read._replace(entries=entries), low_here, high_here, view)
+        words = lax.dynamic_update_slice(words, new, (read.slab, 0))
+        found.append(of_read)
+      parts.append(functools.reduce(Found.with_, found))
+    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+    of_runs = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
+    return words, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
+
+
+def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
+  """A piece that is one run: its whole folds, and the rest."""
+  sheet = Sheet.of(place.shape)
+  fold = sheet.fold * sheet.width
+  whole = place.size // fold
+  begin, slab = whole * fold, part.slab + whole * part.across
+  even = sheet.rows * sheet.width == place.size
+  entries = entries.reshape(sheet.rows, *sheet.inner) if even else entries.reshape(-1)
+  cut = whole * sheet.fold if even else begin
+  reads = []
+  if whole:
+    folded = (entries if begin == place.size else entries[:cut]).reshape(
+      whole, sheet.fold, *sheet.inner
+    )
+    reads.append(_Read(folded, place.first, None, None, part.slab))
+  if begin < place.size:
+    rest, end = entries[cut:], None
+    if not even:
+      rest = jnp.pad(rest, (0, fold - rest.size)).reshape(sheet.fold, *sheet.inner)
+      end = place.first + place.size
+    reads.append(_Read(rest[None], place.first + begin, end, None, slab))
+  return reads
+
+
+def _read_runs(place: Place, entries: jax.Array, parts: list[Part]) -> _Read:
+  """A flat piece of several runs, each filled up to whole folds."""
+  fold, filled, folds = FOLD * LANES, [], []
+  for run in place.runs:
+    filled.append(entries[run.begin : run.begin + run.size])
+    folds.append(-(-run.size // fold))
+    if run.size % fold:
+      filled.append(jnp.zeros_like(entries, shape=(-run.size % fold,)))
+  run_of = np.repeat(np.arange(len(folds)), folds)
+  firsts = [
+    place.first + run.begin + fold * i
+    for run, count in zip(place.runs, folds, strict=True)
+    for i in range(count)
+  ]
+  ends = np.array([place.first + run.begin + run.size for run in place.runs], np.int32)
+  folded = jnp.concatenate(filled).reshape(-1, FOLD, LANES)
+  return _Read(folded, np.array(firsts, np.int32), ends[run_of], run_of, int(parts[0].slab))
+
+
+def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Found]:
+  """The slabs of some entries, and what they add up to."""
+  entries = read.entries
+  shape = entries.shape
+  folds = shape[0]
+  each = lambda x: jnp.asarray(x).reshape(-1, *(1,) * (len(shape) - 1))
+  of_fold = lambda c: Cut(*(each(x[0] if read.run_of is None else x[read.run_of]) for x in c))
+  axis = functools.partial(lax.broadcasted_iota, jnp.int32, shape)
+
+  position = axis(len(shape) - 1)
+  width = shape[-1]
+  for i in range(len(shape) - 2, 0, -1):
+    if shape[i] > 1:
+      position += axis(i) * np.int32(width)
+    width *= shape[i]
+  if isinstance(read.first, int):
+    position += axis(0) * np.int32(width) + np.int32(read.first)
+  else:
+    position += each(read.first)
+  keys = view(entries)
+  if read.ends is not None:
+    # Below all bounds, of which -1 is the least.
+    keys = jnp.where(position < each(np.asarray(read.ends, np.int32)), keys, -1)
+  code = jnp.zeros(shape, jnp.uint32)
+  for c in (of_fold(low), of_fold(high)):
+    code += (keys > c.value - (position < c.index).astype(jnp.int32)).astype(jnp.uint32)
+  code <<= WIDTH * axis(1).astype(jnp.uint32)
+  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
+  words, squares, most = lax.reduce(
+    (code, square(entries), keys),
+    tuple(_axis.varying_like(x, entries) for x in zeros),
+    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
+    (1,),
+  )
+  survey = Survey(squares.sum(), most.max())
+
+  def count(bits):
+    in_words = lax.population_count(bits).astype(jnp.int32)
+    if read.run_of is None:
+      return in_words.sum()[None]
+    by_fold = in_words.reshape(folds, -1).sum(axis=1)
+    runs = int(read.run_of[-1]) + 1
+    return jax.ops.segment_sum(by_fold, read.run_of, runs, indices_are_sorted=True)
+
+  upper = words >> np.uint32(1) & np.uint32(0x5555_5555)
+  return to_slabs(words), Found(survey, count(words), count(upper))

@@ -1,0 +1,244 @@
+"""Entries of leaves set or summed up at positions, as each platform does it best.
+
+On CPUs and GPUs a leaf is written to where it lies. A TPU writes single entries only to arrays of one axis, so that
+a leaf would be laid out anew twice. There, entries are set while the whole leaf is written anyway: their positions
+are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in flat arrays, whose entries are
+in the order in which TPUs keep those of the leaves, so that looking at one as a leaf moves nothing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis, _vector
+from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns
+from rtopk_jax._vector import MAX_SIZE, Place
+
+# Leaves of so many entries have a flat array each, since what is cut out of one is a copy. Others share one.
+_ALONE = 1 << 22
+
+
+def put(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  values: jax.Array,
+  *,
+  keep: jax.Array | bool = True,
+  are_zero: bool = False,
+) -> list[jax.Array]:
+  """As ``_vector.write``, without adding.
+
+  Args:
+    leaves: one a place.
+    where: their places.
+    positions: shape (m,), int32, strictly ascending.
+    values: shape (m,), or a scalar.
+    keep: which are written at all, shape (m,) or a scalar.
+    are_zero: whether all values are known to be zero, which saves TPUs an array of them.
+
+  Returns:
+    The leaves.
+  """
+  if not Tiled.fits(where):
+    return _vector.write(leaves, where, positions, values, keep=keep)
+  return lax.platform_dependent(
+    tpu=lambda: put_in_tiles(
+      leaves, where, positions, jnp.float32(0) if are_zero else values, keep
+    ),
+    default=lambda: _vector.write(leaves, where, positions, values, keep=keep),
+  )
+
+
+def put_in_tiles(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  values: jax.Array,
+  keep: jax.Array | bool,
+) -> list[jax.Array]:
+  """``put`` on TPUs."""
+  there = _is_there(where, positions) & keep
+  marked = _marks(leaves, where, positions, there)
+  if not values.ndim:
+    return [jnp.where(here, values, leaf) for here, leaf in zip(marked, leaves, strict=True)]
+  tiled = Tiled(where)
+  sums, _ = tiled.add(tiled.nothing(jnp.zeros_like(values, shape=())), positions, values, keep)
+  return [
+    jnp.where(here, new, leaf)
+    for here, new, leaf in zip(marked, tiled.leaves(sums), leaves, strict=True)
+  ]
+
+
+def _is_there(where: Sequence[Place], positions: jax.Array) -> jax.Array:
+  """Which positions name an entry."""
+  firsts = np.array([place.first for place in where], np.int32)
+  ends = np.array([place.first + place.size for place in where], np.int32)
+  place = _last(firsts, positions)
+  return (positions >= 0) & (positions < _of(ends, place))
+
+
+def _marks(
+  leaves: Sequence[jax.Array], where: Sequence[Place], positions: jax.Array, keep: jax.Array
+) -> list[jax.Array]:
+  """Which entries of leaves are at some positions."""
+  sheets = [Sheet.of(place.shape) for place in where]
+  pieces = [[(place.first, sheet)] for place, sheet in zip(where, sheets, strict=True)]
+  parts = Parts(pieces, _vector.span(where))
+  words, bits = parts.bits(jnp.maximum(positions, 0))
+  size = parts.slabs * LANES
+  none = _axis.varying_like(_axis.varying_like(jnp.zeros(size, jnp.uint32), positions), leaves[0])
+  # No two positions share a bit, so adding is setting.
+  marks = none.at[jnp.where(keep, words, size)].add(bits, mode="drop").reshape(-1, LANES)
+  found = []
+  for place, sheet, (part,) in zip(where, sheets, parts.by_piece, strict=True):
+    of_piece = marks[part.slab : part.slab + sheet.folds * part.across]
+    of_piece = of_piece.reshape(sheet.folds, -1)[:, : sheet.width]
+    of_piece = of_piece.reshape(sheet.folds, 1, *sheet.inner)
+    shape = (sheet.folds, sheet.fold, *sheet.inner)
+    row = lax.broadcasted_iota(jnp.uint32, shape, 1)
+    rows = ((of_piece >> (2 * row)) & np.uint32(1)) == 1
+    if sheet.rows * sheet.width == place.size:
+      rows = rows.reshape(-1, *sheet.inner)[: sheet.rows]
+    else:
+      rows = rows.reshape(-1)[: place.size]
+    found.append(rows.reshape(place.shape))
+  return found
+
+
+class _Piece(NamedTuple):
+  """How a piece lies in the flat array.
+
+  Attributes:
+    first: its first position.
+    end: beyond its last one.
+    width: entries of its last axis.
+    turned: whether rows and columns have changed places.
+    tall: rows of a tile.
+    across: tiles that rows take.
+    array: the number of its flat array.
+    begin: its first entry there.
+  """
+
+  first: int
+  end: int
+  width: int
+  turned: int
+  tall: int
+  across: int
+  array: int
+  begin: int
+
+
+class Tiled:
+  """Leaves in flat arrays, each entry where a TPU keeps it.
+
+  Args:
+    where: their places.
+  """
+
+  def __init__(self, where: Sequence[Place]):
+    self.where = tuple(where)
+    self._pieces: list[_Piece] = []
+    self._ends: list[int] = []
+    # The first array is that of those who share one.
+    self.sizes = [0]
+    for place in where:
+      long = [length for length in place.shape if length > 1]
+      flat = len(long) < 2
+      width = LANES if flat else long[-1]
+      rows = -(-place.size // width)
+      turned = lies_by_columns(place.shape)
+      height, columns = (width, rows) if turned else (rows, width)
+      # An axis of one takes the place of a tile's 8 rows, which would have to be filled up.
+      alone = len(long) == 2 and len(place.shape) > 2 and long[-2] % SUBLANES
+      across, tall = -(-columns // LANES), 1 if flat or alone else SUBLANES
+      length = -(-height // SUBLANES) * SUBLANES * across * LANES
+      number = 0
+      if place.size >= _ALONE:
+        number = len(self.sizes)
+        self.sizes.append(0)
+      begin = self.sizes[number]
+      self.sizes[number] += length
+      end = place.first + place.size
+      piece = _Piece(place.first, end, width, int(turned), tall, across, number, begin)
+      self._pieces.append(piece)
+      self._ends.append(begin + length)
+
+  @classmethod
+  def fits(cls, where: Sequence[Place]) -> bool:
+    """Whether the flat arrays, with what tiles are filled up by, can be indexed."""
+    return max(cls(where).sizes) <= MAX_SIZE
+
+  def nothing(self, zeros: jax.Array) -> list[jax.Array]:
+    """The flat arrays of nothing, out of a zero, or out of one for each."""
+    zeros = jnp.broadcast_to(zeros, (len(self.sizes),))
+    return [jnp.broadcast_to(zeros[i], (size,)) for i, size in enumerate(self.sizes)]
+
+  def add(
+    self, sums: list[jax.Array], positions: jax.Array, values: jax.Array, keep: jax.Array | bool
+  ) -> tuple[list[jax.Array], jax.Array]:
+    """The flat arrays with values added at distinct positions, those to keep alone.
+
+    Also by how many the entries that are not zero have become more.
+    """
+    table = np.array(self._pieces, np.int32).T
+    which = _last(table[0], positions)
+    at = _Piece(*(_of(row, which) for row in table))
+    there = (positions >= 0) & (positions < at.end) & keep
+    index = jnp.maximum(positions - at.first, 0)
+    row, column = lax.div(index, at.width), lax.rem(index, at.width)
+    turned = at.turned == 1
+    row, column = jnp.where(turned, column, row), jnp.where(turned, row, column)
+    tile = lax.div(row, at.tall) * at.across + column // LANES
+    place = at.begin + (tile * at.tall + lax.rem(row, at.tall)) * LANES + column % LANES
+    added, change = [], jnp.int32(0)
+    for i, (x, size) in enumerate(zip(sums, self.sizes, strict=True)):
+      if not size:
+        added.append(x)
+        continue
+      here = there & (at.array == i)
+      number = jnp.where(here, place, size)
+      old = x.at[number].get(mode="fill", fill_value=0)
+      new = old + values
+      added.append(x.at[number].set(new, mode="drop"))
+      change += jnp.sum(
+        (here & (new != 0)).astype(jnp.int32) - (here & (old != 0)).astype(jnp.int32)
+      )
+    return added, change
+
+  def leaves(self, sums: list[jax.Array]) -> list[jax.Array]:
+    """The flat arrays as leaves."""
+    found = []
+    for place, piece, end in zip(self.where, self._pieces, self._ends, strict=True):
+      x = sums[piece.array][piece.begin : end]
+      rows = place.size // piece.width
+      if sum(length > 1 for length in place.shape) < 2:
+        found.append(x[: place.size].reshape(place.shape))
+        continue
+      height, width = (piece.width, rows) if piece.turned else (rows, piece.width)
+      if piece.tall == 1:
+        x = x.reshape(-1, 1, piece.across, LANES).transpose(1, 0, 2, 3)
+        x = x.reshape(1, -1, piece.across * LANES)[:, :height, :width]
+      else:
+        x = x.reshape(-1, piece.across, SUBLANES, LANES).transpose(0, 2, 1, 3)
+        x = x.reshape(-1, piece.across * LANES)[:height, :width]
+      x = jnp.swapaxes(x, -1, -2) if piece.turned else x
+      found.append(x.reshape(place.shape))
+    return found
+
+
+def _last(begins: np.ndarray, numbers: jax.Array) -> jax.Array:
+  """The last of some ascending numbers, of which the first is 0, that is not above each of others."""
+  if begins.size == 1:
+    return jnp.zeros_like(numbers)
+  passed = [(numbers >= begin).astype(jnp.int32) for begin in begins[1:].tolist()]
+  return sum(passed[1:], passed[0])
+
+
+def _of(row: np.ndarray, which: jax.Array) -> jax.Array:
+  return jnp.asarray(row).at[which].get(mode="promise_in_bounds")
