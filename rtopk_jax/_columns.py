@@ -126,7 +126,9 @@ def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   cut = whole * sheet.fold if even else begin
   reads = []
   if whole:
-    folded = (entries if begin == place.size else entries[:cut]).reshape(whole, sheet.fold, *sheet.inner)
+    folded = (entries if begin == place.size else entries[:cut]).reshape(
+      whole, sheet.fold, *sheet.inner
+    )
     reads.append(_Read(folded, place.first, None, None, part.slab))
   if begin < place.size:
     rest, end = entries[cut:], None

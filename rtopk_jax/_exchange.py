@@ -178,9 +178,7 @@ def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) ->
 
   def settle(residuals, here):
     # Of what is sent exactly, nothing is left.
-    return _write.put(
-      residuals, where, positions, kept, keep=here, are_zero=wire.is_exact
-    )
+    return _write.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 
   return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
 

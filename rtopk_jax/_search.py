@@ -29,8 +29,8 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._columns import Columns
+from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._pack import EVEN_BITS, Linear, Survey, View
 from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
@@ -52,9 +52,7 @@ def survey(vector: Vector, view: View) -> Survey:
   return functools.reduce(Survey.with_, parts)
 
 
-def largest(
-  form: Form, counts: Sequence[int], view: View
-) -> tuple[Positions | Members, Survey]:
+def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | Members, Survey]:
   """The positions of the largest keys of each group, the lowest positions of equal ones.
 
   Args:

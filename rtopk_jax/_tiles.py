@@ -248,9 +248,7 @@ def _lanes(words: jax.Array, slabs: jax.Array, rows: jax.Array, numbers: jax.Arr
 
   def step(turn, lanes):
     begin = jnp.minimum(turn * stretch, size - stretch)
-    slab, row, number = (
-      lax.dynamic_slice(x, (begin,), (stretch,)) for x in (slabs, rows, numbers)
-    )
+    slab, row, number = (lax.dynamic_slice(x, (begin,), (stretch,)) for x in (slabs, rows, numbers))
     taken = words.at[slab].get(mode="promise_in_bounds")
     bits = (taken >> (_WIDTH * row).astype(jnp.uint32)[:, None]) & np.uint32(1)
     # A matrix unit sums up exactly: ones and zeros, 128 of them.
