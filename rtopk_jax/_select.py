@@ -14,7 +14,7 @@ Ties go to the lowest index, as in ``jax.lax.top_k``.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,8 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
-from rtopk_jax._columns import Columns
-from rtopk_jax._keys import RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
-from rtopk_jax._pack import Linear
-from rtopk_jax._rows import Rows, above, exact_cut
+from rtopk_jax._draw import draw
+from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
@@ -238,7 +236,7 @@ class Selector:
     if self.method == "top_k" or vector.size <= _SORT_BELOW:
       return _by_sorting(vector, key_of, sent, large)
     if all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = _per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
+      numbers = _search.per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
       return Selection.of(vector, vector.spread(numbers))
 
     def chosen(form: _search.Form) -> Selection:
@@ -248,14 +246,7 @@ class Selector:
       positions = found.locate(ranks)
       return Selection(positions, form.take(positions), survey)
 
-    return _per_form(vector, chosen)
-
-
-def _per_form(vector: Vector, function: Callable[[_search.Form], Any]) -> Any:
-  """What a function makes of a vector in the form of words that suits the platform."""
-  return lax.platform_dependent(
-    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector))
-  )
+    return _search.per_form(vector, chosen)
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -265,7 +256,7 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
   ranks = lax.iota(jnp.int32, count)
   search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
-  return _per_form(whole, search)
+  return _search.per_form(whole, search)
 
 
 def _by_sorting(
@@ -290,38 +281,6 @@ def _by_sorting(
     numbers.append(begin + chosen)
     begin += size
   return Selection.of(vector, vector.spread(jnp.concatenate(numbers)))
-
-
-def draw(
-  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], form: _search.Form
-) -> jax.Array:
-  """A uniformly random subset of each of some sets, their members numbered through.
-
-  Args:
-    key: a PRNG key.
-    sizes: of the sets.
-    counts: of the subsets, from 1 to the size.
-    form: of words.
-
-  Returns:
-    The numbers, ascending, shape (sum(counts),).
-  """
-  rows = Rows(sizes)
-  number, size = rows.number(), rows.spread(jnp.array(sizes, jnp.int32))
-  keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
-  keys = jnp.where(number < size, keys, -1)
-  zero = jnp.zeros(len(sizes), jnp.int32)
-  cut = exact_cut(
-    keys,
-    rows,
-    jnp.array(counts, jnp.int32),
-    jnp.array(sizes, jnp.int32),
-    zero,
-    jnp.full_like(zero, RANDOM_BELOW),
-  )
-  members = form.rows(above(keys, rows, cut))
-  found = members.locate(lax.iota(jnp.int32, sum(counts)))
-  return found - rows.padding(found, sizes)
 
 
 def rtop_k(

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from rtopk_jax import _exchange, _search, _select, _vector, _write
+from rtopk_jax import _exchange, _search, _vector, _write
 from rtopk_jax._columns import Columns
 from rtopk_jax._keys import magnitude_keys
 from rtopk_jax._layout import Bundle
@@ -98,7 +98,7 @@ def test_groups(kind):
 
 
 def _select_in_columns(monkeypatch):
-  monkeypatch.setattr(_select, "_per_form", lambda vector, function: function(Columns(vector)))
+  monkeypatch.setattr(_search, "per_form", lambda vector, function: function(Columns(vector)))
 
 
 LARGE = 140_003
