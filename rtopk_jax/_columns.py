@@ -122,7 +122,8 @@ def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   sheet = Sheet.of(place.shape)
   fold = sheet.fold * sheet.width
   whole = place.size // fold
-  begin, slab = whole * fold, part.slab + whole * part.across
+  begin, first_slab = whole * fold, int(part.slab)
+  slab = first_slab + whole * int(part.across)
   even = sheet.rows * sheet.width == place.size
   entries = entries.reshape(sheet.rows, *sheet.inner) if even else entries.reshape(-1)
   cut = whole * sheet.fold if even else begin
@@ -131,7 +132,7 @@ def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
     folded = (entries if begin == place.size else entries[:cut]).reshape(
       whole, sheet.fold, *sheet.inner
     )
-    reads.append(_Read(folded, place.first, None, None, part.slab))
+    reads.append(_Read(folded, place.first, None, None, first_slab))
   if begin < place.size:
     rest, end = entries[cut:], None
     if not even:

@@ -23,7 +23,7 @@ from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Rows, above, exact_cut
 
 # With fewer than one member in so many taken, and not only a few, marking is less work.
-_MARKED_ABOVE = 4
+_MARKED_ABOVE = 16
 _MANY = 1 << 16
 # Standard deviations of the number of different ones that are drawn more than are wanted.
 _SIGMAS = 6

@@ -21,7 +21,8 @@ Passes over d: one, in which the sum of squares and the largest key come out as 
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,13 @@ _SMALL = 1 << 14
 _SAMPLE = 1 << 16
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 3.5
+
+
+def per_form(vector: Vector, function: Callable[[Form], Any]) -> Any:
+  """What a function makes of a vector in the form of words that suits the platform."""
+  return lax.platform_dependent(
+    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat()))
+  )
 
 
 def survey(vector: Vector, view: View) -> Survey:

@@ -14,7 +14,7 @@ Ties go to the lowest index, as in ``jax.lax.top_k``.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,8 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks, _search
-from rtopk_jax._columns import Columns
 from rtopk_jax._draw import draw
 from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
-from rtopk_jax._pack import Linear
 from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
@@ -237,7 +235,7 @@ class Selector:
       return Selection.of(vector, everything)
     is_long = vector.size > _SORT_BELOW
     if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = _per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
+      numbers = _search.per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
       return Selection.of(vector, vector.spread(numbers))
     if self.method == "top_k" or not is_long:
       return _by_sorting(vector, key_of, sent, large)
@@ -249,14 +247,7 @@ class Selector:
       positions = found.locate(ranks)
       return Selection(positions, form.take(positions), survey)
 
-    return _per_form(vector, chosen)
-
-
-def _per_form(vector: Vector, function: Callable[[_search.Form], Any]) -> Any:
-  """What a function makes of a vector in the form of words that suits the platform."""
-  return lax.platform_dependent(
-    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat()))
-  )
+    return _search.per_form(vector, chosen)
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -266,7 +257,7 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
   ranks = lax.iota(jnp.int32, count)
   search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
-  return _per_form(whole, search)
+  return _search.per_form(whole, search)
 
 
 def _by_sorting(

@@ -188,20 +188,19 @@ class Tiled:
     """
     table = np.array(self._pieces, np.int32).T
     which = _last(table[0], positions)
-    at = _Piece(*(_of(row, which) for row in table))
-    there = (positions >= 0) & (positions < at.end) & keep
-    index = jnp.maximum(positions - at.first, 0)
-    row, column = lax.div(index, at.width), lax.rem(index, at.width)
-    turned = at.turned == 1
-    row, column = jnp.where(turned, column, row), jnp.where(turned, row, column)
-    tile = lax.div(row, at.tall) * at.across + column // LANES
-    place = at.begin + (tile * at.tall + lax.rem(row, at.tall)) * LANES + column % LANES
+    first, end, width, turned, tall, across, array, begin = (_of(row, which) for row in table)
+    there = (positions >= 0) & (positions < end) & keep
+    index = jnp.maximum(positions - first, 0)
+    row, column = lax.div(index, width), lax.rem(index, width)
+    row, column = jnp.where(turned == 1, column, row), jnp.where(turned == 1, row, column)
+    tile = lax.div(row, tall) * across + column // LANES
+    place = begin + (tile * tall + lax.rem(row, tall)) * LANES + column % LANES
     added, change = [], jnp.int32(0)
     for i, (x, size) in enumerate(zip(sums, self.sizes, strict=True)):
       if not size:
         added.append(x)
         continue
-      here = there & (at.array == i)
+      here = there & (array == i)
       number = jnp.where(here, place, size)
       old = x.at[number].get(mode="fill", fill_value=0)
       new = old + values
@@ -233,11 +232,9 @@ class Tiled:
 
 
 def _last(begins: np.ndarray, numbers: jax.Array) -> jax.Array:
-  """The last of some ascending numbers, of which the first is 0, that is not above each of others."""
-  if begins.size == 1:
-    return jnp.zeros_like(numbers)
-  passed = [(numbers >= begin).astype(jnp.int32) for begin in begins[1:].tolist()]
-  return sum(passed[1:], passed[0])
+  """The last of some ascending numbers that is not above each of others, or else the first."""
+  found = jnp.searchsorted(jnp.asarray(begins), numbers, side="right", method="compare_all")
+  return jnp.maximum(found.astype(jnp.int32) - 1, 0)
 
 
 def _of(row: np.ndarray, which: jax.Array) -> jax.Array:

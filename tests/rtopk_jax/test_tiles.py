@@ -1,0 +1,208 @@
+"""What TPUs run, run here: words of columns, and entries written by looking at words or through flat arrays."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from rtopk_jax import _exchange, _search, _vector, _write
+from rtopk_jax._columns import Columns
+from rtopk_jax._keys import magnitude_keys
+from rtopk_jax._layout import Bundle
+from rtopk_jax._pack import Linear
+from rtopk_jax._tiles import Members
+from rtopk_jax._vector import Run, Vector, places
+
+# Rows in whole folds and not, of whole tiles and not, by columns, of one axis, and of next to nothing.
+SHAPES = [
+  (3, 80, 500),
+  (1, 45, 300),
+  (19, 6, 90),
+  (1, 200, 140),
+  (7001,),
+  (2048,),
+  (1, 1, 17),
+  (31, 5),
+]
+COUNT = sum(map(np.prod, SHAPES))
+
+
+def _vector_of(leaves, kind="one"):
+  """Leaves as one group, as a group each, or as a group each but one array."""
+  arrays = [jnp.asarray(x) for x in leaves]
+  shapes = tuple(x.shape for x in leaves)
+  if kind == "joined":
+    bundle = Bundle(tuple(range(len(leaves))), shapes, apart=True)
+    where, arrays = places([bundle.shape], [bundle.runs(0)]), [bundle.join(arrays)]
+  else:
+    runs = [(Run(0, x.size, 0 if kind == "one" else i),) for i, x in enumerate(leaves)]
+    where = places(shapes, runs)
+  return Vector(where, tuple((x,) for x in arrays), lambda x: x)
+
+
+def _leaves(kind):
+  rng = np.random.default_rng(7)
+  leaves = [rng.laplace(size=shape).astype(np.float32) for shape in SHAPES]
+  if kind == "ties":
+    leaves = [np.round(x) for x in leaves]
+  if kind == "zeros":
+    leaves = [np.where(rng.random(x.shape) < 0.001, x, 0).astype(np.float32) for x in leaves]
+  return leaves
+
+
+def _expected(leaves, groups, counts):
+  """Positions of the largest of each group of leaves, ties to the lowest."""
+  where, found = places(SHAPES), []
+  for members, count in zip(groups, counts, strict=True):
+    positions = np.concatenate([where[i].first + np.arange(leaves[i].size) for i in members])
+    keys = np.concatenate([np.abs(leaves[i]).reshape(-1).view(np.int32) for i in members])
+    found.append(np.sort(positions[np.argsort(-keys.astype(np.int64), kind="stable")[:count]]))
+  return np.concatenate(found)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _found(leaves, kind, counts):
+  form = Columns(_vector_of(leaves, kind))
+  found, survey = _search.largest(form, counts, magnitude_keys)
+  positions = found.locate(jnp.arange(sum(counts), dtype=jnp.int32))
+  return positions, form.take(positions), survey.square
+
+
+def _check(leaves, kind, counts, groups):
+  positions, values, square = _found(leaves, kind, tuple(counts))
+  expected = _expected(leaves, groups, counts)
+  np.testing.assert_array_equal(positions, expected)
+  everything = np.zeros(places(SHAPES)[-1].first + leaves[-1].size, np.float32)
+  for place, x in zip(places(SHAPES), leaves, strict=True):
+    everything[place.first : place.first + place.size] = x.reshape(-1)
+  np.testing.assert_array_equal(values, everything[expected])
+  np.testing.assert_allclose(square, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 700, COUNT - 1])
+def test_one_vector(count):
+  for kind in ("plain", "ties", "zeros"):
+    _check(_leaves(kind), "one", [count], [range(len(SHAPES))])
+
+
+@pytest.mark.parametrize("kind", ["each", "joined"])
+def test_groups(kind):
+  counts = [max(1, int(np.prod(shape)) // 9) for shape in SHAPES]
+  counts[1], counts[4] = 1, 7000
+  for values in ("plain", "ties"):
+    _check(_leaves(values), kind, counts, [[i] for i in range(len(SHAPES))])
+
+
+def _select_in_columns(monkeypatch):
+  monkeypatch.setattr(_search, "per_form", lambda vector, function: function(Columns(vector)))
+
+
+LARGE = 140_003
+
+
+def _large():
+  rng = np.random.default_rng(1)
+  return np.where(rng.random(LARGE) < 0.3, 0, rng.laplace(size=LARGE)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  "selector", [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.random_k(0.02)], ids=["rtop_k", "random_k"]
+)
+def test_the_same_entries_are_drawn_on_all_platforms(selector, monkeypatch):
+  vector, key = _large(), jax.random.key(3)
+  elsewhere = jax.jit(selector)(vector, key)
+  _select_in_columns(monkeypatch)
+  here = jax.jit(lambda *arguments: selector(*arguments))(vector, key)
+  np.testing.assert_array_equal(here.indices, elsewhere.indices)
+  np.testing.assert_array_equal(here.values, elsewhere.values)
+
+
+@pytest.mark.slow
+def test_vmap_and_shard_map_agree(monkeypatch):
+  _select_in_columns(monkeypatch)
+  selector = rtopk_jax.rtop_k(0.01, 5)
+  keys = jax.random.split(jax.random.key(0), 2)
+  vectors = jnp.stack([_large(), jnp.zeros(LARGE)])  # one needs more turns than the other
+  one = jax.jit(lambda v, k: selector(v, k).indices)
+  one_by_one = [one(v, k) for v, k in zip(vectors, keys, strict=True)]
+  together = jax.jit(jax.vmap(lambda v, k: selector(v, k).indices))(vectors, keys)
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spread = jax.jit(
+    jax.shard_map(
+      lambda v, k: selector(v[0], k[0]).indices[None],
+      mesh=mesh,
+      in_specs=(P("data"), P("data")),
+      out_specs=P("data"),
+    )
+  )(vectors, keys)
+  np.testing.assert_array_equal(together, jnp.stack(one_by_one))
+  np.testing.assert_array_equal(spread, jnp.stack(one_by_one))
+
+
+def test_members_are_counted_row_by_row():
+  members = np.random.default_rng(0).random((37, 512)) < 0.1
+  numbers = np.flatnonzero(members)
+  ranks = jnp.arange(numbers.size, dtype=jnp.int32)
+  found = jax.jit(lambda x, ranks: Members.of(x).locate(ranks))(members, ranks)
+  np.testing.assert_array_equal(found, numbers)
+
+
+def _some_positions(count):
+  """Positions that name entries, that name none since they are between pieces, and beyond all."""
+  rng = np.random.default_rng(4)
+  where = places(SHAPES)
+  end = where[-1].first + where[-1].size
+  gaps = [place.first + place.size for place in where[:-1]]
+  positions = np.concatenate([rng.choice(end, count, replace=False), gaps, [end, end + 5]])
+  return np.unique(positions).astype(np.int32)
+
+
+@pytest.mark.parametrize("kind", ["values", "a scalar", "zeros"])
+def test_entries_are_put_where_others_put_them(kind):
+  leaves, where = [jnp.asarray(x) for x in _leaves("plain")], places(SHAPES)
+  positions = jnp.asarray(_some_positions(900))
+  keep = positions % 3 > 0
+  values = jnp.sin(positions.astype(jnp.float32)) if kind == "values" else jnp.float32(0)
+  expected = jax.jit(lambda *x: _vector.write(x[0], where, *x[1:3], keep=x[3]))
+  here = jax.jit(lambda *x: _write.put_in_tiles(x[0], where, *x[1:]))
+  for a, b in zip(
+    here(leaves, positions, values, keep), expected(leaves, positions, values, keep), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("alone", [10_000, 1 << 22])
+@pytest.mark.parametrize("average", ["workers", "senders"])
+def test_sums_are_those_of_other_platforms(average, alone, monkeypatch):
+  monkeypatch.setattr(_write, "_ALONE", alone)
+  where = places(SHAPES)
+  positions = jnp.stack([jnp.asarray(_some_positions(900)) + i for i in range(3)])
+  values = jnp.cos(positions.astype(jnp.float32))
+  weights = jnp.array([1, 0, 1], jnp.float32)
+
+  def run(choose):
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    read = lambda worker: (positions[worker], values[worker])
+    contributions = _exchange.Contributions(3, read)
+    reduce = lambda: _exchange.reduce(contributions, where, jnp.bool_(True), weights, average)
+    return jax.jit(reduce)()
+
+  elsewhere = run(lambda *arguments, default, **_: default(*arguments))
+  here = run(lambda *arguments, tpu, **_: tpu(*arguments))
+  for a, b in zip(here, elsewhere, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_words_of_both_forms_hold_the_same_sets():
+  vector = _vector_of(_leaves("plain"))
+  ranks = jnp.arange(50, dtype=jnp.int32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(form):
+    return _search.largest(form(vector), [50], magnitude_keys)[0].locate(ranks)
+
+  np.testing.assert_array_equal(run(Columns), run(Linear))
