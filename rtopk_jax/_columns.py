@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._pack import WIDTH, Found, Survey, View, square
+from rtopk_jax._pack import EVEN_BITS, WIDTH, Found, Survey, View, square
 from rtopk_jax._rows import Cut
 from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, lies_by_columns, to_slabs
 from rtopk_jax._vector import Place, Vector
@@ -67,6 +67,7 @@ class Columns:
       self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
 
   has_bits = False
+  width = WIDTH
 
   def start(self) -> jax.Array:
     """As ``Linear.start``."""
@@ -75,6 +76,10 @@ class Columns:
   def members(self, words: jax.Array) -> Members:
     """As ``Linear.members``."""
     return Members(words, self.parts)
+
+  def between(self, words: jax.Array) -> Members:
+    """As ``Linear.between``."""
+    return self.members(words & ~(words >> 1) & EVEN_BITS)
 
   def numbers(self, members: jax.Array, count: int) -> jax.Array:
     """As ``Linear.numbers``."""

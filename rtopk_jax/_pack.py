@@ -2,11 +2,14 @@
 
 The bits are 2 above the higher cut, 1 between the cuts and 0 below the lower one. How many entries are above
 each cut, the sum of all squares and the largest key come out of the same read.
+
+Where few entries are looked for, one bit an entry will do, above the lower cut or not: then all that are above it
+are between the cuts, and the words take half the memory.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,9 +20,9 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
-from rtopk_jax._vector import ALIGN, Place, Vector
+from rtopk_jax._vector import Place, Vector, aligned
 
-# Bits of an entry.
+# Bits of an entry, at most.
 WIDTH = 2
 EVEN_BITS = np.uint32(0x5555_5555)
 # Entries of a row of what is added up.
@@ -101,25 +104,32 @@ class Linear:
 
   Attributes:
     vector: d entries, in flat arrays.
+    width: bits of an entry.
   """
 
   vector: Vector
+  width: int = WIDTH
   # Whether a bit for each of very many things is made and read without a copy of more than that.
   has_bits = True
 
   def start(self) -> jax.Array:
     """Words of nothing."""
-    return jnp.zeros(-(-self.vector.words // GROUP) * GROUP, jnp.uint32)
+    group = GROUP * (32 // self.width)
+    return jnp.zeros(-(-self.vector.span // group) * GROUP, jnp.uint32)
 
   def pack(
     self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
   ) -> tuple[jax.Array, "Found"]:
     """The words of two cuts of each group, written over others in some turn of a loop, and what was found."""
-    return pack(self.vector.tied_to(turn), words, low, high, view)
+    return pack(self.vector.tied_to(turn), words, low, high, view, self.width)
 
   def members(self, words: jax.Array) -> Positions:
     """The set of positions that have a bit in some words."""
-    return Positions(words, WIDTH)
+    return Positions(words, self.width)
+
+  def between(self, words: jax.Array) -> Positions:
+    """The set of positions between the cuts of some words."""
+    return self.members(words if self.width == 1 else words & ~(words >> 1) & EVEN_BITS)
 
   def numbers(self, members: jax.Array, count: int) -> jax.Array:
     """Where an array of rows is true, which it is so many times: numbers counted row by row, ascending."""
@@ -127,8 +137,9 @@ class Linear:
 
   def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
     """The words without the lower bits of some positions, no two of them the same."""
-    bits = np.uint32(1) << (WIDTH * (positions % ALIGN)).astype(jnp.uint32)
-    at = jnp.where(lost, positions // ALIGN, words.size)
+    entries = 32 // self.width
+    bits = np.uint32(1) << (self.width * (positions % entries)).astype(jnp.uint32)
+    at = jnp.where(lost, positions // entries, words.size)
     return words.at[at].add(jnp.uint32(0) - bits, mode="drop")
 
   def take(self, positions: jax.Array) -> jax.Array:
@@ -141,7 +152,7 @@ class Linear:
 
 
 def pack(
-  vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View
+  vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View, width: int
 ) -> tuple[jax.Array, Found]:
   """The words of a vector.
 
@@ -149,8 +160,9 @@ def pack(
     vector: d entries, of one group, or each run of one of its own.
     packed: words to write over, uint32.
     low: the lower cut of each group.
-    high: the higher one.
+    high: the higher one; with one bit an entry nothing is above it.
     view: from entries to keys.
+    width: bits of an entry.
 
   Returns:
     The words and what was found.
@@ -159,7 +171,7 @@ def pack(
   for i, place in enumerate(vector.where):
     groups = np.array([run.group for run in place.runs])
     low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
-    piece = _Piece(vector, i, low_here, high_here, view)
+    piece = _Piece(vector, i, low_here, high_here, view, width)
     if len(vector.arrays[i]) == 1:
       packed, new = piece.pack_by_stretches(packed)
     else:
@@ -179,6 +191,7 @@ class _Piece(NamedTuple):
   low: Cut
   high: Cut
   view: View
+  width: int
 
   @property
   def place(self) -> Place:
@@ -186,8 +199,8 @@ class _Piece(NamedTuple):
 
   def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, Found]:
     """All of it, or what follows an entry, whole words first."""
-    size = self.place.size
-    whole, found = size // ALIGN * ALIGN, []
+    size, entries = self.place.size, 32 // self.width
+    whole, found = size // entries * entries, []
     for begin, end in ((start, whole), (whole, size)):
       if end > begin:
         packed, new = self._pack(packed, begin, end - begin)
@@ -216,25 +229,29 @@ class _Piece(NamedTuple):
     first = self.place.first + begin
     entries = self.vector.read(self.number, begin, length)
     runs = self.place.runs
+    # With one bit an entry the higher cut is above all.
+    cuts = (self.low, self.high)[: self.width]
     if len(runs) == 1:
-      low, high = (Cut(*(x[0] for x in c)) for c in (self.low, self.high))
-      words, survey = _words(entries, first, low, high, self.view)
+      cuts = [Cut(*(x[0] for x in c)) for c in cuts]
+      words, survey = _words(entries, first, cuts, self.view)
       # As one reduction of two numbers, which compilers for CPUs vectorise.
       zero = _axis.varying_like(jnp.int32(0), words)
       count = lambda *kinds: [total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))]
     else:
       # Runs end with whole words, and places of several are read at once.
-      run_of = np.repeat(np.arange(len(runs)), [-(-run.size // ALIGN) for run in runs])
-      low, high = (Cut(*(x[run_of] for x in c)) for c in (self.low, self.high))
+      lengths = [aligned(run.size) // (32 // self.width) for run in runs]
+      run_of = np.repeat(np.arange(len(runs)), lengths)
+      cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
       ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
-      words, survey = _words(entries, first, low, high, self.view, jnp.asarray(ends)[run_of])
+      words, survey = _words(entries, first, cuts, self.view, jnp.asarray(ends)[run_of])
       count = lambda *kinds: [
         jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
         for bits in kinds
       ]
-    in_low, in_high = lax.population_count(words), lax.population_count(words >> 1 & EVEN_BITS)
+    in_low, upper = lax.population_count(words), words >> 1 & EVEN_BITS
+    in_high = lax.population_count(upper if self.width == 2 else jnp.zeros_like(words))
     found = Found(survey, *count(in_low.astype(jnp.int32), in_high.astype(jnp.int32)))
-    return lax.dynamic_update_slice(packed, words, (first // ALIGN,)), found
+    return lax.dynamic_update_slice(packed, words, (first // (32 // self.width),)), found
 
 
 def _both(a, b):
@@ -244,23 +261,23 @@ def _both(a, b):
 def _words(
   entries: jax.Array,
   first: int | jax.Array,
-  low: Cut,
-  high: Cut,
+  cuts: Sequence[Cut],
   view: View,
   ends: jax.Array | None = None,
 ) -> tuple[jax.Array, Survey]:
-  """The words of some entries and their survey; from its end on, an entry is in no word."""
-  length = min(entries.size, ALIGN)
+  """The words of some entries, a bit for each cut, and their survey; from its end on, an entry is in no word."""
+  width = len(cuts)
+  length = min(entries.size, 32 // width)
   keys = view(entries).reshape(-1, length)
-  starts = first + ALIGN * lax.iota(jnp.int32, keys.shape[0])
+  starts = first + length * lax.iota(jnp.int32, keys.shape[0])
   # Cuts fall between words: all entries of a word have their ties broken alike.
-  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in (low, high)]
+  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in cuts]
   number = lax.iota(jnp.int32, length)[None]
   if ends is not None:
     # Below all bounds, of which -1 is the least.
     keys = jnp.where(number < (ends - starts)[:, None], keys, -1)
   code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
-  code <<= WIDTH * number.astype(jnp.uint32)
+  code <<= width * number.astype(jnp.uint32)
   zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
   words, squares, keys = lax.reduce(
     (code, square(entries).reshape(keys.shape), keys),

@@ -18,7 +18,7 @@ from rtopk_jax._wire import Wire
 # Words in front of every worker's message; a gathered message is a whole number of tiles.
 _HEADER, _TILE = 3, 128
 # Coordinates that a ``ReduceScatter`` deals at a time.
-_RUN = 16
+_RUN = 32
 # Payload of a full Ethernet frame with IPv4 and TCP headers and a time stamp, to what the wire carries.
 FRAMING = 1538 / 1448
 COLLECTIVES = ("all_gather", "reduce_scatter")

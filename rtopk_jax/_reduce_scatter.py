@@ -24,7 +24,7 @@ _STRETCH = 4096
 class ReduceScatter(Collective):
   r"""Each worker adds up 1/n of the coordinates and sends on the largest sums: O(k) a worker, whatever n.
 
-  Coordinates are dealt to the workers in runs of 16, so that every layer is spread over all of them.
+  Coordinates are dealt to the workers in runs of 32, so that every layer is spread over all of them.
 
   1. Every entry that a worker selects goes to its owner, by one ``all_to_all`` with room for
      ``(1 + slack) k / n`` entries an owner. What does not fit stays in the sender's memory.
@@ -145,7 +145,7 @@ class _Leg:
   def of(cls, collective: ReduceScatter, out: Outgoing, wire: Wire, axis_name: AxisName) -> "_Leg":
     (k,) = out.values.shape
     n = _axis.size(axis_name)
-    share = -(-out.vector.words // n) * ALIGN
+    share = -(-out.vector.span // (ALIGN * n)) * ALIGN
     capacity = min(k, share, math.ceil((1 + collective.slack) * k / n))
     return cls(n, axis_name, wire, capacity, min(share, -(-k // n)), share)
 

@@ -32,7 +32,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._columns import Columns
 from rtopk_jax._keys import LARGEST_KEY
-from rtopk_jax._pack import EVEN_BITS, Linear, Survey, View
+from rtopk_jax._pack import Linear, Survey, View
 from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
 from rtopk_jax._tiles import Members
@@ -43,14 +43,17 @@ Form = Linear | Columns
 # Groups below this size are not sampled: all of their entries are between the cuts.
 _SMALL = 1 << 14
 _SAMPLE = 1 << 16
+# Where no more than one entry in so many is looked for, words have one bit an entry.
+_FEW = 320
 # Cuts are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 3.5
 
 
-def per_form(vector: Vector, function: Callable[[Form], Any]) -> Any:
-  """What a function makes of a vector in the form of words that suits the platform."""
+def per_form(vector: Vector, counts: Sequence[int], function: Callable[[Form], Any]) -> Any:
+  """What a function makes of a vector in the form of words that suits the platform, and so many to be found."""
+  width = 1 if _FEW * sum(counts) <= vector.size else 2
   return lax.platform_dependent(
-    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat()))
+    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat(), width))
   )
 
 
@@ -77,11 +80,11 @@ def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | 
   Returns:
     The set of exactly sum(counts) positions, and the vector's survey.
   """
-  plan = _Plan(form.vector, counts)
+  plan = _Plan(form, counts)
   words, low, high, found = _three_kinds(form, plan, view)
 
   # Those between the cuts, of which the largest are still to be taken.
-  doubtful = form.members(words & ~(words >> np.uint32(1)) & EVEN_BITS)
+  doubtful = form.between(words)
   rows = plan.doubtful
   listed = low.count - high.count
   begins = jnp.cumsum(listed) - listed
@@ -99,8 +102,10 @@ def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | 
 class _Plan:
   """What is known of a search before it: how each group is sampled, and how many may be in doubt."""
 
-  def __init__(self, vector: Vector, counts: Sequence[int]):
-    sizes, total = vector.counts, vector.size
+  def __init__(self, form: Form, counts: Sequence[int]):
+    sizes, total = form.vector.counts, form.vector.size
+    # Whether nothing is above the higher cut.
+    self.one_sided = form.width == 1
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
     self.samples, self.targets, self.errors, capacities = [], [], [], []
@@ -117,8 +122,10 @@ class _Plan:
       error = _SIGMAS * math.sqrt(sample * share * (1 - share)) + 2
       self.samples.append(sample)
       self.errors.append(error)
-      self.targets.append((math.ceil(sample * share + error), math.floor(sample * share - error)))
-      between = 2 * error + _SIGMAS * math.sqrt(2 * error) + 2
+      most, least = math.ceil(sample * share + error), math.floor(sample * share - error)
+      self.targets.append((most, 0 if self.one_sided else least))
+      between = most if self.one_sided else 2 * error
+      between += _SIGMAS * math.sqrt(between) + 2
       capacities.append(min(size, math.ceil(between * size / sample)))
     self.doubtful = Rows(capacities)
     self.capacities = jnp.array(self.doubtful.capacities, jnp.int32)
@@ -144,6 +151,8 @@ def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   groups = np.array(sampled)
   value = low.value.at[groups].set(jnp.where(wanted[0] < sizes, lower, 0))
   low = low._replace(value=value)
+  if plan.one_sided:
+    return low, high
   value = high.value.at[groups].set(jnp.where(wanted[1] > 0, higher, LARGEST_KEY) + 1)
   return low, high._replace(value=value)
 
@@ -186,7 +195,7 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
   def read(state):
     turn, low, high, _, _, words, _, _ = state
     halving = turn % 3 == 2
-    slack = plan.capacities // 3
+    slack = (plan.capacities - count) // 2 if plan.one_sided else plan.capacities // 3
     low_part = jnp.where(halving, jnp.float32(1 / 3), part(low, high, count + slack))
     high_part = jnp.where(halving, jnp.float32(2 / 3), part(low, high, count - slack))
     lower = between(low, high, low_part, vector.span, ALIGN)
@@ -194,9 +203,10 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
     # Zero is the one value that very many entries share.
     one = cut(jnp.ones_like(count), jnp.full_like(count, vector.span), jnp.zeros_like(count))
     lower = choose((low.value == 0) & (high.value > 1), one, lower)
-    settled = low.count - high.count <= plan.capacities
+    settled = low.count - (0 if plan.one_sided else high.count) <= plan.capacities
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
+    higher = nothing if plan.one_sided else higher
 
     words, found = form.pack(turn, words, lower, higher, view)
     lower, higher = lower._replace(count=found.in_low), higher._replace(count=found.in_high)
@@ -209,7 +219,8 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
     done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
     return turn + 1, low, high, lower, higher, words, found.survey, done
 
-  low, high = _everything(plan, form.vector), _nothing(plan, form.vector)
+  nothing = _nothing(plan, form.vector)
+  low, high = _everything(plan, form.vector), nothing
   words = form.start()
   found = Survey(jnp.float32(0), jnp.int32(0))
   start = (jnp.int32(0), low, high, low, high, words, found, jnp.bool_(False))

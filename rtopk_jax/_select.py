@@ -235,7 +235,9 @@ class Selector:
       return Selection.of(vector, everything)
     is_long = vector.size > _SORT_BELOW
     if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = _search.per_form(vector, lambda form: draw(key_of(0), vector.counts, sent, form))
+      numbers = _search.per_form(
+        vector, sent, lambda form: draw(key_of(0), vector.counts, sent, form)
+      )
       return Selection.of(vector, vector.spread(numbers))
     if self.method == "top_k" or not is_long:
       return _by_sorting(vector, key_of, sent, large)
@@ -247,7 +249,7 @@ class Selector:
       positions = found.locate(ranks)
       return Selection(positions, form.take(positions), survey)
 
-    return _search.per_form(vector, chosen)
+    return _search.per_form(vector, large, chosen)
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -257,7 +259,7 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
   ranks = lax.iota(jnp.int32, count)
   search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
-  return _search.per_form(whole, search)
+  return _search.per_form(whole, [count], search)
 
 
 def _by_sorting(

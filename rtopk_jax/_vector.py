@@ -20,8 +20,8 @@ from jax import lax
 
 from rtopk_jax import _axis
 
-# Entries of a word of the search; no word belongs to two pieces.
-ALIGN = 16
+# The most entries of a word of the search; no word belongs to two pieces.
+ALIGN = 32
 # Positions are int32.
 MAX_SIZE = 2**31 - 1
 # Entries of a piece that is read a stretch at a time.
@@ -137,11 +137,6 @@ class Vector:
   def span(self) -> int:
     """How many positions there are."""
     return span(self.where)
-
-  @property
-  def words(self) -> int:
-    """How many words of ``ALIGN`` positions there are."""
-    return -(-self.span // ALIGN)
 
   def flat(self) -> "Vector":
     """The same vector of flat arrays.

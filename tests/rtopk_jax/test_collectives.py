@@ -76,7 +76,7 @@ def test_nothing_is_lost_whatever_does_not_fit(seed, concentrated, momentum_of_o
   g = rng.integers(-8, 9, (3, 240)).astype(np.float32)
   e = momentum_of_owner * rng.integers(-8, 9, (3, 240)).astype(np.float32)
   if concentrated:
-    g *= (np.arange(240) // 16 % 3 == seed % 3) * 64
+    g *= (np.arange(240) // 32 % 3 == seed % 3) * 64
   update, state = _worker(g, e, seed)
   # Whole numbers: every sum is exact.
   total = np.rint(3 * np.asarray(update, np.float64)) + np.asarray(state.residual).sum(axis=0)
@@ -85,7 +85,7 @@ def test_nothing_is_lost_whatever_does_not_fit(seed, concentrated, momentum_of_o
 
 
 def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
-  grads = harness.gradients({"w": (20, 48)}, 1, 4, powers=False)
+  grads = harness.gradients({"w": (32, 40)}, 1, 4, powers=False)
   tx = rtopk_jax.sparse_exchange(
     rtopk_jax.top_k(1.0), AXIS, dense=False, collective=rtopk_jax.ReduceScatter()
   )
@@ -97,7 +97,7 @@ def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
     rtopk_jax.top_k(0.05), AXIS, dense=False, collective=rtopk_jax.ReduceScatter(slack=3.0)
   )
   updates, _ = harness.run("shard_map", tx, grads)
-  flat, k = grads["w"][0].reshape(4, -1), 48
+  flat, k = grads["w"][0].reshape(4, -1), 64
   message = np.zeros_like(flat)
   for worker in range(4):
     top = np.argsort(-np.abs(flat[worker]), kind="stable")[:k]
@@ -105,7 +105,7 @@ def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
   rest = flat - message
   expected = np.zeros(960, np.float32)
   for owner in range(4):
-    mine = np.arange(960) // 16 % 4 == owner
+    mine = np.arange(1280) // 32 % 4 == owner
     sums = np.where(mine, message.sum(axis=0) + rest[owner], 0)
     chosen = np.argsort(-np.abs(sums), kind="stable")[: k // 4]
     expected[chosen] = sums[chosen] / 4

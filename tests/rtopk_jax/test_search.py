@@ -1,6 +1,7 @@
 """The search for the r largest, against a sort in NumPy: the same set, ties to the lowest index."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from rtopk_jax._pack import Linear
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._vector import Run, Vector, places
 
+# With two bits an entry, and with one.
+FORMS = [Linear, functools.partial(Linear, width=1)]
+
 LARGE = 140_003  # above what is sorted or counted whole, and no multiple of anything
 
 
@@ -26,7 +30,7 @@ def _sorted(keys, count):
 
 
 @jax.jit(static_argnums=(1, 2))
-def _searched(keys, count, form=Linear):
+def _searched(keys, count, form):
   whole = Vector(places([keys.shape]), ((keys,),), lambda x: x)
   found, survey = _search.largest(form(whole), [count], lambda x: x)
   return found.locate(jnp.arange(count, dtype=jnp.int32)), survey.largest
@@ -50,11 +54,12 @@ def _hard_keys(size):
   }
 
 
-@pytest.mark.parametrize("count", [1, 700, 20_000, LARGE - 1])
-def test_large_vectors(count):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [1, 437, 20_000, LARGE - 1])
+def test_large_vectors(count, form):
   for name, keys in _hard_keys(LARGE).items():
     keys = keys.astype(np.int32)
-    found, most = _searched(keys, count)
+    found, most = _searched(keys, count, form)
     assert most == keys.max()
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
@@ -66,16 +71,17 @@ few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY -
 def test_a_few_keys_many_times(few, seed):
   rng = np.random.default_rng(seed)
   keys = rng.choice(np.array(few, np.int32), LARGE, p=rng.dirichlet(np.full(len(few), 0.3)))
-  for count in (700, LARGE - 1):
-    np.testing.assert_array_equal(_searched(keys, count)[0], _sorted(keys, count))
+  for count, form in ((300, FORMS[1]), (700, FORMS[0]), (LARGE - 1, FORMS[0])):
+    np.testing.assert_array_equal(_searched(keys, count, form)[0], _sorted(keys, count))
 
 
-@pytest.mark.parametrize("size", [1, 2, 16, 17, 129, 1000])
-def test_small_vectors(size):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1, 2, 16, 17, 33, 129, 1000])
+def test_small_vectors(size, form):
   for count in sorted({1, size // 3 + 1, size}):
     for name, keys in _hard_keys(size).items():
       keys = keys.astype(np.int32)
-      found, most = _searched(keys, count)
+      found, most = _searched(keys, count, form)
       assert most == keys.max()
       np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
@@ -83,7 +89,7 @@ def test_small_vectors(size):
 @given(st.lists(st.integers(0, LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
 def test_any_forty_keys(keys):
   keys = np.array(keys, np.int32)
-  np.testing.assert_array_equal(_searched(keys, 13)[0], _sorted(keys, 13))
+  np.testing.assert_array_equal(_searched(keys, 13, FORMS[0])[0], _sorted(keys, 13))
 
 
 def test_exact_cuts_of_several_lists_at_once():
@@ -176,12 +182,13 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(density, kind):
     assert set(chosen.tolist()) <= set(large.tolist())
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["one", "joined"])
-def test_leaves_longer_than_what_is_read_at_a_time(kind):
+def test_leaves_longer_than_what_is_read_at_a_time(kind, form):
   rng = np.random.default_rng(3)
   leaves = [rng.laplace(size=size).astype(np.float32) for size in (2_200_003, 1_500_000)]
   counts = [50] if kind == "one" else [50, 30]
-  search = lambda x: _search.largest(Linear(x), counts, magnitude_keys)[0]
+  search = lambda x: _search.largest(form(x), counts, magnitude_keys)[0]
   ranks = jnp.arange(50 if kind == "one" else 80, dtype=jnp.int32)
   found = jax.jit(lambda: search(_pieces(leaves, kind)).locate(ranks))()
   second = places([x.shape for x in leaves])[1].first
