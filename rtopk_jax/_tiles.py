@@ -157,12 +157,7 @@ class Parts:
 
   def _find(self, field: str, numbers: jax.Array) -> Part:
     """The last parts of which a field is not above some numbers."""
-    if self._table.shape[1] == 1:
-      return Part(*(int(row[0]) for row in self._table))
-    begins = jnp.asarray(self._table[Part._fields.index(field)])
-    found = jnp.searchsorted(begins, numbers, side="right", method="compare_all") - 1
-    take = lambda row: jnp.asarray(row).at[found].get(mode="promise_in_bounds")
-    return Part(*map(take, self._table))
+    return Part(*look_up(self._table[Part._fields.index(field)], self._table, numbers))
 
   def bits(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The number of the word of each position, and the lower one of its bits."""
@@ -212,6 +207,22 @@ class Parts:
     fold = (first - part.slab) // part.across
     found = part.first + (fold * part.fold + row) * part.width + column
     return jnp.clip(found, 0, self.end - 1)
+
+
+def look_up(begins: np.ndarray, table: np.ndarray, numbers: jax.Array) -> list[jax.Array]:
+  """Of each row of a table the entry whose begin is the last that is not above a number, or else the first.
+
+  The steps from entry to entry are summed up: of looked up constants XLA makes long chains of choices.
+  """
+  if begins.size == 1:
+    return [jnp.full_like(numbers, row[0]) for row in table]
+  passed = numbers[None] >= jnp.asarray(begins[1:])[:, None]
+  steps = jnp.asarray(np.diff(table, axis=1))
+  zero = jnp.int32(0)
+  return [
+    row[0] + jnp.sum(jnp.where(passed, step[:, None], zero), axis=0)
+    for row, step in zip(table, steps, strict=True)
+  ]
 
 
 def _halves(size: int) -> list[int]:
