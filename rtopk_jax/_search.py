@@ -38,6 +38,7 @@ from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, p
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import ALIGN, Vector
 
+# A vector and how its words are made: of entries side by side, or below one another.
 Form = Linear | Columns
 
 # Groups below this size are not sampled: all of their entries are between the cuts.

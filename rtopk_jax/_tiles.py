@@ -11,7 +11,7 @@ slabs. The n-th member is then found by its fold, its row among the 16, its slab
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,7 +32,8 @@ _WIDTH = 2
 _EVEN_BITS = np.uint32(0x5555_5555)
 # Four of a word's entries are counted at once, a byte each.
 _EVERY_BYTE = np.uint32(0x0101_0101)
-# Members whose slabs are looked at at a time.
+# Members that are looked for at a time, and those whose slabs are looked at.
+_SOUGHT = 1 << 15
 _STRETCH = 2048
 
 
@@ -157,12 +158,7 @@ class Parts:
 
   def _find(self, field: str, numbers: jax.Array) -> Part:
     """The last parts of which a field is not above some numbers."""
-    if self._table.shape[1] == 1:
-      return Part(*(int(row[0]) for row in self._table))
-    begins = jnp.asarray(self._table[Part._fields.index(field)])
-    found = jnp.searchsorted(begins, numbers, side="right", method="compare_all") - 1
-    take = lambda row: jnp.asarray(row).at[found].get(mode="promise_in_bounds")
-    return Part(*map(take, self._table))
+    return Part(*look_up(self._table[Part._fields.index(field)], self._table, numbers))
 
   def bits(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The number of the word of each position, and the lower one of its bits."""
@@ -183,9 +179,12 @@ class Parts:
     Returns:
       Their positions, int32; something in range for a rank that is not there.
     """
+    before = _counts(words)
+    return _in_stretches(lambda x: self._locate(words, before, x), _SOUGHT, words, ranks)
+
+  def _locate(self, words: jax.Array, before: jax.Array, ranks: jax.Array) -> jax.Array:
     slabs = words.shape[0]
     # Members of all slabs before one, by their place in the word: those at places before one, and all.
-    before = _counts(words)
     at = lambda place, slab: before.at[place * (slabs + 1) + slab].get(mode="promise_in_bounds")
     slab = jnp.minimum(not_above(before[-slabs:], ranks), slabs - 1)
     part = self._find("slab", slab)
@@ -212,6 +211,22 @@ class Parts:
     fold = (first - part.slab) // part.across
     found = part.first + (fold * part.fold + row) * part.width + column
     return jnp.clip(found, 0, self.end - 1)
+
+
+def look_up(begins: np.ndarray, table: np.ndarray, numbers: jax.Array) -> list[jax.Array]:
+  """Of each row of a table the entry whose begin is the last that is not above a number, or else the first.
+
+  The steps from entry to entry are summed up: of looked up constants XLA makes long chains of choices.
+  """
+  if begins.size == 1:
+    return [jnp.full_like(numbers, row[0]) for row in table]
+  passed = numbers[None] >= jnp.asarray(begins[1:])[:, None]
+  steps = jnp.asarray(np.diff(table, axis=1))
+  zero = jnp.int32(0)
+  return [
+    row[0] + jnp.sum(jnp.where(passed, step[:, None], zero), axis=0)
+    for row, step in zip(table, steps, strict=True)
+  ]
 
 
 def _halves(size: int) -> list[int]:
@@ -241,22 +256,36 @@ def _counts(words: jax.Array) -> jax.Array:
 
 
 def _lanes(words: jax.Array, slabs: jax.Array, rows: jax.Array, numbers: jax.Array) -> jax.Array:
-  """In which lane of a slab the n-th word is that has some row's bit set, a stretch of members at a time."""
-  size = slabs.size
-  stretch = min(_STRETCH, size)
+  """In which lane of a slab the n-th word is that has some row's bit set."""
   upto = np.triu(np.ones((LANES, LANES), np.float32))
 
-  def step(turn, lanes):
-    begin = jnp.minimum(turn * stretch, size - stretch)
-    slab, row, number = (lax.dynamic_slice(x, (begin,), (stretch,)) for x in (slabs, rows, numbers))
+  def look(slab, row, number):
     taken = words.at[slab].get(mode="promise_in_bounds")
     bits = (taken >> (_WIDTH * row).astype(jnp.uint32)[:, None]) & np.uint32(1)
     # A matrix unit sums up exactly: ones and zeros, 128 of them.
     ends = jnp.dot(bits.astype(jnp.int32).astype(jnp.float32), upto).astype(jnp.int32)
     lane = jnp.sum((ends <= number[:, None]).astype(jnp.int32), axis=1)
-    return lax.dynamic_update_slice(lanes, jnp.minimum(lane, LANES - 1), (begin,))
+    return jnp.minimum(lane, LANES - 1)
 
-  start = _axis.varying_like(_axis.varying_like(jnp.zeros_like(numbers), words), numbers)
+  return _in_stretches(look, _STRETCH, words, slabs, rows, numbers)
+
+
+def _in_stretches(
+  function: Callable[..., jax.Array], stretch: int, words: jax.Array, *arrays: jax.Array
+) -> jax.Array:
+  """What a function of some words makes of int32 arrays, so many entries at a time to take little memory."""
+  size = arrays[0].size
+  if size <= stretch:
+    return function(*arrays)
+
+  def step(turn, found):
+    begin = jnp.minimum(turn * stretch, size - stretch)
+    new = function(*(lax.dynamic_slice(x, (begin,), (stretch,)) for x in arrays))
+    return lax.dynamic_update_slice(found, new, (begin,))
+
+  start = jnp.zeros_like(arrays[0])
+  for x in (words, *arrays):
+    start = _axis.varying_like(start, x)
   return lax.fori_loop(0, -(-size // stretch), step, start)
 
 

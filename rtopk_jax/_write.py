@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _vector
-from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns
+from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
 
 # Leaves of so many entries have a flat array each, since what is cut out of one is a copy. Others share one.
@@ -77,9 +77,9 @@ def put_in_tiles(
 def _is_there(where: Sequence[Place], positions: jax.Array) -> jax.Array:
   """Which positions name an entry."""
   firsts = np.array([place.first for place in where], np.int32)
-  ends = np.array([place.first + place.size for place in where], np.int32)
-  place = _last(firsts, positions)
-  return (positions >= 0) & (positions < _of(ends, place))
+  ends = np.array([[place.first + place.size for place in where]], np.int32)
+  (end,) = look_up(firsts, ends, positions)
+  return (positions >= 0) & (positions < end)
 
 
 def _marks(
@@ -187,8 +187,7 @@ class Tiled:
     Also by how many the entries that are not zero have become more.
     """
     table = np.array(self._pieces, np.int32).T
-    which = _last(table[0], positions)
-    first, end, width, turned, tall, across, array, begin = (_of(row, which) for row in table)
+    first, end, width, turned, tall, across, array, begin = look_up(table[0], table, positions)
     there = (positions >= 0) & (positions < end) & keep
     index = jnp.maximum(positions - first, 0)
     row, column = lax.div(index, width), lax.rem(index, width)
@@ -229,13 +228,3 @@ class Tiled:
       x = jnp.swapaxes(x, -1, -2) if piece.turned else x
       found.append(x.reshape(place.shape))
     return found
-
-
-def _last(begins: np.ndarray, numbers: jax.Array) -> jax.Array:
-  """The last of some ascending numbers that is not above each of others, or else the first."""
-  found = jnp.searchsorted(jnp.asarray(begins), numbers, side="right", method="compare_all")
-  return jnp.maximum(found.astype(jnp.int32) - 1, 0)
-
-
-def _of(row: np.ndarray, which: jax.Array) -> jax.Array:
-  return jnp.asarray(row).at[which].get(mode="promise_in_bounds")

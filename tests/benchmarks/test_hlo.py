@@ -100,6 +100,19 @@ def test_padding_of_tiles_counts():
   assert array.bytes == 4 * 15
 
 
+def test_a_slice_brought_on_chip_is_read_once():
+  lines = [
+    "  %x = f32[4096]{0:T(1024)} parameter(0)",
+    "  %s = ((f32[4096]{0:T(1024)}), f32[1024]{0:T(1024)S(1)}, s32[]{:S(2)}) slice-start(%x), "
+    "slice={[0:1024]}",
+    "  %t = ((f32[4096]{0:T(1024)}), f32[1024]{0:T(1024)}, s32[]{:S(2)}) slice-start(%x), "
+    "slice={[0:1024]}",
+  ]
+  program = hlo.Program("\n".join(["ENTRY %main (x: f32[4096]) -> f32[1024] {", *lines, "}"]))
+  # The second one is written to memory as well.
+  assert [moved for moved, _ in program.moved()] == [4 * 1024, 2 * 4 * 1024]
+
+
 def test_sends_between_slices_are_collectives():
   line = (
     "  %recv = (u32[64]{0:T(1024)}, u32[], token[]) recv(%t), channel_id=1, "
