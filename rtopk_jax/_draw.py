@@ -4,7 +4,7 @@ Where most members are left out (random-k), a few more numbers than wanted are d
 many different ones there are is left to chance, but given that, every set of so many is as likely as another: so
 is every smaller set of those, of which the second way picks one. Where there are too few, all is drawn again.
 
-Otherwise every member gets a random key, and those with the largest keys are taken, found by counting.
+Otherwise, and on TPUs, every member gets a random key, and those with the largest keys are taken, found by counting.
 """
 
 import math

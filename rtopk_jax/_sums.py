@@ -173,7 +173,7 @@ def _add_window(
   start = jnp.minimum(begin, index.size - length)
   at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (index, values))
   number = start + lax.iota(jnp.int32, length)
-  here = (number >= begin) & (number < end)
+  here = (number >= begin) & (number < end) & (at < leaf.size)
   at = jnp.where(here, at, np.int32(leaf.size))
   old = leaf.at[at].get(mode="fill", fill_value=0, unique_indices=True)
   new = old + new

@@ -103,7 +103,7 @@ def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
     top = np.argsort(-np.abs(flat[worker]), kind="stable")[:k]
     message[worker, top] = flat[worker, top]
   rest = flat - message
-  expected = np.zeros(960, np.float32)
+  expected = np.zeros(1280, np.float32)
   for owner in range(4):
     mine = np.arange(1280) // 32 % 4 == owner
     sums = np.where(mine, message.sum(axis=0) + rest[owner], 0)
