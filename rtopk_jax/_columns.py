@@ -47,6 +47,9 @@ class Columns:
     vector: d entries.
   """
 
+  has_bits = False
+  width = WIDTH
+
   def __init__(self, vector: Vector):
     where, entries = [], []
     for place, arrays in zip(vector.where, vector.arrays, strict=True):
@@ -65,9 +68,6 @@ class Columns:
     for place, (x,), parts in zip(vector.where, entries, self.parts.by_piece, strict=True):
       one = len(parts) == 1
       self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
-
-  has_bits = False
-  width = WIDTH
 
   def start(self) -> jax.Array:
     """As ``Linear.start``."""

@@ -2,11 +2,11 @@
 
 Passes over the d compressed entries with momentum, error feedback and clipping, an array that is read or
 written once being one: the norm reads the gradient (1); selection reads gradient, momentum and residual (3); the
-new momentum reads two arrays and writes one (3), the new residual three and one (4); the update is written,
-and read once to be counted (2). 13 in all, 12 without clipping, 8 without momentum as well. It takes no fewer
-as long as a step may be skipped: no memory may change before all workers have been heard, so that gradient
-and memory are read again afterwards. The vector itself is never written down (but on TPUs, see ``_columns``), and
-of what a worker sends or receives k entries are touched, not d.
+new momentum reads two arrays and writes one (3), and so does the new residual (3); the update is written (1). 11
+in all, 10 without clipping, 6 without momentum as well. It takes no fewer as long as a step may be skipped: no
+memory may change before all workers have been heard, so that gradient and memory are read again afterwards.
+The vector itself is never written down (but on TPUs, see ``_columns``), and of what a worker sends or receives k
+entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry, written once and read a few
 times) and by small leaves, which are put together and taken apart again: at most 16 in all. For ResNet-18 it
