@@ -91,21 +91,23 @@ class Positions:
     filled = counts > 0
     length = -(-count // (32 * _TURNS))
     blocks = _TURNS * length
-    marks = (
-      _axis.varying_like(jnp.zeros(blocks, jnp.uint32), self.words)
-      .at[jnp.where(filled, begins >> 5, blocks)]
-      .add(np.uint32(1) << (begins & 31).astype(jnp.uint32), mode="drop")
-    )
-    number = running_total(filled.astype(jnp.int32)) - 1
+    # Words that begin after the last member that is wanted have no mark.
+    block = jnp.where(filled & (begins < count), begins >> 5, blocks)
+    mark = np.uint32(1) << (begins & 31).astype(jnp.uint32)
+    marks = _axis.varying_like(jnp.zeros(blocks, jnp.uint32), self.words)
+    marks = marks.at[block].add(mark, mode="drop")
+    in_block = lax.population_count(marks).astype(jnp.int32)
+    before = running_total(in_block) - in_block
+    # Words by their number among those that have a mark.
+    passed = lambda x: x.at[jnp.minimum(block, blocks - 1)].get(mode="promise_in_bounds")
+    number = passed(before) + lax.population_count(passed(marks) & (mark - 1)).astype(jnp.int32)
     filled_words = (
       _axis.varying_like(jnp.zeros_like(counts), self.words)
-      .at[jnp.where(filled, number, counts.size)]
+      .at[jnp.where(block < blocks, number, counts.size)]
       .set(lax.iota(jnp.int32, counts.size), mode="drop", unique_indices=True)
     )
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     bits, begins = at(self.words, filled_words), at(begins, filled_words)
-    in_block = lax.population_count(marks).astype(jnp.int32)
-    before = running_total(in_block) - in_block
     bit = lax.iota(jnp.int32, 32)[None]
     up_to = (np.uint32(2) << bit.astype(jnp.uint32)) - np.uint32(1)
 

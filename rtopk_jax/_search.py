@@ -220,12 +220,11 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
     done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
     return turn + 1, low, high, lower, higher, words, found.survey, done
 
-  nothing = _nothing(plan, form.vector)
-  low, high = _everything(plan, form.vector), nothing
-  words = form.start()
-  found = Survey(jnp.float32(0), jnp.int32(0))
-  start = (jnp.int32(0), low, high, low, high, words, found, jnp.bool_(False))
   like = vector.arrays[0][0]
-  start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
+  varying = lambda tree: jax.tree.map(lambda x: _axis.varying_like(x, like), tree)
+  low, nothing = varying(_everything(plan, vector)), varying(_nothing(plan, vector))
+  found = Survey(jnp.float32(0), jnp.int32(0))
+  start = (jnp.int32(0), low, nothing, low, nothing, form.start(), found, jnp.bool_(False))
+  start = varying(start)
   _, _, _, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
   return words, lower, higher, found

@@ -235,9 +235,14 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored():
   assert compiled.memory_analysis().temp_size_in_bytes < 2 * size
 
 
-@pytest.mark.slow
-def test_vmap_and_shard_map_agree():
-  selector = rtopk_jax.rtop_k(0.01, 5)
+@pytest.mark.parametrize(
+  "selector",
+  [
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), marks=pytest.mark.slow, id="two bits"),
+    pytest.param(rtopk_jax.top_k(0.001), id="one bit"),
+  ],
+)
+def test_vmap_and_shard_map_agree(selector):
   keys = jax.random.split(jax.random.key(0), 2)
   vectors = jnp.stack([_vector(), jnp.zeros(LARGE)])  # one needs more turns than the other
   one_by_one = [jax.jit(selector)(v, k).indices for v, k in zip(vectors, keys, strict=True)]
