@@ -207,12 +207,6 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a shape,
-  # and copy it for each.
-  def zeros(count):
-    positions, values = contributions.read(jnp.int32(0))
-    return jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
-
   def sum_in_place():
     def add(worker, state):
       totals, senders = state
@@ -224,7 +218,10 @@ def reduce(
         senders = _vector.write(senders, where, positions, one, keep=wanted, add=True)
       return totals, senders
 
-    nothing = zeros(len(where))
+    # Zeros that the compiler does not know for such: of constants it would keep one for all leaves of a shape,
+    # and copy it for each.
+    positions, values = contributions.read(jnp.int32(0))
+    nothing = jnp.zeros_like(values, shape=(len(where),)).at[positions[0] + 1 + len(where)].set(1)
     start = [jnp.broadcast_to(nothing[i], place.shape) for i, place in enumerate(where)]
     counted = [x.astype(jnp.int32) for x in start] if by_senders else []
     return lax.fori_loop(0, contributions.count, add, (start, counted))
@@ -241,9 +238,9 @@ def reduce(
         senders = tiled.add(senders, positions, jnp.ones_like(positions), wanted)
       return totals, senders
 
-    nothing = zeros(len(tiled.sizes))
-    counted = tiled.nothing(nothing.astype(jnp.int32)) if by_senders else []
-    start = (tiled.nothing(nothing), counted)
+    nothing = lambda like: _axis.varying_like(jnp.zeros(tiled.size, like.dtype), like)
+    positions, values = contributions.read(jnp.int32(0))
+    start = (nothing(values), nothing(positions) if by_senders else ())
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
     return tiled.leaves(totals), tiled.leaves(senders) if by_senders else []
 
