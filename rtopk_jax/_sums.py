@@ -120,20 +120,20 @@ class _InPlace:
 
 
 class _InTiles:
-  """Arrays that TPUs can write single entries to."""
+  """One array for all leaves, which TPUs can write single entries to."""
 
   def __init__(self, where: Sequence[Place]):
     self._tiled = _write.Tiled(where)
-    self.sizes = self._tiled.sizes
+    self.sizes = [self._tiled.size]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """As ``_InPlace.add``."""
-    arrays, change = self._tiled.add(sums.arrays, positions, values, wanted)
-    return _Sums(arrays, sums.nonzero + change)
+    array, change = self._tiled.add(sums.arrays[0], positions, values, wanted)
+    return _Sums([array], sums.nonzero + change)
 
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """As ``_InPlace.leaves``."""
-    return self._tiled.leaves(arrays)
+    return self._tiled.leaves(arrays[0])
 
 
 def _add_at_once(

@@ -2,8 +2,10 @@
 
 On CPUs and GPUs a leaf is written to where it lies. A TPU writes single entries only to arrays of one axis, so that
 a leaf would be laid out anew twice. There, entries are set while the whole leaf is written anyway: their positions
-are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in flat arrays, whose entries are
-in the order in which TPUs keep those of the leaves, so that looking at one as a leaf moves nothing.
+are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in one flat array for all leaves,
+whose entries are in the order in which TPUs keep those of the leaves, so that looking at a part of it as a leaf
+moves nothing within the part. An array a leaf would be written to as often as there are leaves, and XLA would carry
+those that fit to the TPU's own memory and back for every message.
 """
 
 from collections.abc import Sequence
@@ -17,9 +19,6 @@ from jax import lax
 from rtopk_jax import _axis, _vector
 from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
-
-# Leaves of so many entries have a flat array each, since what is cut out of one is a copy. Others share one.
-_ALONE = 1 << 22
 
 
 def put(
@@ -67,7 +66,7 @@ def put_in_tiles(
   if not values.ndim:
     return [jnp.where(here, values, leaf) for here, leaf in zip(marked, leaves, strict=True)]
   tiled = Tiled(where)
-  sums, _ = tiled.add(tiled.nothing(jnp.zeros_like(values, shape=())), positions, values, keep)
+  sums, _ = tiled.add(jnp.zeros_like(values, shape=(tiled.size,)), positions, values, keep)
   return [
     jnp.where(here, new, leaf)
     for here, new, leaf in zip(marked, tiled.leaves(sums), leaves, strict=True)
@@ -120,8 +119,7 @@ class _Piece(NamedTuple):
     turned: whether rows and columns have changed places.
     tall: rows of a tile.
     across: tiles that rows take.
-    array: the number of its flat array.
-    begin: its first entry there.
+    begin: its first entry in the flat array.
   """
 
   first: int
@@ -130,23 +128,23 @@ class _Piece(NamedTuple):
   turned: int
   tall: int
   across: int
-  array: int
   begin: int
 
 
 class Tiled:
-  """Leaves in flat arrays, each entry where a TPU keeps it.
+  """Leaves in one flat array, each entry where a TPU keeps it.
 
   Args:
     where: their places.
+
+  Attributes:
+    size: of the flat array.
   """
 
   def __init__(self, where: Sequence[Place]):
     self.where = tuple(where)
     self._pieces: list[_Piece] = []
-    self._ends: list[int] = []
-    # The first array is that of those who share one.
-    self.sizes = [0]
+    begin = 0
     for place in where:
       long = [length for length in place.shape if length > 1]
       flat = len(long) < 2
@@ -158,62 +156,43 @@ class Tiled:
       alone = len(long) == 2 and len(place.shape) > 2 and long[-2] % SUBLANES
       across, tall = -(-columns // LANES), 1 if flat or alone else SUBLANES
       length = -(-height // SUBLANES) * SUBLANES * across * LANES
-      number = 0
-      if place.size >= _ALONE:
-        number = len(self.sizes)
-        self.sizes.append(0)
-      begin = self.sizes[number]
-      self.sizes[number] += length
       end = place.first + place.size
-      piece = _Piece(place.first, end, width, int(turned), tall, across, number, begin)
-      self._pieces.append(piece)
-      self._ends.append(begin + length)
+      self._pieces.append(_Piece(place.first, end, width, int(turned), tall, across, begin))
+      begin += length
+    self.size = begin
 
   @classmethod
   def fits(cls, where: Sequence[Place]) -> bool:
-    """Whether the flat arrays, with what tiles are filled up by, can be indexed."""
-    return max(cls(where).sizes) <= MAX_SIZE
-
-  def nothing(self, zeros: jax.Array) -> list[jax.Array]:
-    """The flat arrays of nothing, out of a zero, or out of one for each."""
-    zeros = jnp.broadcast_to(zeros, (len(self.sizes),))
-    return [jnp.broadcast_to(zeros[i], (size,)) for i, size in enumerate(self.sizes)]
+    """Whether the flat array, with what tiles are filled up by, can be indexed."""
+    return cls(where).size <= MAX_SIZE
 
   def add(
-    self, sums: list[jax.Array], positions: jax.Array, values: jax.Array, keep: jax.Array | bool
-  ) -> tuple[list[jax.Array], jax.Array]:
-    """The flat arrays with values added at distinct positions, those to keep alone.
+    self, sums: jax.Array, positions: jax.Array, values: jax.Array, keep: jax.Array | bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """The flat array with values added at distinct positions, those to keep alone.
 
     Also by how many the entries that are not zero have become more.
     """
     table = np.array(self._pieces, np.int32).T
-    first, end, width, turned, tall, across, array, begin = look_up(table[0], table, positions)
+    first, end, width, turned, tall, across, begin = look_up(table[0], table, positions)
     there = (positions >= 0) & (positions < end) & keep
     index = jnp.maximum(positions - first, 0)
     row, column = lax.div(index, width), lax.rem(index, width)
     row, column = jnp.where(turned == 1, column, row), jnp.where(turned == 1, row, column)
     tile = lax.div(row, tall) * across + column // LANES
     place = begin + (tile * tall + lax.rem(row, tall)) * LANES + column % LANES
-    added, change = [], jnp.int32(0)
-    for i, (x, size) in enumerate(zip(sums, self.sizes, strict=True)):
-      if not size:
-        added.append(x)
-        continue
-      here = there & (array == i)
-      number = jnp.where(here, place, size)
-      old = x.at[number].get(mode="fill", fill_value=0)
-      new = old + values
-      added.append(x.at[number].set(new, mode="drop"))
-      change += jnp.sum(
-        (here & (new != 0)).astype(jnp.int32) - (here & (old != 0)).astype(jnp.int32)
-      )
-    return added, change
+    number = jnp.where(there, place, self.size)
+    old = sums.at[number].get(mode="fill", fill_value=0)
+    new = old + values
+    change = (there & (new != 0)).astype(jnp.int32) - (there & (old != 0)).astype(jnp.int32)
+    return sums.at[number].set(new, mode="drop"), jnp.sum(change)
 
-  def leaves(self, sums: list[jax.Array]) -> list[jax.Array]:
-    """The flat arrays as leaves."""
+  def leaves(self, sums: jax.Array) -> list[jax.Array]:
+    """The flat array as leaves."""
+    ends = [*(piece.begin for piece in self._pieces[1:]), self.size]
     found = []
-    for place, piece, end in zip(self.where, self._pieces, self._ends, strict=True):
-      x = sums[piece.array][piece.begin : end]
+    for place, piece, end in zip(self.where, self._pieces, ends, strict=True):
+      x = sums[piece.begin : end]
       rows = place.size // piece.width
       if sum(length > 1 for length in place.shape) < 2:
         found.append(x[: place.size].reshape(place.shape))

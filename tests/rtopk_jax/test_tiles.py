@@ -185,10 +185,8 @@ def test_entries_are_put_where_others_put_them(kind):
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("alone", [10_000, 1 << 22])
 @pytest.mark.parametrize("average", ["workers", "senders"])
-def test_sums_are_those_of_other_platforms(average, alone, monkeypatch):
-  monkeypatch.setattr(_write, "_ALONE", alone)
+def test_sums_are_those_of_other_platforms(average, monkeypatch):
   where = places(SHAPES)
   positions = jnp.stack([jnp.asarray(_some_positions(900)) + i for i in range(3)])
   values = jnp.cos(positions.astype(jnp.float32))
