@@ -69,14 +69,17 @@ def _rivals(size: int, density: float) -> dict:
   for name, wire in WIRES.items():
     of_blocks = wire.indices == "block"
     sent, within = (in_blocks, blocks) if of_blocks else (slices, None)
-    there = lambda x, key, wire=wire, within=within: wire.encode(x, key, within)
-    encode = jax.jit(there).lower(sent, key).compile()
+    encode = jax.jit(lambda x, key, wire=wire, within=within: wire.encode(x, key, within))
     words = encode(sent, key)
-    back = lambda x, wire=wire, within=within: wire.decode(x, k, size, within)
-    decode = jax.jit(back).lower(words).compile()
 
-    def both(encode=encode, decode=decode, sent=sent):
-      jax.block_until_ready(decode(encode(sent, key)))
+    # One program, as within a step, and a message that came from elsewhere.
+    def code(x, key, words, wire=wire, within=within):
+      return wire.encode(x, key, within), wire.decode(words, k, size, within)
+
+    code = jax.jit(code).lower(sent, key, words).compile()
+
+    def both(code=code, sent=sent, words=words):
+      jax.block_until_ready(code(sent, key, words))
 
     rivals[name] = both
   return rivals

@@ -121,7 +121,7 @@ def advise(
     >>> import rtopk_jax
     >>> advice = rtopk_jax.advise(25.6e6, num_workers=16, bandwidth="1Gbit/s")
     >>> advice.compress, advice.choice.density
-    (True, 0.01)
+    (True, 0.001)
     >>> fast = rtopk_jax.advise(25.6e6, num_workers=16, bandwidth="400Gbit/s")
     >>> print(fast.reason)
     Don't compress: the dense exchange takes 32.7 ms and no compressed one is 1.2 times as fast.

@@ -107,18 +107,23 @@ class Positions:
       .set(lax.iota(jnp.int32, counts.size), mode="drop", unique_indices=True)
     )
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
-    bits, begins = at(self.words, filled_words), at(begins, filled_words)
+    bits = at(self.words, filled_words)
+    # By how much the first member of a block comes after the last mark before the block.
+    first = 32 * lax.iota(jnp.int32, blocks)
+    behind = first - at(at(begins, filled_words), jnp.maximum(before - 1, 0))
     bit = lax.iota(jnp.int32, 32)[None]
     up_to = (np.uint32(2) << bit.astype(jnp.uint32)) - np.uint32(1)
 
     def turn(number, found):
       row = number * length
-      marked, passed = (lax.dynamic_slice(x, (row,), (length,)) for x in (marks, before))
-      nth = passed[:, None] + lax.population_count(marked[:, None] & up_to).astype(jnp.int32)
+      here = lambda x: lax.dynamic_slice(x, (row,), (length,))[:, None]
+      marked = here(marks) & up_to
+      nth = here(before) + lax.population_count(marked).astype(jnp.int32)
       nth = jnp.clip(nth - 1, 0, counts.size - 1)
-      rank = 32 * (row + lax.iota(jnp.int32, length)[:, None]) + bit
+      last = 31 - lax.clz(marked).astype(jnp.int32)
+      in_word = bit + jnp.where(marked == 0, here(behind), -last)
       positions = (32 // self.width) * at(filled_words, nth)
-      positions += self._in_word(at(bits, nth), rank - at(begins, nth))
+      positions += self._in_word(at(bits, nth), in_word)
       return lax.dynamic_update_slice(found, positions, (row, jnp.int32(0)))
 
     found = _axis.varying_like(jnp.zeros((blocks, 32), jnp.int32), self.words)
