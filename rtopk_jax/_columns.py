@@ -18,7 +18,17 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._pack import EVEN_BITS, WIDTH, Found, Survey, View, square
 from rtopk_jax._rows import Cut
-from rtopk_jax._tiles import FOLD, LANES, Members, Part, Parts, Sheet, lies_by_columns, to_slabs
+from rtopk_jax._tiles import (
+  FOLD,
+  LANES,
+  Lying,
+  Members,
+  Part,
+  Parts,
+  Sheet,
+  lies_by_columns,
+  to_slabs,
+)
 from rtopk_jax._vector import Place, Vector
 
 
@@ -31,6 +41,7 @@ class _Read(NamedTuple):
     ends: beyond which position there is nothing in a fold, likewise; None where all entries are there.
     run_of: which run of the piece each fold is of; None for one.
     slab: the first slab of its words.
+    turned: the shape of the piece, where rows are its columns.
   """
 
   entries: jax.Array
@@ -38,6 +49,7 @@ class _Read(NamedTuple):
   ends: int | np.ndarray | None
   run_of: np.ndarray | None
   slab: int
+  turned: tuple[int, ...] | None = None
 
 
 class Columns:
@@ -53,13 +65,17 @@ class Columns:
   def __init__(self, vector: Vector):
     where, entries = [], []
     for place, arrays in zip(vector.where, vector.arrays, strict=True):
-      sheet = Sheet.of(place.shape)
+      sheet = Sheet.lying(place.shape)
       even = sheet.rows * sheet.width == place.size
       shape = (sheet.rows, *sheet.inner) if even and len(place.runs) == 1 else (place.size,)
-      if lies_by_columns(place.shape):
-        shape = place.shape
-      where.append(dataclasses.replace(place, shape=shape))
-      entries.append((vector.rule(*arrays).reshape(shape),))
+      x = vector.rule(*arrays)
+      if sheet.turned:
+        where.append(Lying(place.first, shape, place.runs, place.shape))
+        x = jnp.swapaxes(x, -1, -2)
+      else:
+        shape = place.shape if lies_by_columns(place.shape) else shape
+        where.append(dataclasses.replace(place, shape=shape))
+      entries.append((x.reshape(shape),))
     # Written down, or whoever looks up an entry would look it up in each of the arrays that it is made of.
     entries = lax.optimization_barrier(tuple(entries))
     self.vector = Vector(tuple(where), entries, lambda x: x)
@@ -124,7 +140,11 @@ class Columns:
 
 def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   """A piece that is one run: its whole folds, and the rest."""
-  sheet = Sheet.of(place.shape)
+  sheet = Sheet.lying(place.shape)
+  if sheet.turned:
+    # Rows that are folded to one lie far apart, for the sake of the words as they are turned.
+    folded = entries.reshape(1, sheet.fold, sheet.folds, *sheet.inner)
+    return [_Read(folded, place.first, None, None, int(part.slab), place.shape)]
   fold = sheet.fold * sheet.width
   whole = place.size // fold
   begin, first_slab = whole * fold, int(part.slab)
@@ -177,8 +197,10 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
 
   position = axis(len(shape) - 1)
   width = shape[-1]
+  if read.turned:
+    position = position * np.int32(read.turned[-1]) + axis(1) * np.int32(shape[2]) + axis(2)
   for i in range(len(shape) - 2, 0, -1):
-    if shape[i] > 1:
+    if shape[i] > 1 and not read.turned:
       position += axis(i) * np.int32(width)
     width *= shape[i]
   if isinstance(read.first, int):
@@ -211,4 +233,22 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
     return jax.ops.segment_sum(by_fold, read.run_of, runs, indices_are_sorted=True)
 
   upper = words >> np.uint32(1) & np.uint32(0x5555_5555)
-  return to_slabs(words), Found(survey, count(words), count(upper))
+  rows = _turn(words, read.turned) if read.turned else words
+  return to_slabs(rows), Found(survey, count(words), count(upper))
+
+
+def _turn(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Words of columns as those of rows, shape (folds, columns); they are few, unlike what they are of.
+
+  Args:
+    words: shape (1, n, …, rows), of every n-th column.
+    shape: of the piece.
+  """
+  apart, fold = words.shape[1], shape[-1] // words.shape[1]
+  sheet = Sheet.of(shape)
+  words = words.reshape(apart, shape[-2]).T
+  words = jnp.pad(words, ((0, sheet.folds * sheet.fold - shape[-2]), (0, 0)))
+  words = words.reshape(sheet.folds, sheet.fold, 1, apart)
+  of = functools.partial(lax.broadcasted_iota, jnp.uint32, (sheet.folds, sheet.fold, fold, apart))
+  bits = (words >> (WIDTH * of(2)) & np.uint32(3)) << (WIDTH * of(1))
+  return jnp.sum(bits, axis=1, dtype=jnp.uint32).reshape(sheet.folds, shape[-1])

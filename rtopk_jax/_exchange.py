@@ -22,7 +22,7 @@ from rtopk_jax import _axis, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._select import Selection, SparseSlices
-from rtopk_jax._vector import Vector
+from rtopk_jax._vector import Place, Vector
 from rtopk_jax._wire import Blocks, Wire
 
 AVERAGES = ("workers", "senders", "sum")
@@ -72,13 +72,14 @@ class Incoming(NamedTuple):
 
   Attributes:
     contributions: to the update.
-    settle: from the leaves of v and whether the step is taken at all to the leaves of the new residual.
+    settle: from the leaves of v, their places and whether the step is taken at all to the leaves of the new
+      residual.
     sent: entries of which something was sent, so that they lose their momentum: ascending positions, and
       which of them count.
   """
 
   contributions: Contributions
-  settle: Callable[[list[jax.Array], jax.Array], list[jax.Array]]
+  settle: Callable[[list[jax.Array], Sequence[Place], jax.Array], list[jax.Array]]
   sent: tuple[tuple[jax.Array, jax.Array | bool], ...]
 
 
@@ -170,13 +171,13 @@ class AllGather(Collective):
 
 
 def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) -> Incoming:
-  positions, where = out.selection.positions, out.vector.where
+  positions = out.selection.positions
 
   def read(worker):
     slices = wire.decode(arrived[worker], positions.size, out.vector.span, out.blocks)
     return slices.indices, slices.values
 
-  def settle(residuals, here):
+  def settle(residuals, where, here):
     # Of what is sent exactly, nothing is left.
     return _write.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 

@@ -272,13 +272,13 @@ class _Leg:
 
   def incoming(self, out: Outgoing, owned: _Owned, messages: jax.Array) -> Incoming:
     """What every worker adds to the update, and what becomes of this worker's memory."""
-    positions, where = out.selection.positions, out.vector.where
+    positions = out.selection.positions
 
     def read(worker):
       slices = self.wire.decode(messages[worker], self.returned, self.share)
       return self._position(slices.indices, worker), slices.values
 
-    def settle(residuals, here):
+    def settle(residuals, where, here):
       keep = here & owned.accepted
       residuals = _write.put(residuals, where, positions, owned.kept, keep=keep)
 

@@ -14,6 +14,7 @@ is 14.8 and, without clipping and momentum, 9.4 on a CPU (``python -m benchmarks
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from rtopk_jax._layout import Block, Layout, Scope, Segment
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics
 from rtopk_jax._select import Selector
-from rtopk_jax._vector import Vector
+from rtopk_jax._vector import Place, Vector
 from rtopk_jax._wire import Wire
 
 # Keys from this one on are of infinities and NaN.
@@ -235,32 +236,48 @@ class Step:
 
     The momentum comes first and the residual is made of it, so that each array is updated in place.
     """
-    memory, before = self.options.memory, self.leaves
-    momenta, residuals = [], []
-    for i in segment.leaves:
-      gradient = self._local(before.gradient[i], scale)
-      old = before.momentum[i].astype(jnp.float32) if before.momentum else None
+    before = [[x[i] for i in segment.leaves] if x else [] for x in self.leaves]
+    advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
+    if incoming is None:
+      momenta, residuals = advanced(segment.where, before)
+    else:
+      momenta, residuals = _write.in_folds(segment.where, before, advanced)
+    for new, leaves in ((momenta, after.momentum), (residuals, after.residual)):
+      for i, x in zip(segment.leaves, new, strict=bool(new)):
+        leaves[i] = x
+
+  def _advanced(
+    self,
+    where: Sequence[Place],
+    before: Leaves,
+    here: jax.Array,
+    scale: jax.Array | None,
+    incoming: Incoming | None,
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Momentum and residual of some leaves after the step; nothing for what there is not, or does not change."""
+    memory = self.options.memory
+    gradients = [self._local(x, scale) for x in before.gradient]
+    momenta = []
+    for gradient, old in zip(gradients, before.momentum, strict=bool(before.momentum)):
+      old = old.astype(jnp.float32)
       new = memory.correct(gradient, old)
-      if old is not None and new is not None:
-        momenta.append(jnp.where(here, new, old))
+      momenta.append(old if new is None else jnp.where(here, new, old))
     kept = momenta
     if memory.masks and incoming is not None:
       for positions, keep in incoming.sent:
         zero = jnp.float32(0)
-        kept = _write.put(kept, segment.where, positions, zero, keep=here & keep)
-    if before.momentum:
-      exact = before.momentum[segment.leaves[0]].dtype == jnp.float32
-      # Where momentum was cleared the residual is set below, so the one will do for the other.
-      momenta = kept if exact else momenta
-      for i, new in zip(segment.leaves, kept, strict=True):
-        after.momentum[i] = _state.cast(new, before.momentum[i].dtype)
+        kept = _write.put(kept, where, positions, zero, keep=here & keep)
+    # Where momentum was cleared the residual is set below, so the one will do for the other.
+    exact = all(x.dtype == jnp.float32 for x in before.momentum)
+    momenta = kept if exact else momenta
+    kept = [_state.cast(x, old.dtype) for x, old in zip(kept, before.momentum, strict=True)]
     if not before.residual or incoming is None:
-      return
-    for number, i in enumerate(segment.leaves):
-      gradient = self._local(before.gradient[i], scale)
-      direction = memory.direction(gradient, momenta[number] if momenta else None)
-      rest = before.residual[i].astype(jnp.float32)
+      return kept, []
+    residuals = []
+    for number, rest in enumerate(before.residual):
+      direction = memory.direction(gradients[number], momenta[number] if momenta else None)
+      rest = rest.astype(jnp.float32)
       residuals.append(jnp.where(here, memory.accumulate(direction, rest), rest))
-    residuals = incoming.settle(residuals, here)
-    for i, new in zip(segment.leaves, residuals, strict=True):
-      after.residual[i] = _state.cast(new, before.residual[i].dtype)
+    residuals = incoming.settle(residuals, where, here)
+    casts = zip(residuals, before.residual, strict=True)
+    return kept, [_state.cast(x, old.dtype) for x, old in casts]

@@ -10,6 +10,7 @@ row by row. For that, each of the 16 bits of a slab's words is counted by itself
 slabs. The n-th member is then found by its fold, its row among the 16, its slab in the row, and its lane.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -44,11 +45,13 @@ class Sheet(NamedTuple):
     rows: how many; the last may be shorter where the piece has one axis.
     inner: the axes of a row.
     fold: how many rows are folded to one.
+    turned: whether the rows are columns of the piece. Their words are in an order in which members cannot be counted.
   """
 
   rows: int
   inner: tuple[int, ...]
   fold: int = FOLD
+  turned: bool = False
 
   @property
   def width(self) -> int:
@@ -83,6 +86,34 @@ class Sheet(NamedTuple):
     even = [fold for fold in range(FOLD, FOLD // 2, -1) if rows % fold == 0]
     return cls(rows, inner, even[0] if even else FOLD)
 
+  @classmethod
+  def lying(cls, shape: tuple[int, ...]) -> "Sheet":
+    """The sheet of an array, of its columns if a TPU keeps them as rows and they make whole folds."""
+    if not lies_by_columns(shape) or math.prod(shape[:-2]) > 1:
+      return cls.of(shape)
+    turned = cls.of(_turned(shape))._replace(turned=True)
+    return turned if turned.holds(math.prod(shape)) else cls.of(shape)
+
+  def holds(self, size: int) -> bool:
+    """Whether so many entries are whole folds."""
+    return self.folds * self.fold * self.width == size
+
+  def fold_up(self, x: jax.Array) -> jax.Array:
+    """An array that is whole folds, shape (folds, rows of a fold, …)."""
+    x = jnp.swapaxes(x, -1, -2) if self.turned else x
+    return x.reshape(self.folds, self.fold, *self.inner)
+
+  def unfold(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Folds as an array again."""
+    if self.turned:
+      return jnp.swapaxes(x.reshape(_turned(shape)), -1, -2)
+    return x.reshape(shape)
+
+
+def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """A shape with rows and columns in each other's place."""
+  return (*shape[:-2], shape[-1], shape[-2])
+
 
 def lies_by_columns(shape: tuple[int, ...]) -> bool:
   """Whether a TPU fills up less of an array when its last axis is not the one along the lanes."""
@@ -99,15 +130,37 @@ def lies_by_columns(shape: tuple[int, ...]) -> bool:
   return filled(minor, second) < filled(second, minor)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lying(Place):
+  """A place whose array has rows as those of the sheet in which a TPU keeps the leaf.
+
+  Attributes:
+    leaf: the shape of the leaf itself.
+  """
+
+  leaf: tuple[int, ...]
+
+  def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
+    """As ``Place.index``."""
+    sheet = Sheet.lying(self.leaf)
+    if sheet.turned:
+      rest, columns = positions - self.first, np.int32(sheet.rows)
+      number = lax.rem(rest, columns) * np.int32(sheet.width) + lax.div(rest, columns)
+      inside = (rest >= 0) & (rest < self.size)
+      positions = jnp.where(inside, number, np.int32(-1)) + self.first
+    return super().index(positions)
+
+
 class Part(NamedTuple):
   """Where the words of a run are.
 
   Attributes:
     first: its first position.
-    width: entries of a row.
+    width: entries of a row of the piece.
     fold: rows that are folded to one.
     across: slabs of a row of words.
     slab: the first slab.
+    turned: 1 where words are of columns.
   """
 
   first: int | jax.Array
@@ -115,6 +168,7 @@ class Part(NamedTuple):
   fold: int | jax.Array
   across: int | jax.Array
   slab: int | jax.Array
+  turned: int | jax.Array
 
 
 class Parts:
@@ -133,7 +187,8 @@ class Parts:
       found = []
       for first, sheet in piece:
         across = -(-sheet.width // LANES)
-        found.append(Part(first, sheet.width, sheet.fold, across, slab))
+        width = sheet.rows if sheet.turned else sheet.width
+        found.append(Part(first, width, sheet.fold, across, slab, int(sheet.turned)))
         slab += sheet.folds * across
       self.by_piece.append(found)
       # The next piece begins with a tile.
@@ -165,6 +220,9 @@ class Parts:
     part = self._find("first", positions)
     index = positions - part.first
     row, column = index // part.width, index % part.width
+    if self._table[Part._fields.index("turned")].any():
+      turned = part.turned == 1
+      row, column = jnp.where(turned, column, row), jnp.where(turned, row, column)
     slab = part.slab + row // part.fold * part.across + column // LANES
     bit = np.uint32(1) << (_WIDTH * (row % part.fold)).astype(jnp.uint32)
     return slab * LANES + column % LANES, bit

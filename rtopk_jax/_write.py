@@ -8,7 +8,8 @@ moves nothing within the part. An array a leaf would be written to as often as t
 those that fit to the TPU's own memory and back for every message.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,8 +18,11 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _vector
-from rtopk_jax._tiles import LANES, SUBLANES, Parts, Sheet, lies_by_columns, look_up
+from rtopk_jax._tiles import LANES, SUBLANES, Lying, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
+
+# The flat array of sums may be longer by one in so many entries.
+_SPARE = 16
 
 
 def put(
@@ -53,6 +57,75 @@ def put(
   )
 
 
+def in_folds(
+  where: Sequence[Place],
+  lists: Sequence[Sequence[jax.Array]],
+  function: Callable[[Sequence[Place], list[list[jax.Array]]], Sequence[Sequence[jax.Array]]],
+) -> list[list[jax.Array]]:
+  """What a function that puts entries to leaves makes of them, some other leaf for each.
+
+  On TPUs it works on leaves in the shape in which the rows that share words are an axis of their own. In a leaf's
+  shape, words would first be written down for every entry where rows are no multiple of a tile's.
+
+  Args:
+    where: the places of leaves.
+    lists: leaves, one a place each.
+    function: from the places of leaves in some shape, and lists of such leaves, to others.
+
+  Returns:
+    The lists that it makes.
+  """
+  plain = lambda: [list(leaves) for leaves in function(where, [list(leaves) for leaves in lists])]
+  if not Tiled.fits(where):
+    return plain()
+  return lax.platform_dependent(tpu=lambda: work_in_folds(where, lists, function), default=plain)
+
+
+def work_in_folds(
+  where: Sequence[Place],
+  lists: Sequence[Sequence[jax.Array]],
+  function: Callable[[Sequence[Place], list[list[jax.Array]]], Sequence[Sequence[jax.Array]]],
+) -> list[list[jax.Array]]:
+  """``in_folds`` on TPUs."""
+  lying = [_lying(place) for place in where]
+  # Whatever is made of one shape must not be moved to the other.
+  folded = [
+    [
+      lax.optimization_barrier(_fold_up(place, x))
+      for place, x in zip(lying, leaves, strict=bool(leaves))
+    ]
+    for leaves in lists
+  ]
+  return [
+    [
+      _unfold(place, lax.optimization_barrier(x))
+      for place, x in zip(lying, leaves, strict=bool(leaves))
+    ]
+    for leaves in function(lying, folded)
+  ]
+
+
+def _lying(place: Place) -> Place:
+  """The place of a leaf in folds, if it is whole folds."""
+  sheet = Sheet.lying(place.shape)
+  if not sheet.holds(place.size):
+    return place
+  return Lying(place.first, (sheet.folds, sheet.fold, *sheet.inner), place.runs, place.shape)
+
+
+def _shape(place: Place) -> tuple[int, ...]:
+  """Of the leaf itself."""
+  return place.leaf if isinstance(place, Lying) else place.shape
+
+
+def _fold_up(place: Place, leaf: jax.Array) -> jax.Array:
+  return Sheet.lying(place.leaf).fold_up(leaf) if isinstance(place, Lying) else leaf
+
+
+def _unfold(place: Place, x: jax.Array) -> jax.Array:
+  return Sheet.lying(place.leaf).unfold(x, place.leaf) if isinstance(place, Lying) else x
+
+
 def put_in_tiles(
   leaves: Sequence[jax.Array],
   where: Sequence[Place],
@@ -67,10 +140,8 @@ def put_in_tiles(
     return [jnp.where(here, values, leaf) for here, leaf in zip(marked, leaves, strict=True)]
   tiled = Tiled(where)
   sums, _ = tiled.add(jnp.zeros_like(values, shape=(tiled.size,)), positions, values, keep)
-  return [
-    jnp.where(here, new, leaf)
-    for here, new, leaf in zip(marked, tiled.leaves(sums), leaves, strict=True)
-  ]
+  new = [_fold_up(place, x) for place, x in zip(where, tiled.leaves(sums), strict=True)]
+  return [jnp.where(here, x, leaf) for here, x, leaf in zip(marked, new, leaves, strict=True)]
 
 
 def _is_there(where: Sequence[Place], positions: jax.Array) -> jax.Array:
@@ -85,7 +156,7 @@ def _marks(
   leaves: Sequence[jax.Array], where: Sequence[Place], positions: jax.Array, keep: jax.Array
 ) -> list[jax.Array]:
   """Which entries of leaves are at some positions."""
-  sheets = [Sheet.of(place.shape) for place in where]
+  sheets = [Sheet.lying(_shape(place)) for place in where]
   pieces = [[(place.first, sheet)] for place, sheet in zip(where, sheets, strict=True)]
   parts = Parts(pieces, _vector.span(where))
   words, bits = parts.bits(jnp.maximum(positions, 0))
@@ -101,6 +172,12 @@ def _marks(
     shape = (sheet.folds, sheet.fold, *sheet.inner)
     row = lax.broadcasted_iota(jnp.uint32, shape, 1)
     rows = ((of_piece >> (2 * row)) & np.uint32(1)) == 1
+    if isinstance(place, Lying):
+      found.append(rows)
+      continue
+    if sheet.holds(place.size):
+      found.append(sheet.unfold(rows, place.shape))
+      continue
     if sheet.rows * sheet.width == place.size:
       rows = rows.reshape(-1, *sheet.inner)[: sheet.rows]
     else:
@@ -144,22 +221,36 @@ class Tiled:
   def __init__(self, where: Sequence[Place]):
     self.where = tuple(where)
     self._pieces: list[_Piece] = []
-    begin = 0
+    pieces, lengths = [], []
     for place in where:
-      long = [length for length in place.shape if length > 1]
+      shape = _shape(place)
+      long = [length for length in shape if length > 1]
       flat = len(long) < 2
       width = LANES if flat else long[-1]
       rows = -(-place.size // width)
-      turned = lies_by_columns(place.shape)
+      turned = lies_by_columns(shape)
       height, columns = (width, rows) if turned else (rows, width)
       # An axis of one takes the place of a tile's 8 rows, which would have to be filled up.
-      alone = len(long) == 2 and len(place.shape) > 2 and long[-2] % SUBLANES
+      alone = len(long) == 2 and len(shape) > 2 and long[-1 if turned else -2] % SUBLANES
       across, tall = -(-columns // LANES), 1 if flat or alone else SUBLANES
-      length = -(-height // SUBLANES) * SUBLANES * across * LANES
+      lengths.append(-(-height // SUBLANES) * SUBLANES * across * LANES)
       end = place.first + place.size
-      self._pieces.append(_Piece(place.first, end, width, int(turned), tall, across, begin))
+      pieces.append(_Piece(place.first, end, width, int(turned), tall, across, 0))
+    # All of the flat array as rows like those of a leaf, so that the leaf is cut out of it at once, without what tiles
+    # are filled up by. The longest leaves come first, as long as the flat array does not grow by much.
+    units = [piece.tall * piece.across * LANES for piece in pieces]
+    total, common, self._whole = sum(lengths), SUBLANES * LANES, set()
+    for i in sorted(range(len(pieces)), key=lambda i: -lengths[i]):
+      both = math.lcm(common, units[i])
+      if -(-total // both) * both <= total + total // _SPARE:
+        self._whole.add(i)
+        common = both
+    begin = 0
+    for i, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
+      begin += -begin % (units[i] if i in self._whole else SUBLANES * LANES)
+      self._pieces.append(piece._replace(begin=begin))
       begin += length
-    self.size = begin
+    self.size = -(-begin // common) * common
 
   @classmethod
   def fits(cls, where: Sequence[Place]) -> bool:
@@ -191,19 +282,21 @@ class Tiled:
     """The flat array as leaves."""
     ends = [*(piece.begin for piece in self._pieces[1:]), self.size]
     found = []
-    for place, piece, end in zip(self.where, self._pieces, ends, strict=True):
-      x = sums[piece.begin : end]
-      rows = place.size // piece.width
-      if sum(length > 1 for length in place.shape) < 2:
-        found.append(x[: place.size].reshape(place.shape))
+    for i, (place, piece, end) in enumerate(zip(self.where, self._pieces, ends, strict=True)):
+      rows, shape = place.size // piece.width, _shape(place)
+      if sum(length > 1 for length in shape) < 2:
+        found.append(sums[piece.begin : piece.begin + place.size].reshape(shape))
         continue
-      height, width = (piece.width, rows) if piece.turned else (rows, piece.width)
+      x, first = (sums, piece.begin) if i in self._whole else (sums[piece.begin : end], 0)
+      width = piece.across * LANES
+      first //= width
+      height, columns = (piece.width, rows) if piece.turned else (rows, piece.width)
       if piece.tall == 1:
         x = x.reshape(-1, 1, piece.across, LANES).transpose(1, 0, 2, 3)
-        x = x.reshape(1, -1, piece.across * LANES)[:, :height, :width]
+        x = x.reshape(1, -1, width)[:, first : first + height, :columns]
       else:
         x = x.reshape(-1, piece.across, SUBLANES, LANES).transpose(0, 2, 1, 3)
-        x = x.reshape(-1, piece.across * LANES)[:height, :width]
+        x = x.reshape(-1, width)[first : first + height, :columns]
       x = jnp.swapaxes(x, -1, -2) if piece.turned else x
-      found.append(x.reshape(place.shape))
+      found.append(x.reshape(shape))
     return found

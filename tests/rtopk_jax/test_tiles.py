@@ -17,12 +17,15 @@ from rtopk_jax._pack import Linear
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import Run, Vector, places
 
-# Rows in whole folds and not, of whole tiles and not, by columns, of one axis, and of next to nothing.
+# Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
+# and not), of one axis, and of next to nothing.
 SHAPES = [
   (3, 80, 500),
   (1, 45, 300),
   (19, 6, 90),
   (1, 200, 140),
+  (1, 203, 140),
+  (150, 70),
   (7001,),
   (2048,),
   (1, 1, 17),
@@ -92,7 +95,7 @@ def test_one_vector(count):
 @pytest.mark.parametrize("kind", ["each", "joined"])
 def test_groups(kind):
   counts = [max(1, int(np.prod(shape)) // 9) for shape in SHAPES]
-  counts[1], counts[4] = 1, 7000
+  counts[1], counts[6] = 1, 7000
   for values in ("plain", "ties"):
     _check(_leaves(values), kind, counts, [[i] for i in range(len(SHAPES))])
 
