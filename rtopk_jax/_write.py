@@ -21,7 +21,7 @@ from rtopk_jax import _axis, _vector
 from rtopk_jax._tiles import LANES, SUBLANES, Lying, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
 
-# The flat array of sums may be longer by one in so many entries.
+# So that leaves are cut out of the flat array in one go, it may be longer by one in so many entries.
 _SPARE = 16
 
 
@@ -62,15 +62,15 @@ def in_folds(
   lists: Sequence[Sequence[jax.Array]],
   function: Callable[[Sequence[Place], list[list[jax.Array]]], Sequence[Sequence[jax.Array]]],
 ) -> list[list[jax.Array]]:
-  """What a function that puts entries to leaves makes of them, some other leaf for each.
+  """What a function makes of leaves that puts entries to them.
 
-  On TPUs it works on leaves in the shape in which the rows that share words are an axis of their own. In a leaf's
-  shape, words would first be written down for every entry where rows are no multiple of a tile's.
+  On TPUs it works on leaves in a shape in which the rows that share words are an axis of their own. In a leaf's own
+  shape, a word would be written down for every entry first if its rows are no whole tiles.
 
   Args:
     where: the places of leaves.
     lists: leaves, one a place each.
-    function: from the places of leaves in some shape, and lists of such leaves, to others.
+    function: from the places of leaves in some shape, and lists of leaves in it, to such lists.
 
   Returns:
     The lists that it makes.
@@ -236,10 +236,10 @@ class Tiled:
       lengths.append(-(-height // SUBLANES) * SUBLANES * across * LANES)
       end = place.first + place.size
       pieces.append(_Piece(place.first, end, width, int(turned), tall, across, 0))
-    # All of the flat array as rows like those of a leaf, so that the leaf is cut out of it at once, without what tiles
-    # are filled up by. The longest leaves come first, as long as the flat array does not grow by much.
-    units = [piece.tall * piece.across * LANES for piece in pieces]
-    total, common, self._whole = sum(lengths), SUBLANES * LANES, set()
+    # The longest leaves are cut out of the whole of the flat array, looked at as rows like theirs. Cut out as entries
+    # first and as rows then, to leave behind what fills up tiles, they would be moved twice.
+    self._whole, total, common = set(), sum(lengths), SUBLANES * LANES
+    units = [SUBLANES * LANES * piece.across for piece in pieces]
     for i in sorted(range(len(pieces)), key=lambda i: -lengths[i]):
       both = math.lcm(common, units[i])
       if -(-total // both) * both <= total + total // _SPARE:
@@ -247,7 +247,7 @@ class Tiled:
         common = both
     begin = 0
     for i, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-      begin += -begin % (units[i] if i in self._whole else SUBLANES * LANES)
+      begin += -begin % units[i]
       self._pieces.append(piece._replace(begin=begin))
       begin += length
     self.size = -(-begin // common) * common

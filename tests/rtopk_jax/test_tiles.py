@@ -9,13 +9,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from rtopk_jax import _exchange, _search, _sums, _vector, _write
+from rtopk_jax import _exchange, _layout, _search, _sums, _vector, _write
 from rtopk_jax._columns import Columns
 from rtopk_jax._keys import magnitude_keys
 from rtopk_jax._layout import Bundle
 from rtopk_jax._pack import Linear
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import Run, Vector, places
+from tests.rtopk_jax.harness import AXIS, gradients, run
 
 # Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
 # and not), of one axis, and of next to nothing.
@@ -186,6 +187,62 @@ def test_entries_are_put_where_others_put_them(kind):
     here(leaves, positions, values, keep), expected(leaves, positions, values, keep), strict=True
   ):
     np.testing.assert_array_equal(a, b)
+
+
+def test_entries_are_put_to_leaves_in_folds():
+  leaves, where = [jnp.asarray(x) for x in _leaves("plain")], places(SHAPES)
+  positions = jnp.asarray(_some_positions(900))
+  values = jnp.sin(positions.astype(jnp.float32))
+
+  def work(put):
+    def function(where, lists):
+      both = [a + 2 * b for a, b in zip(*lists, strict=True)]
+      return [put(both, where, positions[::2], values[::2]), lists[1], []]
+
+    return function
+
+  write = lambda *x: _vector.write(*x)
+  put = lambda *x: _write.put_in_tiles(*x, True)
+  expected = jax.jit(lambda x: work(write)(where, [x, x]))(leaves)
+  # Entries can be written to leaves in folds as well.
+  for function in (put, write):
+    found = jax.jit(lambda x, f=function: _write.work_in_folds(where, [x, x], work(f)))(leaves)
+    for a, b in zip(found, expected, strict=True):
+      for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"nesterov": True},
+    {"wire": rtopk_jax.Wire(values="bfloat16"), "scope": "leaf", "memory_dtype": jnp.bfloat16},
+    pytest.param(
+      {"collective": "reduce_scatter", "wire": rtopk_jax.Wire(values="bfloat16")},
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_steps_are_those_of_other_platforms(options, monkeypatch):
+  monkeypatch.setattr(_layout, "BUNDLED_BELOW", 1 << 10)
+  shapes = {"by columns": (1000, 150), "tiles": (64, 40), "neither": (150, 300), "few": (7, 3)}
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 2), AXIS, momentum=0.5, dense=False, **options
+  )
+  grads = gradients(shapes, 2, 2)
+
+  def after(choose):
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    updates, state = run("vmap", tx, grads)
+    return (updates, state.residual, state.momentum), state.metrics
+
+  elsewhere = after(lambda *arguments, default, **_: default(*arguments))
+  here = after(
+    lambda *arguments, default, tpu=None, **_: (default if tpu is None else tpu)(*arguments)
+  )
+  jax.tree.map(np.testing.assert_array_equal, here[0], elsewhere[0])
+  # Squares are added up in another order.
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), here[1], elsewhere[1])
 
 
 @pytest.mark.parametrize("average", ["workers", "senders"])
