@@ -1,10 +1,10 @@
 """The whole exchange on slow links, from local gradient to mean: ``python -m benchmarks.slow_link``.
 
-Makes hosts with rate-limited links on this machine (root and iproute2 are needed), runs one process on each,
-times every exchange of the library and, where PyTorch is installed (``--torch=PYTHON`` names another Python
-that has it), what its users have, and removes the hosts whatever happens. All exchange gradients of the same
-shapes; the time is from a barrier to the end of the slowest worker. PyTorch's hooks are handed a full bucket
-directly, so that no forward or backward pass is in their time.
+Makes hosts with rate-limited links on this machine (root and iproute2 are needed), runs one process on each, which
+gets one core, times every exchange of the library and, where PyTorch is installed (``--torch=PYTHON`` names another
+Python that has it), what its users have, and removes the hosts whatever happens. All exchange gradients of the
+same shapes; the time is from a barrier to the end of the slowest worker. PyTorch's hooks are handed a full
+bucket directly, so that no forward or backward pass is in their time.
 
 Beside each measured time stands what ``rtopk_jax``'s cost model makes of the link, the latency of a
 barrier and the speed of one worker without a link, both measured in the same run; beside the bytes that

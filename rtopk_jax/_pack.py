@@ -25,6 +25,7 @@ from rtopk_jax._vector import Place, Vector, aligned
 # Bits of an entry, at most.
 WIDTH = 2
 EVEN_BITS = np.uint32(0x5555_5555)
+_HALF = np.uint32(0xFFFF)
 # Entries of a row of what is added up.
 _ROW = 512
 # Entries of a long piece that are read at a time.
@@ -248,9 +249,14 @@ class _Piece(NamedTuple):
         jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
         for bits in kinds
       ]
-    in_low, upper = lax.population_count(words), words >> 1 & EVEN_BITS
-    in_high = lax.population_count(upper if self.width == 2 else jnp.zeros_like(words))
-    found = Found(survey, *count(in_low.astype(jnp.int32), in_high.astype(jnp.int32)))
+    # The bits of both cuts, or two halves of those of one.
+    lower, upper = (
+      (words, words >> 1 & EVEN_BITS) if self.width == 2 else (words & _HALF, words >> 16)
+    )
+    in_low, in_high = count(*(lax.population_count(x).astype(jnp.int32) for x in (lower, upper)))
+    if self.width == 1:
+      in_low, in_high = in_low + in_high, jnp.zeros_like(in_high)
+    found = Found(survey, in_low, in_high)
     return lax.dynamic_update_slice(packed, words, (first // (32 // self.width),)), found
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +102,9 @@ class _Owned:
   Attributes:
     accepted: which of this worker's entries found room.
     kept: what rounding left of them, shape (k,).
-    read: positions and values that one worker sent here, by its number.
+    touched: positions of the coordinates that something came for, ascending, each once where ``is_first``.
+    is_first: which of them count.
+    sums: those there.
     chosen: positions of the sums that are sent on, ascending.
     rest: what rounding leaves of those.
     message: their words.
@@ -113,7 +114,9 @@ class _Owned:
 
   accepted: jax.Array
   kept: jax.Array
-  read: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+  touched: jax.Array
+  is_first: jax.Array
+  sums: jax.Array
   chosen: jax.Array
   rest: jax.Array
   message: jax.Array
@@ -205,14 +208,13 @@ class _Leg:
     number = jnp.where(mine, self._number(positions), self.share)
     start = self._owned(out.vector, me).at[number].set(kept, mode="drop")
 
-    def read(worker):
-      slices = self.wire.decode(arrived[worker], self.capacity, self.share + self.capacity)
-      return slices.indices, slices.values, slices.indices < self.share
+    def read(row):
+      return self.wire.decode(row, self.capacity, self.share + self.capacity)
 
     def add(worker, sums):
-      numbers, received, _ = read(worker)
-      return sums.at[numbers].add(
-        received, mode="drop", unique_indices=True, indices_are_sorted=True
+      received = read(arrived[worker])
+      return sums.at[received.indices].add(
+        received.values, mode="drop", unique_indices=True, indices_are_sorted=True
       )
 
     sums = lax.fori_loop(0, self.num_workers, add, start)
@@ -225,14 +227,17 @@ class _Leg:
     change += jnp.sum(jnp.square(sums) - jnp.square(start))
     change += jnp.sum(jnp.square(rest) - jnp.square(leaving))
 
-    def arrived_from(worker):
-      numbers, received, real = read(worker)
-      return self._position(numbers, me), received, real
-
+    # The sums of what came are this worker's residual, as far as they are not sent on.
+    numbers = jnp.sort(jax.vmap(lambda row: read(row).indices)(arrived).reshape(-1))
+    is_first = jnp.concatenate([jnp.ones_like(numbers[:1], jnp.bool_), numbers[1:] != numbers[:-1]])
+    is_there = numbers < self.share
+    touched = jnp.where(is_there, self._position(numbers, me), np.int32(_vector.MAX_SIZE))
     return _Owned(
       accepted,
       kept,
-      arrived_from,
+      touched,
+      is_there & is_first,
+      sums.at[jnp.minimum(numbers, self.share - 1)].get(mode="promise_in_bounds"),
       self._position(chosen, me),
       rest,
       message,
@@ -282,11 +287,8 @@ class _Leg:
       keep = here & owned.accepted
       residuals = _write.put(residuals, where, positions, owned.kept, keep=keep)
 
-      def add(worker, residuals):
-        at, received, real = owned.read(worker)
-        return _vector.write(residuals, where, at, received, keep=here & real, add=True)
-
-      residuals = lax.fori_loop(0, self.num_workers, add, residuals)
+      keep = here & owned.is_first
+      residuals = _write.put(residuals, where, owned.touched, owned.sums, keep=keep)
       return _write.put(residuals, where, owned.chosen, owned.rest, keep=here)
 
     sent = ((positions, owned.accepted), (owned.chosen, True))
