@@ -2,9 +2,10 @@
 
 On CPUs and GPUs a leaf is written to where it lies. A TPU writes single entries only to arrays of one axis, so that
 a leaf would be laid out anew twice. There, entries are set while the whole leaf is written anyway: their positions
-are bits of words, as in ``_tiles``, and each entry looks at its own. Sums are made in one flat array for all leaves,
-whose entries are in the order in which TPUs keep those of the leaves, so that looking at a part of it as a leaf
-moves nothing within the part. An array a leaf would be written to as often as there are leaves, and XLA would carry
+are bits of words, as in ``_tiles``, and each entry looks at its own. Rows that share words are an axis of their own
+for as long as entries are put to a leaf (``in_folds``). Sums are made in one flat array for all leaves,
+whose entries are in the order in which TPUs keep those of the leaves, so that a leaf is
+cut out of it in one go. An array a leaf would be written to as often as there are leaves, and XLA would carry
 those that fit to the TPU's own memory and back for every message.
 """
 
