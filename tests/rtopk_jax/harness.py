@@ -138,6 +138,8 @@ USUAL = {
   "xla_cpu_use_fusion_emitters": True,
 }
 _programs: dict[str, Callable[..., Any]] = {}
+# A process can map only so many pieces of machine code, and crashes in the compiler when it has.
+_KEPT = 300
 
 
 def compiled(function: Callable[..., Any], *args: Any, quick: bool) -> Any:
@@ -145,6 +147,8 @@ def compiled(function: Callable[..., Any], *args: Any, quick: bool) -> Any:
   lowered = jax.jit(function).lower(*args)
   text = lowered.as_text()
   if text not in _programs:
+    if len(_programs) == _KEPT:
+      _programs.clear()
     _programs[text] = lowered.compile(compiler_options=None if quick else USUAL)
   return jax.device_get(_programs[text](*args))
 
