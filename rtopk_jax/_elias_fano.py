@@ -69,18 +69,20 @@ def encode(indices: jax.Array, d: int) -> jax.Array:
   """
   (k,) = indices.shape
   sizes = _sizes(k, d)
-  quotient = indices // sizes.bucket
-  rest = indices - quotient * sizes.bucket
-  bit = quotient + lax.iota(jnp.int32, k)
+  # Without signs division by a constant is a shift or a product.
+  indices, bucket = indices.astype(jnp.uint32), np.uint32(sizes.bucket)
+  quotient = indices // bucket
+  rest = indices - quotient * bucket
+  bit = quotient + lax.iota(jnp.uint32, k)
   # No two indices share a bit, so adding is setting.
   unary = (
     jnp.zeros(sizes.unary, jnp.uint32)
     .at[bit >> 5]
-    .add(np.uint32(1) << (bit & 31).astype(jnp.uint32), indices_are_sorted=True)
+    .add(np.uint32(1) << (bit & 31), indices_are_sorted=True)
   )
   parts = [_bits.pack(rest, sizes.low), unary]
   if sizes.in_threes:
-    digits = jnp.pad(rest >> sizes.low, (0, -k % _DIGITS)).astype(jnp.uint32)
+    digits = jnp.pad(rest >> np.uint32(sizes.low), (0, -k % _DIGITS))
     parts.insert(1, jnp.sum(digits.reshape(-1, _DIGITS) * _POWERS[None], axis=1, dtype=jnp.uint32))
   return jnp.concatenate(parts)
 
