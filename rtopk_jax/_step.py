@@ -8,9 +8,9 @@ memory may change before all workers have been heard, so that gradient and memor
 The vector itself is never written down (but on TPUs, see ``_columns``), and of what a worker sends or receives k
 entries are touched, not d.
 
-What a compiled program moves is more by the words of the search (two bits an entry, written once and read a few
-times) and by small leaves, which are put together and taken apart again: at most 16 in all. For ResNet-18 it
-is 14.8 and, without clipping and momentum, 9.4 on a CPU (``python -m benchmarks.step``).
+What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
+a few times) and by small leaves, which are put together and taken apart again: at most 16 in all. For ResNet-18
+it is 13.3 and, without clipping and momentum, 7.9 on a CPU (``python -m benchmarks.step``).
 """
 
 import dataclasses
