@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._pack import EVEN_BITS, WIDTH, Found, Survey, View, square
+from rtopk_jax._pack import EVEN_BITS, WIDTH, Found, Survey, View, of_runs, square
 from rtopk_jax._rows import Cut
 from rtopk_jax._tiles import (
   FOLD,
@@ -125,8 +125,7 @@ class Columns:
     """As ``Linear.pack``."""
     parts = []
     for place, reads in zip(self.vector.where, self._reads, strict=True):
-      groups = np.array([run.group for run in place.runs])
-      low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
+      low_here, high_here = of_runs(place, low), of_runs(place, high)
       found = []
       for read in reads:
         # Nothing read can be moved out of the loop. In this shape, too: reshaped after it, an array would be
@@ -136,9 +135,7 @@ class Columns:
         words = lax.dynamic_update_slice(words, new, (read.slab, 0))
         found.append(of_read)
       parts.append(functools.reduce(Found.with_, found))
-    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
-    of_runs = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
-    return words, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
+    return words, Found.of_groups(parts, low.value.size)
 
 
 def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
@@ -235,7 +232,7 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
     runs = int(read.run_of[-1]) + 1
     return jax.ops.segment_sum(by_fold, read.run_of, runs, indices_are_sorted=True)
 
-  upper = words >> np.uint32(1) & np.uint32(0x5555_5555)
+  upper = words >> np.uint32(1) & EVEN_BITS
   rows = _turn(words, read.turned) if read.turned else words
   return to_slabs(rows), Found(survey, count(words), count(upper))
 

@@ -92,7 +92,8 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
   taken = Positions.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.
   list_of = np.repeat(np.arange(len(sizes)), counts)
-  places = np.cumsum(Rows(draws).capacities) - np.array(Rows(draws).capacities)
+  rooms = np.array(Rows(draws).capacities)
+  places = np.cumsum(rooms) - rooms
   shift = jnp.cumsum(different) - different - jnp.asarray(places, jnp.int32)
   return Positions(marked, 1).locate(taken + shift[list_of])
 

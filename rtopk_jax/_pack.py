@@ -98,6 +98,19 @@ class Found(NamedTuple):
     survey = self.survey.with_(other.survey)
     return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
 
+  @classmethod
+  def of_groups(cls, parts: Sequence["Found"], groups: int) -> "Found":
+    """Of all pieces, whose runs are of one group or each of one of its own."""
+    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+    counts = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
+    return cls(survey, *(x.reshape(groups, -1).sum(axis=1) for x in counts))
+
+
+def of_runs(place: Place, c: Cut) -> Cut:
+  """The cuts of a piece's runs, out of those of all groups."""
+  groups = np.array([run.group for run in place.runs])
+  return Cut(*(x[groups] for x in c))
+
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
@@ -170,18 +183,14 @@ def pack(
   """
   parts = []
   for i, place in enumerate(vector.where):
-    groups = np.array([run.group for run in place.runs])
-    low_here, high_here = (Cut(*(x[groups] for x in c)) for c in (low, high))
-    piece = _Piece(vector, i, low_here, high_here, view, width)
+    piece = _Piece(vector, i, of_runs(place, low), of_runs(place, high), view, width)
     if len(vector.arrays[i]) == 1:
       packed, new = piece.pack_by_stretches(packed)
     else:
       # An array that a loop reads is not updated in place after it, as memory is.
       packed, new = piece.pack(packed)
     parts.append(new)
-  survey = functools.reduce(Survey.with_, [part.survey for part in parts])
-  of_runs = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
-  return packed, Found(survey, *(x.reshape(low.value.size, -1).sum(axis=1) for x in of_runs))
+  return packed, Found.of_groups(parts, low.value.size)
 
 
 class _Piece(NamedTuple):

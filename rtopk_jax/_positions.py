@@ -12,7 +12,7 @@ from rtopk_jax import _axis
 # Words that share one running count.
 GROUP = 8
 _BYTES = 4
-_EVERY_BYTE = np.uint32(0x0101_0101)
+EVERY_BYTE = np.uint32(0x0101_0101)
 # All members are found in so many turns of a loop, since what is worked out before it is worked out once.
 _TURNS = 2
 # A running total is made of totals of so many.
@@ -24,7 +24,7 @@ class Positions:
   """A set of positions, each with some bits of a word, of which one is set for a member.
 
   Attributes:
-    words: uint32, as many as a whole number of groups.
+    words: uint32; for ``locate``, as many as a whole number of groups.
     width: bits of a position, 1 or 2; the lowest bits of a word are the lowest position.
   """
 
@@ -52,7 +52,7 @@ class Positions:
     group = jnp.minimum(not_above(ends, ranks), ends.size - 1)
     left = ranks - at(ends - in_group, group)
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
-    low, high = low * _EVERY_BYTE, high * _EVERY_BYTE + (low * _EVERY_BYTE >> 24) * _EVERY_BYTE
+    low, high = low * EVERY_BYTE, high * EVERY_BYTE + (low * EVERY_BYTE >> 24) * EVERY_BYTE
     low, high = at(low, group), at(high, group)
     byte = lambda packed, bits: ((packed >> bits) & np.uint32(0xFF)).astype(jnp.int32)
     word = jnp.zeros_like(left)

@@ -208,14 +208,13 @@ class _Leg:
     number = jnp.where(mine, self._number(positions), self.share)
     start = self._owned(out.vector, me).at[number].set(kept, mode="drop")
 
-    def read(row):
-      return self.wire.decode(row, self.capacity, self.share + self.capacity)
+    read = lambda row: self.wire.decode(row, self.capacity, self.share + self.capacity)
+    received = jax.vmap(read)(arrived)
 
     def add(worker, sums):
-      received = read(arrived[worker])
-      return sums.at[received.indices].add(
-        received.values, mode="drop", unique_indices=True, indices_are_sorted=True
-      )
+      at = sums.at[received.indices[worker]]
+      new = received.values[worker]
+      return at.add(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
     sums = lax.fori_loop(0, self.num_workers, add, start)
     chosen = _select.largest_of(sums, self.returned)
@@ -228,7 +227,7 @@ class _Leg:
     change += jnp.sum(jnp.square(rest) - jnp.square(leaving))
 
     # The sums of what came are this worker's residual, as far as they are not sent on.
-    numbers = jnp.sort(jax.vmap(lambda row: read(row).indices)(arrived).reshape(-1))
+    numbers = jnp.sort(received.indices.reshape(-1))
     is_first = jnp.concatenate([jnp.ones_like(numbers[:1], jnp.bool_), numbers[1:] != numbers[:-1]])
     is_there = numbers < self.share
     touched = jnp.where(is_there, self._position(numbers, me), np.int32(_vector.MAX_SIZE))

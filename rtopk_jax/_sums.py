@@ -174,9 +174,4 @@ def _add_window(
   at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (index, values))
   number = start + lax.iota(jnp.int32, length)
   here = (number >= begin) & (number < end) & (at < leaf.size)
-  at = jnp.where(here, at, np.int32(leaf.size))
-  old = leaf.at[at].get(mode="fill", fill_value=0, unique_indices=True)
-  new = old + new
-  change = here & (new != 0)
-  change = change.astype(jnp.int32) - (here & (old != 0)).astype(jnp.int32)
-  return leaf.at[at].set(new, mode="drop", unique_indices=True), jnp.sum(change)
+  return _write.add_counted(leaf, at, new, here, unique=True)

@@ -21,18 +21,14 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._positions import not_above, running_total
+from rtopk_jax._pack import EVEN_BITS, WIDTH
+from rtopk_jax._positions import EVERY_BYTE, not_above, running_total
 from rtopk_jax._vector import Place
 
 LANES = 128
 SUBLANES = 8
 # Rows of a fold at most, one for each entry of a word.
 FOLD = 16
-# Bits of an entry.
-_WIDTH = 2
-_EVEN_BITS = np.uint32(0x5555_5555)
-# Four of a word's entries are counted at once, a byte each.
-_EVERY_BYTE = np.uint32(0x0101_0101)
 # Members that are looked for at a time, and those whose slabs are looked at.
 _SOUGHT = 1 << 15
 _STRETCH = 2048
@@ -224,7 +220,7 @@ class Parts:
       turned = part.turned == 1
       row, column = jnp.where(turned, column, row), jnp.where(turned, row, column)
     slab = part.slab + row // part.fold * part.across + column // LANES
-    bit = np.uint32(1) << (_WIDTH * (row % part.fold)).astype(jnp.uint32)
+    bit = np.uint32(1) << (WIDTH * (row % part.fold)).astype(jnp.uint32)
     return slab * LANES + column % LANES, bit
 
   def locate(self, words: jax.Array, ranks: jax.Array) -> jax.Array:
@@ -299,7 +295,8 @@ def _counts(words: jax.Array) -> jax.Array:
     Flat, (17, slabs + 1): how many members at one of the first so many places of a word there are in the
     first so many slabs.
   """
-  bytes_ = tuple((words >> np.uint32(_WIDTH * i)) & _EVERY_BYTE for i in range(4))
+  # Four of a word's entries are counted at once, a byte each.
+  bytes_ = tuple((words >> np.uint32(WIDTH * i)) & EVERY_BYTE for i in range(4))
   # 128 lanes do not overflow a byte.
   sums = lax.reduce(
     bytes_,
@@ -319,7 +316,7 @@ def _lanes(words: jax.Array, slabs: jax.Array, rows: jax.Array, numbers: jax.Arr
 
   def look(slab, row, number):
     taken = words.at[slab].get(mode="promise_in_bounds")
-    bits = (taken >> (_WIDTH * row).astype(jnp.uint32)[:, None]) & np.uint32(1)
+    bits = (taken >> (WIDTH * row).astype(jnp.uint32)[:, None]) & np.uint32(1)
     # A matrix unit sums up exactly: ones and zeros, 128 of them.
     ends = jnp.dot(bits.astype(jnp.int32).astype(jnp.float32), upto).astype(jnp.int32)
     lane = jnp.sum((ends <= number[:, None]).astype(jnp.int32), axis=1)
@@ -364,14 +361,14 @@ class Members(NamedTuple):
     rows, columns = members.shape
     members = jnp.pad(members, ((0, -rows % FOLD), (0, 0))).reshape(-1, FOLD, columns)
     place = lax.broadcasted_iota(jnp.uint32, members.shape, 1)
-    words = jnp.sum(members.astype(jnp.uint32) << (_WIDTH * place), axis=1, dtype=jnp.uint32)
+    words = jnp.sum(members.astype(jnp.uint32) << (WIDTH * place), axis=1, dtype=jnp.uint32)
     parts = Parts([[(0, Sheet(rows, (columns,)))]], rows * columns)
     words = to_slabs(words)
     return cls(jnp.pad(words, ((0, parts.slabs - words.shape[0]), (0, 0))), parts)
 
   def locate(self, ranks: jax.Array) -> jax.Array:
     """As ``Positions.locate``."""
-    return self.parts.locate((self.words | (self.words >> np.uint32(1))) & _EVEN_BITS, ranks)
+    return self.parts.locate((self.words | (self.words >> np.uint32(1))) & EVEN_BITS, ranks)
 
 
 def to_slabs(words: jax.Array) -> jax.Array:

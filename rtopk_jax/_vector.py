@@ -156,8 +156,8 @@ class Vector:
   def read(self, piece: int, begin: int | jax.Array = 0, length: int | None = None) -> jax.Array:
     """The entries of a piece, flat: all, or so many from one on."""
     if length is None:
-      shape = self.where[piece].shape
-      if math.prod(shape) < _LONG or len(shape) == 1 or shape[-1] % ALIGN == 0:
+      place = self.where[piece]
+      if place.size < _LONG or len(place.shape) == 1 or place.shape[-1] % ALIGN == 0:
         return self._read_at_once(piece)
       return lax.platform_dependent(
         cpu=lambda: self.flat()._read_by_stretches(piece),
@@ -278,46 +278,3 @@ class Vector:
           positions = jnp.where(numbers >= counted, numbers + gap, positions)
         counted += run.size
     return positions
-
-
-def write(
-  leaves: Sequence[jax.Array],
-  where: Sequence[Place],
-  positions: jax.Array,
-  values: jax.Array,
-  *,
-  keep: jax.Array | bool = True,
-  add: bool = False,
-) -> list[jax.Array]:
-  """Leaves with new values at some positions, in place where their memory may be used again.
-
-  Args:
-    leaves: one a place.
-    where: their places.
-    positions: shape (m,), int32, strictly ascending.
-    values: shape (m,), or a scalar.
-    keep: which are written at all, shape (m,) or a scalar.
-    add: add to what is there, instead of replacing it.
-
-  Returns:
-    The leaves.
-  """
-  (size,) = positions.shape
-  keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
-  values = jnp.broadcast_to(values, positions.shape)
-  firsts = jnp.array([place.first for place in where], jnp.int32)
-  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
-  written = []
-  for i, (leaf, place) in enumerate(zip(leaves, where, strict=True)):
-    # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.
-    length = min(size, place.size)
-    begin = jnp.minimum(begins[i], size - length)
-    here, new, kept = (
-      lax.dynamic_slice(x, (begin,), (length,)) if length < size else x
-      for x in (positions, values, keep)
-    )
-    index = place.index(jnp.where(kept, here, np.int32(-1)))
-    at = leaf.at[index]
-    options = {"mode": "drop", "unique_indices": True}
-    written.append(at.add(new, **options) if add else at.set(new, **options))
-  return written

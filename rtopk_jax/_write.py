@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _vector
+from rtopk_jax._pack import WIDTH
 from rtopk_jax._tiles import LANES, SUBLANES, Lying, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
 
@@ -35,7 +36,7 @@ def put(
   keep: jax.Array | bool = True,
   are_zero: bool = False,
 ) -> list[jax.Array]:
-  """As ``_vector.write``, without adding.
+  """Leaves with new values at some positions, in place where their memory may be used again.
 
   Args:
     leaves: one a place.
@@ -49,13 +50,40 @@ def put(
     The leaves.
   """
   if not Tiled.fits(where):
-    return _vector.write(leaves, where, positions, values, keep=keep)
+    return put_in_place(leaves, where, positions, values, keep)
   return lax.platform_dependent(
     tpu=lambda: put_in_tiles(
       leaves, where, positions, jnp.float32(0) if are_zero else values, keep
     ),
-    default=lambda: _vector.write(leaves, where, positions, values, keep=keep),
+    default=lambda: put_in_place(leaves, where, positions, values, keep),
   )
+
+
+def put_in_place(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  values: jax.Array,
+  keep: jax.Array | bool,
+) -> list[jax.Array]:
+  """``put`` on CPUs and GPUs."""
+  (size,) = positions.shape
+  keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
+  values = jnp.broadcast_to(values, positions.shape)
+  firsts = jnp.array([place.first for place in where], jnp.int32)
+  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
+  written = []
+  for i, (leaf, place) in enumerate(zip(leaves, where, strict=True)):
+    # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.
+    length = min(size, place.size)
+    begin = jnp.minimum(begins[i], size - length)
+    here, new, kept = (
+      lax.dynamic_slice(x, (begin,), (length,)) if length < size else x
+      for x in (positions, values, keep)
+    )
+    index = place.index(jnp.where(kept, here, np.int32(-1)))
+    written.append(leaf.at[index].set(new, mode="drop", unique_indices=True))
+  return written
 
 
 def in_folds(
@@ -172,7 +200,7 @@ def _marks(
     of_piece = of_piece.reshape(sheet.folds, 1, *sheet.inner)
     shape = (sheet.folds, sheet.fold, *sheet.inner)
     row = lax.broadcasted_iota(jnp.uint32, shape, 1)
-    rows = ((of_piece >> (2 * row)) & np.uint32(1)) == 1
+    rows = ((of_piece >> (WIDTH * row)) & np.uint32(1)) == 1
     if isinstance(place, Lying):
       found.append(rows)
       continue
@@ -185,6 +213,25 @@ def _marks(
       rows = rows.reshape(-1)[: place.size]
     found.append(rows.reshape(place.shape))
   return found
+
+
+def add_counted(
+  array: jax.Array, index: jax.Array, values: jax.Array, keep: jax.Array, unique: bool = False
+) -> tuple[jax.Array, jax.Array]:
+  """A flat array with values added at distinct places, and by how many its entries that are not zero are more.
+
+  Args:
+    array: shape (n,).
+    index: shape (m,), int32.
+    values: shape (m,).
+    keep: which are added, shape (m,).
+    unique: whether the compiler is told that places are distinct.
+  """
+  at = array.at[jnp.where(keep, index, np.int32(array.size))]
+  old = at.get(mode="fill", fill_value=0, unique_indices=unique)
+  new = old + values
+  change = (keep & (new != 0)).astype(jnp.int32) - (keep & (old != 0)).astype(jnp.int32)
+  return at.set(new, mode="drop", unique_indices=unique), jnp.sum(change)
 
 
 class _Piece(NamedTuple):
@@ -273,11 +320,7 @@ class Tiled:
     row, column = jnp.where(turned == 1, column, row), jnp.where(turned == 1, row, column)
     tile = lax.div(row, tall) * across + column // LANES
     place = begin + (tile * tall + lax.rem(row, tall)) * LANES + column % LANES
-    number = jnp.where(there, place, self.size)
-    old = sums.at[number].get(mode="fill", fill_value=0)
-    new = old + values
-    change = (there & (new != 0)).astype(jnp.int32) - (there & (old != 0)).astype(jnp.int32)
-    return sums.at[number].set(new, mode="drop"), jnp.sum(change)
+    return add_counted(sums, place, values, there)
 
   def leaves(self, sums: jax.Array) -> list[jax.Array]:
     """The flat array as leaves."""

@@ -153,6 +153,19 @@ def compiled(function: Callable[..., Any], *args: Any, quick: bool) -> Any:
   return jax.device_get(_programs[text](*args))
 
 
+def check_mapped(function: Callable[..., jax.Array], *args: jax.Array) -> None:
+  """What a function makes of rows is the same one by one, under ``vmap`` and under ``shard_map``."""
+  one = jax.jit(function)
+  one_by_one = jnp.stack([one(*rows) for rows in zip(*args, strict=True)])
+  together = jax.jit(jax.vmap(function))(*args)
+  of_row = lambda *rows: function(*(x[0] for x in rows))[None]
+  mapped = jax.shard_map(
+    of_row, mesh=mesh(len(one_by_one)), in_specs=(P(AXIS),) * len(args), out_specs=P(AXIS)
+  )
+  np.testing.assert_array_equal(together, one_by_one)
+  np.testing.assert_array_equal(jax.jit(mapped)(*args), one_by_one)
+
+
 @functools.partial(jax.jit, static_argnums=(0,))
 def _draw(selector, vectors, seed, step, group):
   num_workers = vectors.shape[0]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from rtopk_jax import _search
@@ -18,6 +17,7 @@ from rtopk_jax._layout import Bundle
 from rtopk_jax._pack import Linear
 from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._vector import Run, Vector, places
+from tests.rtopk_jax import harness
 
 # With two bits an entry, and with one.
 FORMS = [Linear, functools.partial(Linear, width=1)]
@@ -245,19 +245,7 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored():
 def test_vmap_and_shard_map_agree(selector):
   keys = jax.random.split(jax.random.key(0), 2)
   vectors = jnp.stack([_vector(), jnp.zeros(LARGE)])  # one needs more turns than the other
-  one_by_one = [jax.jit(selector)(v, k).indices for v, k in zip(vectors, keys, strict=True)]
-  together = jax.jit(jax.vmap(lambda v, k: selector(v, k).indices))(vectors, keys)
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  spread = jax.jit(
-    jax.shard_map(
-      lambda v, k: selector(v[0], k[0]).indices[None],
-      mesh=mesh,
-      in_specs=(P("data"), P("data")),
-      out_specs=P("data"),
-    )
-  )(vectors, keys)
-  np.testing.assert_array_equal(together, jnp.stack(one_by_one))
-  np.testing.assert_array_equal(spread, jnp.stack(one_by_one))
+  harness.check_mapped(lambda v, k: selector(v, k).indices, vectors, keys)
 
 
 def test_unknown_method_is_refused():

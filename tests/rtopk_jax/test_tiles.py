@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from rtopk_jax import _exchange, _layout, _search, _sums, _vector, _write
+from rtopk_jax import _exchange, _layout, _search, _sums, _write
 from rtopk_jax._columns import Columns
 from rtopk_jax._keys import magnitude_keys
 from rtopk_jax._layout import Bundle
 from rtopk_jax._pack import Linear
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import Run, Vector, places
-from tests.rtopk_jax.harness import AXIS, gradients, run
+from tests.rtopk_jax.harness import AXIS, check_mapped, gradients, run
 
 # Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
 # and not), of one axis, and of next to nothing.
@@ -141,20 +140,7 @@ def test_vmap_and_shard_map_agree(monkeypatch):
   selector = rtopk_jax.rtop_k(0.01, 5)
   keys = jax.random.split(jax.random.key(0), 2)
   vectors = jnp.stack([_large(), jnp.zeros(LARGE)])  # one needs more turns than the other
-  one = jax.jit(lambda v, k: selector(v, k).indices)
-  one_by_one = [one(v, k) for v, k in zip(vectors, keys, strict=True)]
-  together = jax.jit(jax.vmap(lambda v, k: selector(v, k).indices))(vectors, keys)
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  spread = jax.jit(
-    jax.shard_map(
-      lambda v, k: selector(v[0], k[0]).indices[None],
-      mesh=mesh,
-      in_specs=(P("data"), P("data")),
-      out_specs=P("data"),
-    )
-  )(vectors, keys)
-  np.testing.assert_array_equal(together, jnp.stack(one_by_one))
-  np.testing.assert_array_equal(spread, jnp.stack(one_by_one))
+  check_mapped(lambda v, k: selector(v, k).indices, vectors, keys)
 
 
 def test_members_are_counted_row_by_row():
@@ -181,7 +167,7 @@ def test_entries_are_put_where_others_put_them(kind):
   positions = jnp.asarray(_some_positions(900))
   keep = positions % 3 > 0
   values = jnp.sin(positions.astype(jnp.float32)) if kind == "values" else jnp.float32(0)
-  expected = jax.jit(lambda *x: _vector.write(x[0], where, *x[1:3], keep=x[3]))
+  expected = jax.jit(lambda *x: _write.put_in_place(x[0], where, *x[1:]))
   here = jax.jit(lambda *x: _write.put_in_tiles(x[0], where, *x[1:]))
   for a, b in zip(
     here(leaves, positions, values, keep), expected(leaves, positions, values, keep), strict=True
@@ -201,7 +187,7 @@ def test_entries_are_put_to_leaves_in_folds():
 
     return function
 
-  write = lambda *x: _vector.write(*x)
+  write = lambda *x: _write.put_in_place(*x, True)
   put = lambda *x: _write.put_in_tiles(*x, True)
   expected = jax.jit(lambda x: work(write)(where, [x, x]))(leaves)
   # Entries can be written to leaves in folds as well.
