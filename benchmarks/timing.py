@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 
-def in_turn(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+  rivals: dict[str, Callable[[], Any]], rounds: int, warm: int = 0
+) -> dict[str, list[float]]:
   """Times every rival once a round.
 
   Args:
     rivals: a name and a function that returns when its work is done; the first call is not counted.
     rounds: how many times each is timed.
+    warm: calls before each that is timed, of what has its data in the caches where it is used.
 
   Returns:
     Seconds of every call.
@@ -24,6 +27,8 @@ def in_turn(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list
   seconds: dict[str, list[float]] = {name: [] for name in rivals}
   for _ in range(rounds):
     for name, run in rivals.items():
+      for _ in range(warm):
+        run()
       start = time.perf_counter()
       run()
       seconds[name].append(time.perf_counter() - start)

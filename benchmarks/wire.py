@@ -2,7 +2,8 @@
 
 Bits an index beside the least there can be, log₂ C(d, k)/k, for densities from 0.01 % to 10 %; and how long
 encoding and decoding take beside the selection of what is sent. Indices within blocks are timed on as many
-entries, evenly spread: their selection is another one.
+entries, evenly spread: their selection is another one. Each timed call follows one of its own kind: within a step what
+is encoded has just been selected, and what is decoded has just arrived, so that both are in the caches.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def main() -> None:
     print(f"| {100 * density:g} % | {k:,} | {least:.3f} | {taken:.3f} | {taken - least:.3f} |")
   times, dots = {}, {}
   for density in _TIMED:
-    seconds = timing.in_turn(_rivals(d, density), options.rounds)
+    seconds = timing.in_turn(_rivals(d, density), options.rounds, warm=1)
     share = {
       name: f"{100 * np.median(taken) / np.median(seconds[_SELECTION]):.1f} %"
       for name, taken in seconds.items()

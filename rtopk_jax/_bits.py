@@ -1,7 +1,12 @@
-"""Short numbers packed into words, by planes: first the lowest bit of all of them, then the next.
+"""Short numbers packed into words, in fields of 16, 8, 4, 2 and 1 bits, as the width is a sum of these.
 
-That takes no scatter, and no bit offset that could outgrow an int32.
+Of six bits the lowest four are fields of one array of words, eight to a word, and the highest two of another,
+sixteen to a word. The fields of a word are as far apart in the numbers as there are words, so that packing is a
+few shifts of whole arrays: no scatter, and no bit offset that could outgrow an int32.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,60 +15,92 @@ from jax import lax
 
 from rtopk_jax import _axis
 
-# So many numbers and their planes begin at words of their own, which costs them next to nothing.
-_ALIGNED = 16384
+
+def join(parts: Sequence[jax.Array]) -> jax.Array:
+  """One array after another.
+
+  Compilers for CPUs give each thread of a concatenation as much of every part as of the longest, and have it pass
+  over what is not there, which takes a hundred times as long as the rest. They would do so with what is written
+  over zeros too, for which they pad; so it is written over numbers.
+  """
+  parts = [part for part in parts if part.size] or list(parts[:1])
+  if len(parts) == 1:
+    return parts[0]
+  joined = lax.iota(parts[0].dtype, sum(part.size for part in parts))
+  start = 0
+  for part in parts:
+    joined = lax.dynamic_update_slice(joined, part, (start,))
+    start += part.size
+  return joined
 
 
-def _plane(count: int) -> int:
-  return -(-count // 32) * 32 if count >= _ALIGNED else count
+def _fields(width: int) -> list[tuple[int, int]]:
+  """The first bit of each field and its bits, the widest first."""
+  widths = [1 << i for i in reversed(range(width.bit_length())) if width >> i & 1]
+  return list(zip(itertools.accumulate(widths, initial=0), widths, strict=False))
 
 
 def words(count: int, width: int) -> int:
   """How many words ``count`` numbers of ``width`` bits take."""
-  return -(-width * _plane(count) // 32)
+  return sum(-(-bits * count // 32) for _, bits in _fields(width))
 
 
-def pack(numbers: jax.Array, width: int) -> jax.Array:
+def pack(numbers: jax.Array, width: int) -> list[jax.Array]:
   """The words of some numbers.
 
   Args:
     numbers: shape (m,), an integer dtype; only the lowest ``width`` bits count.
-    width: bits of each.
+    width: bits of each, below 32.
 
   Returns:
-    uint32, shape (words(m, width),).
+    uint32 words, ``words(m, width)`` in all: those of each field, to be joined with what else there is.
   """
-  if not width:
-    return jnp.zeros(0, jnp.uint32)
-  numbers = jnp.pad(numbers, (0, _plane(numbers.size) - numbers.size)).astype(jnp.uint32)
-  planes = [(numbers >> np.uint32(i)) & np.uint32(1) for i in range(width)]
-  if numbers.size % 32:
-    bits = jnp.concatenate(planes)
-    planes = [jnp.pad(bits, (0, -bits.size % 32))]
-  # All planes in one reduction, which compilers for CPUs vectorise where they do not a sum by itself.
-  number = lax.iota(jnp.uint32, 32)[None]
+  numbers = numbers.astype(jnp.uint32)[None]
+  return [pack_rows(numbers >> np.uint32(first), bits)[0] for first, bits in _fields(width)]
+
+
+def pack_rows(numbers: jax.Array, bits: int) -> jax.Array:
+  """The words of rows of numbers, by the lowest bits of each; field i of word j is number i·w + j of w words.
+
+  Args:
+    numbers: shape (rows, m), uint32.
+    bits: of a field: 1, 2, 4, 8 or 16.
+
+  Returns:
+    uint32, shape (rows, words(m, bits)).
+  """
+  rows, each = numbers.shape[0], 32 // bits
+  numbers = jnp.pad(numbers, ((0, 0), (0, -numbers.shape[1] % each)))
+  fields = (numbers & np.uint32((1 << bits) - 1)).reshape(rows, each, -1)
+  fields <<= (bits * lax.iota(jnp.uint32, each))[None, :, None]
+  # By halves: compilers for CPUs work out what is one number a column anew wherever it is written.
   zero = _axis.varying_like(jnp.uint32(0), numbers)
-  packed = lax.reduce(
-    tuple(plane.reshape(-1, 32) << number for plane in planes),
-    (zero,) * len(planes),
-    lambda a, b: tuple(x | y for x, y in zip(a, b, strict=True)),
+  low, high = lax.reduce(
+    (fields[:, : each // 2], fields[:, each // 2 :]),
+    (zero, zero),
+    lambda a, b: (a[0] | b[0], a[1] | b[1]),
     (1,),
   )
-  return jnp.concatenate(packed)
+  return low | high
 
 
 def unpack(code: jax.Array, count: int, width: int) -> jax.Array:
   """The numbers of some words.
 
   Args:
-    code: what ``pack`` returned.
+    code: what ``pack`` returned, joined.
     count: how many numbers.
     width: bits of each.
 
   Returns:
     uint32, shape (count,).
   """
-  bits = (code[:, None] >> lax.iota(jnp.uint32, 32)[None]) & np.uint32(1)
-  bits = bits.reshape(-1)[: width * _plane(count)].reshape(width, _plane(count))
-  bits <<= lax.iota(jnp.uint32, width)[:, None]
-  return jnp.sum(bits, axis=0, dtype=jnp.uint32)[:count]
+  numbers, start = jnp.zeros(count, jnp.uint32), 0
+  for first, bits in _fields(width):
+    length = words(count, bits)
+    part, mask = code[start : start + length], np.uint32((1 << bits) - 1)
+    # Parts of one length, which compilers for CPUs deal out evenly.
+    fields = [(part >> np.uint32(shift)) & mask for shift in range(0, 32, bits)]
+    numbers |= jnp.concatenate(fields)[:count] << np.uint32(first)
+    start += length
+  return numbers

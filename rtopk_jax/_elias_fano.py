@@ -30,7 +30,7 @@ class _Sizes(NamedTuple):
 
   low: int
   in_threes: bool
-  planes: int
+  packed: int
   digits: int
   unary: int
 
@@ -57,7 +57,7 @@ def words(k: int, d: int) -> int:
   return sum(_sizes(k, d)[2:])
 
 
-def encode(indices: jax.Array, d: int) -> jax.Array:
+def encode(indices: jax.Array, d: int) -> list[jax.Array]:
   """The words of some indices.
 
   Args:
@@ -65,7 +65,7 @@ def encode(indices: jax.Array, d: int) -> jax.Array:
     d: entries that they point into.
 
   Returns:
-    uint32, shape (words(k, d),).
+    uint32 words, ``words(k, d)`` in all, in parts.
   """
   (k,) = indices.shape
   sizes = _sizes(k, d)
@@ -80,18 +80,18 @@ def encode(indices: jax.Array, d: int) -> jax.Array:
     .at[bit >> 5]
     .add(np.uint32(1) << (bit & 31), indices_are_sorted=True)
   )
-  parts = [_bits.pack(rest, sizes.low), unary]
+  parts = _bits.pack(rest, sizes.low)
   if sizes.in_threes:
     digits = jnp.pad(rest >> np.uint32(sizes.low), (0, -k % _DIGITS))
-    parts.insert(1, jnp.sum(digits.reshape(-1, _DIGITS) * _POWERS[None], axis=1, dtype=jnp.uint32))
-  return jnp.concatenate(parts)
+    parts.append(jnp.sum(digits.reshape(-1, _DIGITS) * _POWERS[None], axis=1, dtype=jnp.uint32))
+  return [*parts, unary]
 
 
 def decode(code: jax.Array, k: int, d: int) -> jax.Array:
   """The indices of some words.
 
   Args:
-    code: what ``encode`` returned.
+    code: what ``encode`` returned, joined.
     k: how many indices.
     d: entries that they point into.
 
@@ -99,10 +99,10 @@ def decode(code: jax.Array, k: int, d: int) -> jax.Array:
     int32, shape (k,), ascending.
   """
   sizes = _sizes(k, d)
-  rest = _bits.unpack(code[: sizes.planes], k, sizes.low)
-  after = sizes.planes + sizes.digits
+  rest = _bits.unpack(code[: sizes.packed], k, sizes.low)
+  after = sizes.packed + sizes.digits
   if sizes.in_threes:
-    digits = code[sizes.planes : after].reshape(-1, 1) // _POWERS[None] % np.uint32(3)
+    digits = code[sizes.packed : after].reshape(-1, 1) // _POWERS[None] % np.uint32(3)
     rest += digits.reshape(-1)[:k] << np.uint32(sizes.low)
   quotient = Positions(code[after:], width=1).first(k) - lax.iota(jnp.int32, k)
   return quotient * sizes.bucket + rest.astype(jnp.int32)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _axis, _write
+from rtopk_jax import _axis, _bits, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._select import Selection, SparseSlices
@@ -133,9 +133,10 @@ def gather(
   Returns:
     The headers, (num_workers, …), and each message's words, (num_workers, …).
   """
-  words = jnp.concatenate([lax.bitcast_convert_type(head, jnp.uint32), *messages])
+  words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
   # TPUs would make an all-reduce of a gather of anything but whole tiles.
-  gathered = _axis.all_gather(jnp.pad(words, (0, -words.size % _TILE)), axis_name)
+  rest = -sum(part.size for part in words) % _TILE
+  gathered = _axis.all_gather(_bits.join([*words, jnp.zeros(rest, jnp.uint32)]), axis_name)
   parts, start = [], head.size
   for message in messages:
     parts.append(gathered[:, start : start + message.size])

@@ -88,11 +88,10 @@ class Positions:
     """
     counts = lax.population_count(self.words).astype(jnp.int32)
     begins = running_total(counts) - counts
-    filled = counts > 0
     length = -(-count // (32 * _TURNS))
     blocks = _TURNS * length
     # Words that begin after the last member that is wanted have no mark.
-    block = jnp.where(filled & (begins < count), begins >> 5, blocks)
+    block = jnp.where((counts > 0) & (begins < count), begins >> 5, blocks)
     mark = np.uint32(1) << (begins & 31).astype(jnp.uint32)
     marks = _axis.varying_like(jnp.zeros(blocks, jnp.uint32), self.words)
     marks = marks.at[block].add(mark, mode="drop")
@@ -101,33 +100,33 @@ class Positions:
     # Words by their number among those that have a mark.
     passed = lambda x: x.at[jnp.minimum(block, blocks - 1)].get(mode="promise_in_bounds")
     number = passed(before) + lax.population_count(passed(marks) & (mark - 1)).astype(jnp.int32)
-    filled_words = (
+    marked_words = (
       _axis.varying_like(jnp.zeros_like(counts), self.words)
       .at[jnp.where(block < blocks, number, counts.size)]
       .set(lax.iota(jnp.int32, counts.size), mode="drop", unique_indices=True)
     )
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
-    bits = at(self.words, filled_words)
-    # By how much the first member of a block comes after the last mark before the block.
-    first = 32 * lax.iota(jnp.int32, blocks)
-    behind = first - at(at(begins, filled_words), jnp.maximum(before - 1, 0))
-    bit = lax.iota(jnp.int32, 32)[None]
-    up_to = (np.uint32(2) << bit.astype(jnp.uint32)) - np.uint32(1)
+    bits = at(self.words, marked_words)
+    # For each member the number of its word's mark, and which one of its word it is; in one number, which is at
+    # most what a position may be.
+    width = 32 // self.width
+    place = lax.iota(jnp.int32, 32)[None]
+    up_to = marks[:, None] & ((np.uint32(2) << place.astype(jnp.uint32)) - np.uint32(1))
+    nth = before[:, None] + lax.population_count(up_to).astype(jnp.int32) - 1
+    # No word has more members than a block: one that began in an earlier block did so in the last.
+    behind = jnp.pad(lax.clz(marks[:-1]).astype(jnp.int32) + 1, (1, 0))[:, None]
+    since = place + jnp.where(up_to == 0, behind, lax.clz(up_to).astype(jnp.int32) - 31)
+    members = width * jnp.clip(nth, 0, counts.size - 1) + (since & (width - 1))
 
     def turn(number, found):
       row = number * length
-      here = lambda x: lax.dynamic_slice(x, (row,), (length,))[:, None]
-      marked = here(marks) & up_to
-      nth = here(before) + lax.population_count(marked).astype(jnp.int32)
-      nth = jnp.clip(nth - 1, 0, counts.size - 1)
-      last = 31 - lax.clz(marked).astype(jnp.int32)
-      in_word = bit + jnp.where(marked == 0, here(behind), -last)
-      positions = (32 // self.width) * at(filled_words, nth)
-      positions += self._in_word(at(bits, nth), in_word)
-      return lax.dynamic_update_slice(found, positions, (row, jnp.int32(0)))
+      member = lax.dynamic_slice_in_dim(found, row, length)
+      nth = member >> (width.bit_length() - 1)
+      positions = width * at(marked_words, nth)
+      positions += self._in_word(at(bits, nth), member & (width - 1))
+      return lax.dynamic_update_slice_in_dim(found, positions, row, 0)
 
-    found = _axis.varying_like(jnp.zeros((blocks, 32), jnp.int32), self.words)
-    return lax.fori_loop(0, _TURNS, turn, found).reshape(-1)[:count]
+    return lax.fori_loop(0, _TURNS, turn, members).reshape(-1)[:count]
 
   def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How many members each group has, and each of its words, four words to a number, in one read."""
@@ -160,7 +159,19 @@ class Positions:
 
 
 def running_total(counts: jax.Array) -> jax.Array:
-  """The sum up to each count, in two steps, since work on all of it grows with its length's logarithm."""
+  """The sum up to each count."""
+  if counts.size <= _STRETCH:
+    return jnp.cumsum(counts)
+  return lax.platform_dependent(counts, cpu=_by_pairs, default=_by_stretches)
+
+
+def _by_pairs(counts: jax.Array) -> jax.Array:
+  """Many sums of two at a time, which a CPU does at once, where it takes sums in a window one by one."""
+  return lax.associative_scan(jnp.add, counts)
+
+
+def _by_stretches(counts: jax.Array) -> jax.Array:
+  """Two steps, since work on all of it grows with its length's logarithm."""
   rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
   within = jnp.cumsum(rows, axis=1)
   totals = within[:, -1]

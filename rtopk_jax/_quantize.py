@@ -29,14 +29,24 @@ _MIXING = (
 
 def words(k: int, values: str) -> int:
   """How many 32-bit words k values take."""
-  return -(-k // BLOCK) + _bits.words(k, BITS[values])
+  return sum(rows * (1 + _width(columns, values)) for rows, columns in _blocks(k))
+
+
+def _blocks(k: int) -> list[tuple[int, int]]:
+  """How many blocks of how many values there are: the whole ones, and one of what is left."""
+  return [shape for shape in ((k // BLOCK, BLOCK), (1, k % BLOCK)) if math.prod(shape)]
+
+
+def _width(columns: int, values: str) -> int:
+  """Words that the numbers of a block take."""
+  return -(-columns * BITS[values] // 32)
 
 
 def _levels(values: str) -> int:
   return (1 << (BITS[values] - 1)) - 1
 
 
-def encode(x: jax.Array, values: str, key: jax.Array) -> jax.Array:
+def encode(x: jax.Array, values: str, key: jax.Array) -> list[jax.Array]:
   """The words of some values.
 
   Args:
@@ -45,41 +55,58 @@ def encode(x: jax.Array, values: str, key: jax.Array) -> jax.Array:
     key: of the rounding.
 
   Returns:
-    uint32, shape (words(k, values),).
+    uint32 words, ``words(k, values)`` in all, in parts.
   """
-  (k,) = x.shape
-  blocks = jnp.pad(x, (0, -k % BLOCK)).reshape(-1, BLOCK)
-  # Magnitudes in the order of the numbers that their bits spell; by halves, since compilers for CPUs vectorise
-  # what makes two numbers of a row.
+  parts, start = [], 0
+  for rows, columns in _blocks(x.size):
+    blocks = x[start : start + rows * columns].reshape(rows, columns)
+    scale = _largest(blocks)
+    numbers = _round(blocks, scale, values, _uniform(key, start, blocks.shape))
+    # What is not finite must stay so: no word of the numbers would tell.
+    scale = jnp.where(jnp.isfinite(scale), scale, jnp.float32(jnp.nan))
+    parts += [
+      lax.bitcast_convert_type(scale, jnp.uint32),
+      _bits.pack_rows(numbers.astype(jnp.uint32), BITS[values]).reshape(-1),
+    ]
+    start += rows * columns
+  return parts
+
+
+def _largest(blocks: jax.Array) -> jax.Array:
+  """The largest magnitude of each block."""
+  # In the order of the numbers that their bits spell; by halves, since compilers for CPUs vectorise what makes two
+  # numbers of a row.
   bits = lax.bitcast_convert_type(jnp.abs(blocks), jnp.int32)
-  zero = _axis.varying_like(jnp.int32(0), x)
+  bits = jnp.pad(bits, ((0, 0), (0, bits.shape[1] % 2)))
+  half = bits.shape[1] // 2
+  zero = _axis.varying_like(jnp.int32(0), blocks)
   highest = lax.reduce(
-    (bits[:, : BLOCK // 2], bits[:, BLOCK // 2 :]),
+    (bits[:, :half], bits[:, half:]),
     (zero, zero),
     lambda a, b: (jnp.maximum(a[0], b[0]), jnp.maximum(a[1], b[1])),
     (1,),
   )
-  scale = lax.bitcast_convert_type(jnp.maximum(*highest), jnp.float32)
+  return lax.bitcast_convert_type(jnp.maximum(*highest), jnp.float32)
+
+
+def _round(blocks: jax.Array, scale: jax.Array, values: str, uniform: jax.Array) -> jax.Array:
+  """The whole numbers that a block's values are sent as, int32."""
   levels = _levels(values)
   # Divided first, so that nothing overflows.
   shares = jnp.where(scale[:, None] > 0, blocks / scale[:, None], jnp.float32(0))
-  numbers = jnp.floor(shares * levels + _uniform(key, blocks.shape))
+  numbers = jnp.floor(shares * levels + uniform)
   # x = s with U close to 1 may be rounded up to a number that there is not.
-  numbers = jnp.clip(numbers, -levels, levels).astype(jnp.int32).reshape(-1)[:k]
-  # What is not finite must stay so: no word of the numbers would tell.
-  scale = jnp.where(jnp.isfinite(scale), scale, jnp.float32(jnp.nan))
-  scales = lax.bitcast_convert_type(scale, jnp.uint32)
-  return jnp.concatenate([scales, _bits.pack(numbers, BITS[values])])
+  return jnp.clip(numbers, -levels, levels).astype(jnp.int32)
 
 
-def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _uniform(key: jax.Array, start: int, shape: tuple[int, int]) -> jax.Array:
   """Numbers from 0 to 1, by a hash of the entries' numbers that a key shifts.
 
   Rounding wants a draw that is even for each value, which a bijection of an even shift is, and not one that
   nobody could foresee, which takes longer than all the rest of coding.
   """
   shift, mask = jax.random.bits(key, (2,), jnp.uint32)
-  x = lax.iota(jnp.uint32, math.prod(shape)) + shift
+  x = lax.iota(jnp.uint32, math.prod(shape)) + (shift + np.uint32(start))
   for bits, factor in _MIXING:
     x = (x ^ (x >> np.uint32(bits))) * factor
     x ^= mask
@@ -90,11 +117,16 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def decode(code: jax.Array, k: int, values: str) -> jax.Array:
   """The values of some words, shape (k,), float32."""
-  width, blocks = BITS[values], -(-k // BLOCK)
-  scale = lax.bitcast_convert_type(code[:blocks], jnp.float32)
-  numbers = _bits.unpack(code[blocks:], k, width)
-  # The sign bit is the highest of ``width``.
-  shift = 32 - width
-  numbers = lax.bitcast_convert_type(numbers << shift, jnp.int32) >> shift
-  numbers = jnp.pad(numbers, (0, -k % BLOCK)).reshape(-1, BLOCK)
-  return (numbers.astype(jnp.float32) / _levels(values) * scale[:, None]).reshape(-1)[:k]
+  parts, start = [], 0
+  bits = BITS[values]
+  for rows, columns in _blocks(k):
+    width = _width(columns, values)
+    scale = lax.bitcast_convert_type(code[start : start + rows], jnp.float32)
+    fields = code[start + rows : start + rows * (1 + width)].reshape(rows, 1, width)
+    # To the top of the word, so that the highest bit is the sign.
+    fields <<= (32 - bits * (1 + lax.iota(jnp.uint32, 32 // bits)))[None, :, None]
+    numbers = lax.bitcast_convert_type(fields, jnp.int32) >> (32 - bits)
+    numbers = numbers.reshape(rows, -1)[:, :columns].astype(jnp.float32)
+    parts.append((numbers / _levels(values) * scale[:, None]).reshape(-1))
+    start += rows * (1 + width)
+  return _bits.join(parts)

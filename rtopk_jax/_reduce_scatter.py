@@ -228,7 +228,7 @@ class _Leg:
 
     # The sums of what came are this worker's residual, as far as they are not sent on.
     numbers = jnp.sort(received.indices.reshape(-1))
-    is_first = jnp.concatenate([jnp.ones_like(numbers[:1], jnp.bool_), numbers[1:] != numbers[:-1]])
+    is_first = numbers != jnp.pad(numbers[:-1], (1, 0), constant_values=-1)
     is_there = numbers < self.share
     touched = jnp.where(is_there, self._position(numbers, me), np.int32(_vector.MAX_SIZE))
     return _Owned(

@@ -108,19 +108,19 @@ class Wire:
         raise ValueError(f"values={self.values!r} are rounded at random; pass a key to encode.")
       coded = _quantize.encode(values, self.values, key)
     elif self.is_exact:
-      coded = _to_words(values)
+      coded = [_to_words(values)]
     else:
       largest = float(jnp.finfo(self.values).max)
       values = jnp.clip(values, -largest, largest).astype(self.values)
-      coded = _to_words(jnp.pad(values, (0, k % 2)).reshape(-1, 2))
+      coded = [_to_words(jnp.pad(values, (0, k % 2)).reshape(-1, 2))]
     if self.indices == "block":
       blocks = _need(blocks)
       indices = _bits.pack(slices.indices - blocks.begins, blocks.width)
     elif self._codes_indices(k, slices.size):
       indices = _elias_fano.encode(slices.indices, slices.size)
     else:
-      indices = _to_words(slices.indices)
-    return jnp.concatenate([coded, indices])
+      indices = [_to_words(slices.indices)]
+    return _bits.join([*coded, *indices])
 
   def decode_values(self, words: jax.Array, k: int) -> jax.Array:
     """The values of a message alone.

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _elias_fano
+from rtopk_jax import _bits, _elias_fano
 from tests.rtopk_jax import harness
 
 
 def _round_trip(indices, d):
   indices = np.asarray(sorted(indices), np.int32)
-  code = jax.jit(_elias_fano.encode, static_argnums=1)(indices, d)
+  code = jax.jit(lambda x: _bits.join(_elias_fano.encode(x, d)))(indices)
   assert code.shape == (_elias_fano.words(len(indices), d),)
   assert code.dtype == jnp.uint32
   decoded = jax.jit(_elias_fano.decode, static_argnums=(1, 2))(code, len(indices), d)
@@ -55,18 +55,22 @@ def test_words_against_a_code_of_bits_in_python(d, low, threes):
   indices = [3, 4, 17, 60, 61, 90, d - 1] if not threes else list(range(5, d, 16))
   k = len(indices)
   bucket = (3 if threes else 1) << low
-  number = sum(
-    ((x % bucket >> j) & 1) << (j * k + i) for i, x in enumerate(indices) for j in range(low)
-  )
-  planes = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(math.ceil(low * k / 32))]
+  packed, first = [], 0
+  for bits in (x for x in (16, 8, 4, 2, 1) if low & x):
+    length = math.ceil(bits * k / 32)
+    fields = [(x % bucket >> first) % 2**bits for x in indices]
+    packed += [
+      sum(x << bits * i for i, x in enumerate(fields[word::length])) for word in range(length)
+    ]
+    first += bits
   twenties = [indices[i : i + 20] for i in range(0, k, 20)] if threes else []
   digits = [sum((x % bucket >> low) * 3**i for i, x in enumerate(part)) for part in twenties]
   number = sum(1 << (x // bucket + i) for i, x in enumerate(indices))
   length = math.ceil((k + (d - 1) // bucket) / 32)
   bits = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(length)]
-  code = _elias_fano.encode(np.array(indices, np.int32), d)
-  assert _elias_fano.words(k, d) == len(planes) + len(digits) + len(bits)
-  np.testing.assert_array_equal(code, [*planes, *digits, *bits])
+  code = _bits.join(_elias_fano.encode(np.array(indices, np.int32), d))
+  assert _elias_fano.words(k, d) == len(packed) + len(digits) + len(bits)
+  np.testing.assert_array_equal(code, [*packed, *digits, *bits])
 
 
 @pytest.mark.parametrize("d", [11_173_962, 51_022_000])

@@ -11,27 +11,39 @@ from rtopk_jax import _bits, _quantize
 LEVELS = {"int8": 127, "int4": 7, "int2": 1}
 
 
-@pytest.mark.parametrize(("width", "count"), [(1, 1), (1, 33), (3, 70), (7, 32), (12, 41)])
-def test_numbers_of_any_width_come_back(width, count):
+def encode(x, values, key):
+  return _bits.join(_quantize.encode(x, values, key))
+
+
+@pytest.mark.parametrize(
+  ("width", "count", "words"),
+  [
+    (1, 1, 1),
+    (1, 33, 2),
+    (3, 70, 5 + 3),
+    (7, 32, 7),
+    (12, 41, 11 + 6),
+    (13, 20_001, 5001 + 2501 + 626),
+  ],
+)
+def test_numbers_of_any_width_come_back(width, count, words):
   numbers = np.random.default_rng(width).integers(0, 2**width, count).astype(np.uint32)
-  code = _bits.pack(numbers, width)
-  assert code.shape == (_bits.words(numbers.size, width),)
-  assert code.size == -(-width * numbers.size // 32)
-  np.testing.assert_array_equal(_bits.unpack(code, numbers.size, width), numbers)
+  code = jax.jit(lambda x: _bits.join(_bits.pack(x, width)))(numbers)
+  assert code.shape == (words,) == (_bits.words(count, width),)
+  np.testing.assert_array_equal(_bits.unpack(code, count, width), numbers)
 
 
-def test_many_numbers_have_planes_of_whole_words():
-  numbers = np.random.default_rng(0).integers(0, 2**5, 20_001).astype(np.uint32)
-  code = jax.jit(_bits.pack, static_argnums=1)(numbers, 5)
-  assert code.shape == (5 * 626,) == (_bits.words(20_001, 5),)
-  np.testing.assert_array_equal(_bits.unpack(code, 20_001, 5), numbers)
+def test_fields_of_a_word_are_as_far_apart_as_there_are_words():
+  numbers = np.arange(1, 11, dtype=np.uint32)  # of four bits: eight to a word
+  (code,) = _bits.pack(numbers, 4)
+  assert [hex(x) for x in code.tolist()] == ["0x97531", "0xa8642"]
 
 
 @pytest.mark.parametrize("values", LEVELS)
 def test_rounding_is_unbiased_and_to_a_neighbour(values):
   x = np.random.default_rng(1).standard_normal(300).astype(np.float32)
   keys = jax.random.split(jax.random.key(0), 2000)
-  code = jax.jit(jax.vmap(lambda key: _quantize.encode(x, values, key)))(keys)
+  code = jax.jit(jax.vmap(lambda key: encode(x, values, key)))(keys)
   assert code.shape == (2000, _quantize.words(300, values))
   decoded = np.asarray(jax.jit(jax.vmap(lambda c: _quantize.decode(c, 300, values)))(code))
   scale = np.repeat([np.abs(x[:256]).max(), np.abs(x[256:]).max()], [256, 44])
@@ -47,7 +59,7 @@ def test_rounding_is_unbiased_and_to_a_neighbour(values):
 def test_draws_are_even_and_unrelated():
   """Over the entries under one key, over keys for one entry, and of neighbours together."""
   keys = jax.random.split(jax.random.key(7), 4096)
-  draws = np.asarray(jax.jit(jax.vmap(lambda key: _quantize._uniform(key, (16, 256))))(keys))
+  draws = np.asarray(jax.jit(jax.vmap(lambda key: _quantize._uniform(key, 0, (16, 256))))(keys))
   draws = draws.reshape(4096, 4096)
   assert draws.min() >= 0
   assert draws.max() < 1
@@ -67,10 +79,10 @@ def test_corners(values):
   key = jax.random.key(3)
   for x in (np.zeros(5), [3e38, -3e38, 1.0], [1e-38, -1e-38], [2.5]):
     x = np.asarray(x, np.float32)
-    decoded = np.asarray(_quantize.decode(_quantize.encode(x, values, key), x.size, values))
+    decoded = np.asarray(_quantize.decode(encode(x, values, key), x.size, values))
     assert np.all(np.isfinite(decoded))
     assert np.all(np.abs(decoded - x) <= np.abs(x).max())
-  bad = _quantize.decode(_quantize.encode(np.float32([1, np.nan]), values, key), 2, values)
+  bad = _quantize.decode(encode(np.float32([1, np.nan]), values, key), 2, values)
   assert not np.any(np.isfinite(bad))
 
 
