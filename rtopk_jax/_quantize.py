@@ -99,7 +99,7 @@ def _round(blocks: jax.Array, scale: jax.Array, values: str, uniform: jax.Array)
   return jnp.clip(numbers, -levels, levels).astype(jnp.int32)
 
 
-def _uniform(key: jax.Array, start: int, shape: tuple[int, int]) -> jax.Array:
+def _uniform(key: jax.Array, start: int, shape: tuple[int, ...]) -> jax.Array:
   """Numbers from 0 to 1, by a hash of the entries' numbers that a key shifts.
 
   Rounding wants a draw that is even for each value, which a bijection of an even shift is, and not one that
