@@ -36,10 +36,11 @@ def random_keys(key: jax.Array, count: int) -> jax.Array:
 def top_k_of_keys(keys: jax.Array, count: int) -> jax.Array:
   """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
 
-  Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
+  A key of -1, for what is not there, is below all others. Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
   the smaller the further from zero.
   """
   bits = keys.astype(jnp.uint32)
   tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)
   floats = lax.bitcast_convert_type(jnp.minimum(bits, _INFINITY), jnp.float32)
-  return lax.top_k(jnp.where(bits < _MIN_NORMAL, tiny, floats), count)[1]
+  floats = jnp.where(bits < _MIN_NORMAL, tiny, floats)
+  return lax.top_k(jnp.where(keys < 0, -jnp.inf, floats), count)[1]

@@ -206,13 +206,13 @@ def layout(
     TypeError: when ``dense`` is, or yields, something else than bools.
     ValueError: when its tree has another structure, or a vector is too long.
   """
-  apart = scope == "leaf"
+  apart = scope != "global"
   is_dense = _dense_flags(tree, jax.tree.leaves_with_path(tree), dense)
   axes = [frozenset()] * len(shapes) if axes is None else list(axes)
   small, bundles, kinds = {}, [], []
   for i, shape in enumerate(shapes):
     size = math.prod(shape)
-    if isinstance(scope, str) and not is_dense[i] and 0 < size < BUNDLED_BELOW:
+    if not is_dense[i] and 0 < size < BUNDLED_BELOW:
       small.setdefault(axes[i], []).append(i)
       continue
     bundles.append(Bundle((i,), (tuple(shape),), apart))

@@ -29,7 +29,7 @@ from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
 
 # Below this size a search has nothing to gain, and it takes seconds to compile.
-_SORT_BELOW = 1 << 17
+SORT_BELOW = 1 << 17
 METHODS = ("search", "top_k")
 
 
@@ -233,7 +233,7 @@ class Selector:
     if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
       everything = vector.spread(lax.iota(jnp.int32, vector.size))
       return Selection.of(vector, everything)
-    is_long = vector.size > _SORT_BELOW
+    is_long = vector.size > SORT_BELOW
     if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
       numbers = _search.per_form(
         vector, sent, lambda form: draw(key_of(0), vector.counts, sent, form)
@@ -255,7 +255,7 @@ class Selector:
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
   """Ascending indices of the entries of largest magnitude of a flat vector."""
   whole = Vector(places([vector.shape]), ((vector,),), lambda x: x)
-  if vector.size <= _SORT_BELOW:
+  if vector.size <= SORT_BELOW:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
   ranks = lax.iota(jnp.int32, count)
   search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
