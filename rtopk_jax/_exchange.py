@@ -98,10 +98,14 @@ class Collective:
     """The axes whose members have a memory and send messages of their own."""
     return axis_name
 
-  def prepare(self, updates: Any, axis_name: AxisName) -> Any:
-    """What a member of ``workers`` starts from, out of the gradients over the whole of ``axis_name``."""
+  def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
+    """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.
+
+    Returns:
+      A sum of gradients, and of how many: whoever reads it divides, so that no mean is written down.
+    """
     del axis_name
-    return updates
+    return updates, 1
 
   def exchange(
     self, outgoing: Sequence[Outgoing], header: Header, wire: Wire, axis_name: AxisName
