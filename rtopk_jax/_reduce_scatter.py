@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -274,12 +275,14 @@ class _Leg:
       owned = lax.dynamic_update_slice(owned, rest, (first + done, jnp.int32(0)))
     return owned[: self.share // ALIGN].reshape(-1)
 
-  def incoming(self, out: Outgoing, owned: _Owned, messages: jax.Array) -> Incoming:
+  def incoming(
+    self, out: Outgoing, owned: _Owned, message: Callable[[jax.Array], jax.Array]
+  ) -> Incoming:
     """What every worker adds to the update, and what becomes of this worker's memory."""
     positions = out.selection.positions
 
     def read(worker):
-      slices = self.wire.decode(messages[worker], self.returned, self.share)
+      slices = self.wire.decode(message(worker), self.returned, self.share)
       return self._position(slices.indices, worker), slices.values
 
     def settle(residuals, where, here):
