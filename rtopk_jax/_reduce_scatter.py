@@ -286,12 +286,13 @@ class _Leg:
       return self._position(slices.indices, worker), slices.values
 
     def settle(residuals, where, here):
-      keep = here & owned.accepted
-      residuals = _write.put(residuals, where, positions, owned.kept, keep=keep)
+      # Of what is sent exactly, nothing is left.
+      zero, keep = self.wire.is_exact, here & owned.accepted
+      residuals = _write.put(residuals, where, positions, owned.kept, keep=keep, are_zero=zero)
 
       keep = here & owned.is_first
       residuals = _write.put(residuals, where, owned.touched, owned.sums, keep=keep)
-      return _write.put(residuals, where, owned.chosen, owned.rest, keep=here)
+      return _write.put(residuals, where, owned.chosen, owned.rest, keep=here, are_zero=zero)
 
     sent = ((positions, owned.accepted), (owned.chosen, True))
     return Incoming(Contributions(self.num_workers, read), settle, sent)
