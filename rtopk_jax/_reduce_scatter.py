@@ -11,6 +11,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _checks, _exchange, _select, _vector, _write
 from rtopk_jax._axis import AxisName
+from rtopk_jax._columns import Columns
 from rtopk_jax._exchange import Collective, Contributions, Incoming, Outgoing
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._vector import ALIGN, Vector
@@ -247,11 +248,18 @@ class _Leg:
 
   def _owned(self, vector: Vector, me: jax.Array) -> jax.Array:
     """This worker's coordinates of a vector, shape (share,)."""
+    # TPUs have written the vector down to select from it: XLA sees that this is the same.
+    return lax.platform_dependent(
+      tpu=lambda: self._own(Columns(vector).flat(), me),
+      default=lambda: self._own(vector.flat(), me),
+    )
+
+  def _own(self, vector: Vector, me: jax.Array) -> jax.Array:
+    """``_owned`` of flat arrays."""
     longest = max(-(-place.size // ALIGN) for place in vector.where)
     spare = -(-longest // self.num_workers)
     owned = jnp.zeros((self.share // ALIGN + spare, ALIGN))
     owned = _axis.varying_like(owned, vector.arrays[0][0])
-    vector = vector.flat()
     for i, place in enumerate(vector.where):
       cell = place.first // ALIGN
       offset = (me - cell) % self.num_workers
