@@ -8,7 +8,7 @@ compiles the whole training step and the exchange alone, and fails on what would
 * a collective between workers that does not carry packed words (the mean of the loss is let through);
 * anything of the exchange that sorts as many entries as a vector has;
 * temporary memory of the exchange above d/2 bytes and what its state takes;
-* more passes over d than ``--passes`` allows;
+* more passes over d than ``--passes`` allows, and two for the mean over the chips of a worker, if it has several;
 * code that grows with the number of workers.
 
 Nothing is run, so nothing is said about time.
@@ -44,6 +44,7 @@ from benchmarks import hlo, models, timing
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 WORKERS, CHIPS = "workers", "chips"
+COLLECTIVES = {"all-gather": rtopk_jax.AllGather, "reduce-scatter": rtopk_jax.ReduceScatter}
 _MOMENTUM = 0.9
 # What a collective that carries no words may carry: the mean of the loss, which between slices takes a row of a
 # tile.
@@ -114,6 +115,7 @@ class Found:
     target: the hardware.
     model: the network.
     scope: of the exchange.
+    collective: by its name.
     workers: how many exchange.
     collectives: of the whole step, those that join workers.
     sent: bytes that ``wire_bytes`` counts.
@@ -130,6 +132,7 @@ class Found:
   target: str
   model: str
   scope: str
+  collective: str
   workers: int
   collectives: list[str]
   sent: int
@@ -143,13 +146,16 @@ class Found:
   misses: list[str]
 
 
-def examine(target: Target, name: str, scope: str, density: float, max_passes: float) -> Found:
+def examine(
+  target: Target, name: str, scope: str, collective: str, density: float, max_passes: float
+) -> Found:
   """Compiles one program and looks at it.
 
   Args:
     target: the hardware.
     name: of the model.
     scope: of the exchange.
+    collective: a key of ``COLLECTIVES``.
     density: k/d.
     max_passes: how many passes over d the exchange may make.
 
@@ -160,13 +166,14 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
   workers = mesh.shape[WORKERS]
   hierarchical = target.slices > 1
   axes = (WORKERS, CHIPS) if hierarchical else WORKERS
+  between = COLLECTIVES[collective]()
   exchange = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(density),
     axes,
     scope=scope,
     momentum=_MOMENTUM,
     dense=False,
-    collective=rtopk_jax.Hierarchical(CHIPS) if hierarchical else rtopk_jax.AllGather(),
+    collective=rtopk_jax.Hierarchical(CHIPS, between) if hierarchical else between,
   )
   begun = time.perf_counter()
   step = _compile_step(model, optax.chain(exchange, optax.sgd(0.1)), mesh, axes)
@@ -182,6 +189,7 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
     target=target.name,
     model=name,
     scope=scope,
+    collective=collective,
     workers=workers,
     collectives=[str(x) for x in crossing],
     sent=rtopk_jax.wire_bytes(exchange, model.params, workers).sent,
@@ -199,7 +207,8 @@ def examine(target: Target, name: str, scope: str, density: float, max_passes: f
     found.misses.append(f"sorts {found.sorted:,} entries")
   if found.temporary > found.allowed:
     found.misses.append(f"temporary memory {found.temporary / 1e6:.0f} MB")
-  if found.passes > max_passes:
+  # A dense mean within workers, which training without compression makes as well, is read and written.
+  if found.passes > max_passes + 2 * hierarchical:
     found.misses.append(f"{found.passes:.1f} passes")
   return found
 
@@ -279,7 +288,7 @@ def growth(found: list[Found]) -> list[str]:
   misses = []
   for few in found:
     for many in found:
-      alike = (few.model, few.scope) == (many.model, many.scope)
+      alike = (few.model, few.scope, few.collective) == (many.model, many.scope, many.collective)
       if alike and many.workers > few.workers and many.instructions > 1.05 * few.instructions:
         misses.append(
           f"{few.model}, {few.scope}: {few.instructions:,} instructions for {few.workers} workers, "
@@ -295,12 +304,12 @@ def table(found: list[Found]) -> str:
     found: the results.
   """
   lines = [
-    "| hardware | model, scope | workers | between workers, whole step | sent, kB | longest sort "
+    "| hardware | model, scope | collective | workers | between workers, whole step | sent, kB | longest sort "
     "| temporary, MB (allowed) | passes over d | kernels | instructions |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
   ]
   lines += [
-    f"| {x.target} | {x.model}, {x.scope} | {x.workers} | {', '.join(x.collectives)} "
+    f"| {x.target} | {x.model}, {x.scope} | {x.collective} | {x.workers} | {', '.join(x.collectives)} "
     f"| {x.sent / 1e3:.0f} | {x.sorted:,} | {x.temporary / 1e6:.0f} ({x.allowed / 1e6:.0f}) "
     f"| {x.passes:.1f} | {x.kernels:,} | {x.instructions:,} |"
     for x in found
@@ -314,6 +323,9 @@ def main() -> int:
   parser.add_argument("platform", choices=TARGETS)
   parser.add_argument("--only", action="append", choices=models.NAMES, help="models")
   parser.add_argument("--scope", action="append", choices=("global", "leaf"))
+  parser.add_argument(
+    "--collective", choices=COLLECTIVES, default="all-gather", help="between workers"
+  )
   parser.add_argument("--target", action="append", help="names of hardware, as in the table")
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
   parser.add_argument("--passes", type=float, default=16, help="over d that the exchange may make")
@@ -325,7 +337,7 @@ def main() -> int:
       continue
     for name in options.only or models.NAMES:
       for scope in options.scope or ("global", "leaf"):
-        one = examine(target, name, scope, options.density, options.passes)
+        one = examine(target, name, scope, options.collective, options.density, options.passes)
         print(
           f"{target.name}, {name}, {scope}: {one.seconds:.0f} s", *one.misses, sep="; ", flush=True
         )

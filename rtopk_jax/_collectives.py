@@ -60,9 +60,9 @@ class Hierarchical(Collective):
     outer = tuple(name for name in _axis.names(axis_name) if name not in inner)
     return outer[0] if len(outer) == 1 else outer
 
-  def prepare(self, updates: Any, axis_name: AxisName) -> Any:
+  def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
     """As ``Collective.prepare``."""
-    return _axis.mean_over(updates, self.inner_axis)
+    return _axis.sum_over(updates, self.inner_axis)
 
   @property
   def allows_absence(self) -> bool:

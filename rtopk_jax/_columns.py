@@ -88,6 +88,13 @@ class Columns:
       one = len(parts) == 1
       self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
 
+  def flat(self) -> Vector:
+    """The vector as it is written down, of flat arrays in the order of positions."""
+    in_order = lambda place, x: jnp.swapaxes(x, -1, -2) if isinstance(place, Lying) else x
+    pieces = zip(self.vector.where, self.vector.arrays, strict=True)
+    arrays = tuple((in_order(place, x),) for place, (x,) in pieces)
+    return dataclasses.replace(self.vector, arrays=arrays).flat()
+
   def start(self) -> jax.Array:
     """As ``Linear.start``."""
     return jnp.zeros((self.parts.slabs, LANES), jnp.uint32)

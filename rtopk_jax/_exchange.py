@@ -98,10 +98,14 @@ class Collective:
     """The axes whose members have a memory and send messages of their own."""
     return axis_name
 
-  def prepare(self, updates: Any, axis_name: AxisName) -> Any:
-    """What a member of ``workers`` starts from, out of the gradients over the whole of ``axis_name``."""
+  def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
+    """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.
+
+    Returns:
+      A sum of gradients, and of how many: whoever reads it divides, so that no mean is written down.
+    """
     del axis_name
-    return updates
+    return updates, 1
 
   def exchange(
     self, outgoing: Sequence[Outgoing], header: Header, wire: Wire, axis_name: AxisName
@@ -122,7 +126,7 @@ class Collective:
 
 def gather(
   head: jax.Array, messages: Sequence[jax.Array], axis_name: AxisName
-) -> tuple[jax.Array, list[jax.Array]]:
+) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
   """Every worker's header and messages, in one collective.
 
   Args:
@@ -131,17 +135,27 @@ def gather(
     axis_name: the mapped axis of the workers.
 
   Returns:
-    The headers, (num_workers, …), and each message's words, (num_workers, …).
+    The headers, (num_workers, …), and for each message what picks a worker's words by its number.
   """
   words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
   # TPUs would make an all-reduce of a gather of anything but whole tiles.
   rest = -sum(part.size for part in words) % _TILE
-  gathered = _axis.all_gather(_bits.join([*words, jnp.zeros(rest, jnp.uint32)]), axis_name)
-  parts, start = [], head.size
+  # With an axis of one in their tiles, what one worker sent lies together there. A message is picked out of the
+  # whole: cut out for all workers first, it would be copied.
+  joined = _bits.join([*words, jnp.zeros(rest, jnp.uint32)])[None]
+  gathered = _axis.all_gather(joined, axis_name)
+
+  def pick(begin: int, size: int) -> Callable[[jax.Array], jax.Array]:
+    return lambda worker: lax.dynamic_slice(
+      gathered, (worker, jnp.int32(0), jnp.int32(begin)), (1, 1, size)
+    ).reshape(size)
+
+  parts, begin = [], head.size
   for message in messages:
-    parts.append(gathered[:, start : start + message.size])
-    start += message.size
-  return lax.bitcast_convert_type(gathered[:, : head.size], jnp.float32), parts
+    parts.append(pick(begin, message.size))
+    begin += message.size
+  headers = gathered[:, 0, : head.size]
+  return lax.bitcast_convert_type(headers, jnp.float32), parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,21 +182,30 @@ class AllGather(Collective):
       sent_square += jnp.sum(jnp.square(sent))
       change += jnp.sum(jnp.square(kept[-1]) - jnp.square(out.values))
     headers, arrived = gather(header(sent_square, change), messages, axis_name)
-    return [_incoming(*each, wire) for each in zip(outgoing, kept, arrived, strict=True)], headers
+    n = headers.shape[0]
+    return [
+      _incoming(*each, n, wire) for each in zip(outgoing, kept, arrived, strict=True)
+    ], headers
 
 
-def _incoming(out: Outgoing, kept: jax.Array, arrived: jax.Array, wire: Wire) -> Incoming:
+def _incoming(
+  out: Outgoing,
+  kept: jax.Array,
+  arrived: Callable[[jax.Array], jax.Array],
+  num_workers: int,
+  wire: Wire,
+) -> Incoming:
   positions = out.selection.positions
 
   def read(worker):
-    slices = wire.decode(arrived[worker], positions.size, out.vector.span, out.blocks)
+    slices = wire.decode(arrived(worker), positions.size, out.vector.span, out.blocks)
     return slices.indices, slices.values
 
   def settle(residuals, where, here):
     # Of what is sent exactly, nothing is left.
     return _write.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 
-  return Incoming(Contributions(arrived.shape[0], read), settle, ((positions, True),))
+  return Incoming(Contributions(num_workers, read), settle, ((positions, True),))
 
 
 def mean_dense(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _checks, _exchange, _select, _vector, _write
 from rtopk_jax._axis import AxisName
+from rtopk_jax._columns import Columns
 from rtopk_jax._exchange import Collective, Contributions, Incoming, Outgoing
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._vector import ALIGN, Vector
@@ -246,11 +248,18 @@ class _Leg:
 
   def _owned(self, vector: Vector, me: jax.Array) -> jax.Array:
     """This worker's coordinates of a vector, shape (share,)."""
+    # TPUs have written the vector down to select from it: XLA sees that this is the same.
+    return lax.platform_dependent(
+      tpu=lambda: self._own(Columns(vector).flat(), me),
+      default=lambda: self._own(vector.flat(), me),
+    )
+
+  def _own(self, vector: Vector, me: jax.Array) -> jax.Array:
+    """``_owned`` of flat arrays."""
     longest = max(-(-place.size // ALIGN) for place in vector.where)
     spare = -(-longest // self.num_workers)
     owned = jnp.zeros((self.share // ALIGN + spare, ALIGN))
     owned = _axis.varying_like(owned, vector.arrays[0][0])
-    vector = vector.flat()
     for i, place in enumerate(vector.where):
       cell = place.first // ALIGN
       offset = (me - cell) % self.num_workers
@@ -274,21 +283,24 @@ class _Leg:
       owned = lax.dynamic_update_slice(owned, rest, (first + done, jnp.int32(0)))
     return owned[: self.share // ALIGN].reshape(-1)
 
-  def incoming(self, out: Outgoing, owned: _Owned, messages: jax.Array) -> Incoming:
+  def incoming(
+    self, out: Outgoing, owned: _Owned, message: Callable[[jax.Array], jax.Array]
+  ) -> Incoming:
     """What every worker adds to the update, and what becomes of this worker's memory."""
     positions = out.selection.positions
 
     def read(worker):
-      slices = self.wire.decode(messages[worker], self.returned, self.share)
+      slices = self.wire.decode(message(worker), self.returned, self.share)
       return self._position(slices.indices, worker), slices.values
 
     def settle(residuals, where, here):
-      keep = here & owned.accepted
-      residuals = _write.put(residuals, where, positions, owned.kept, keep=keep)
+      # Of what is sent exactly, nothing is left.
+      zero, keep = self.wire.is_exact, here & owned.accepted
+      residuals = _write.put(residuals, where, positions, owned.kept, keep=keep, are_zero=zero)
 
       keep = here & owned.is_first
       residuals = _write.put(residuals, where, owned.touched, owned.sums, keep=keep)
-      return _write.put(residuals, where, owned.chosen, owned.rest, keep=here)
+      return _write.put(residuals, where, owned.chosen, owned.rest, keep=here, are_zero=zero)
 
     sent = ((positions, owned.accepted), (owned.chosen, True))
     return Incoming(Contributions(self.num_workers, read), settle, sent)

@@ -67,6 +67,7 @@ class Step:
     layout: which leaves travel how.
     count: the number of the step.
     present: whether this worker takes part, a bool scalar; None where all do.
+    summed: how many gradients this worker's is the sum of; their mean is what it goes by.
   """
 
   options: Options
@@ -75,6 +76,7 @@ class Step:
   layout: Layout
   count: jax.Array
   present: jax.Array | None
+  summed: int
 
   def run(self, selector: Selector) -> tuple[Leaves, ExchangeMetrics, jax.Array]:
     """Carries it out.
@@ -115,12 +117,13 @@ class Step:
       return None
     square = jnp.float32(0)
     for g in self.leaves.gradient:
-      norm = jnp.sum(jnp.square(g.astype(jnp.float32)))
+      norm = jnp.sum(jnp.square(self._local(g, None)))
       square += _axis.over_model(norm, _axis.model_axes(g, self.workers))
     limit = self.options.clip_norm / _axis.size(self.workers) ** 0.5
     return _memory.clip_scale(square, limit)
 
   def _local(self, gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
+    gradient = gradient if self.summed == 1 else gradient / self.summed
     gradient = gradient.astype(jnp.float32)
     return gradient if scale is None else gradient * scale
 

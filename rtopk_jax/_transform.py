@@ -182,7 +182,7 @@ def sparse_exchange(
         f"present needs a collective without owners, who cannot be absent; {chosen!r} has them."
       )
     workers = chosen.workers(axis_name)
-    updates = chosen.prepare(updates, axis_name)
+    updates, summed = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     residuals, momenta = (
       []
@@ -201,6 +201,7 @@ def sparse_exchange(
       plan,
       state.count,
       _state.check_present(present, workers),
+      summed,
     )
     after, metrics, finite = _schedule.switch(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))

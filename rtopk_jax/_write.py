@@ -125,12 +125,14 @@ def work_in_folds(
     ]
     for leaves in lists
   ]
+  made = function(lying, folded)
+  # All that is made of one leaf at once: one of it is made of another, which is then at hand.
+  settled = [
+    lax.optimization_barrier([leaves[i : i + 1] for leaves in made]) for i in range(len(lying))
+  ]
   return [
-    [
-      _unfold(place, lax.optimization_barrier(x))
-      for place, x in zip(lying, leaves, strict=bool(leaves))
-    ]
-    for leaves in function(lying, folded)
+    [_unfold(place, x) for place, of in zip(lying, settled, strict=True) for x in of[number]]
+    for number in range(len(made))
   ]
 
 

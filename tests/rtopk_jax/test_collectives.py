@@ -161,26 +161,31 @@ def _mesh(names):
 @pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
 def test_hierarchical_is_the_exchange_of_means(outer):
   mesh, axes = _mesh(("slice", "chip")), ("slice", "chip")
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.top_k(0.1), axes, dense=False, collective=rtopk_jax.Hierarchical("chip", outer)
+  dense = {"w": False, "b": True}
+  make = lambda axes, collective: rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), axes, clip_norm=5.0, dense=dense, collective=collective
   )
-  params = {"w": jnp.zeros((40, 30))}
-  grads = np.random.default_rng(0).standard_normal((2, 2, 40, 30)).astype(np.float32)
+  tx = make(axes, rtopk_jax.Hierarchical("chip", outer))
+  params = {"w": jnp.zeros((40, 30)), "b": jnp.zeros(30)}
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.standard_normal((2, 2, *x.shape)).astype(np.float32)
+  grads = jax.tree.map(draw, params)
   specs = rtopk_jax.state_specs(tx, params, axes)
   state = rtopk_jax.init(tx, params, mesh, axes)
   assert state.residual["w"].shape == (2, 40, 30)
   update = jax.jit(
     jax.shard_map(
-      lambda g, state: tx.update({"w": g[0, 0]}, state),
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0, 0], g), state),
       mesh=mesh,
       in_specs=(P(*axes), specs),
       out_specs=(P(), specs),
     )
   )
   updates, state = update(grads, state)
-  plain = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), AXIS, dense=False, collective=outer)
-  expected, after = harness.run("shard_map", plain, {"w": grads.mean(axis=1)[None]})
-  np.testing.assert_allclose(updates["w"], expected["w"][0], atol=1e-6)
+  means = jax.tree.map(lambda x: x.mean(axis=1)[None], grads)
+  expected, after = harness.run("shard_map", make(AXIS, outer), means)
+  for name in params:
+    np.testing.assert_allclose(updates[name], expected[name][0], atol=1e-6)
   np.testing.assert_allclose(state.residual["w"], after.residual["w"][0], atol=1e-6)
 
 
