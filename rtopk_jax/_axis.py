@@ -16,7 +16,7 @@ sent and return zeros of the right shape. That is how bytes are counted from the
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -149,15 +149,54 @@ def varying_like(x: jax.Array, reference: jax.Array) -> jax.Array:
   return lax.pcast(x, missing, to="varying") if missing else x
 
 
+_parts_axis: contextvars.ContextVar[AxisName | None] = contextvars.ContextVar(
+  "rtopk_jax_parts_axis", default=None
+)
+# Words of a TPU's tile of a flat array.
+TILE = 128
+
+
+@contextlib.contextmanager
+def in_parts(axis_name: AxisName) -> Iterator[None]:
+  """Within this context each member of an axis, all of which have the same words, sends a part of them.
+
+  The parts are put together again over that axis, so that a slow link carries nothing twice.
+  """
+  token = _parts_axis.set(axis_name)
+  try:
+    yield
+  finally:
+    _parts_axis.reset(token)
+
+
+def _carry(x: jax.Array, send: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """What a collective makes of ``x`` along its last axis, which may be sent in parts."""
+  axis_name = _parts_axis.get()
+  if axis_name is None or lax.axis_size(axis_name) == 1:
+    return send(x)
+  members, length = lax.axis_size(axis_name), x.shape[-1]
+  part = -(-length // (members * TILE)) * TILE
+  widths = [(0, 0)] * (x.ndim - 1) + [(0, members * part - length)]
+  begin = lax.axis_index(axis_name) * part
+  mine = lax.dynamic_slice_in_dim(jnp.pad(x, widths), begin, part, axis=x.ndim - 1)
+  sent = send(mine)
+  whole = _gather(sent, axis_name, axis=sent.ndim - 1, tiled=True)
+  return lax.slice_in_dim(whole, 0, length, axis=sent.ndim - 1)
+
+
+def _gather(x: jax.Array, axis_name: AxisName, **options: Any) -> jax.Array:
+  if tracks_varying(axis_name):
+    return lax.all_gather(to_varying(x, axis_name), axis_name, to="invarying", **options)
+  return lax.all_gather(x, axis_name, **options)
+
+
 def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Every worker's ``x``, shape ``(num_workers, *x.shape)``, the same on all of them."""
   dry = measurement()
   if dry is not None:
     dry.record("all_gather", x)
     return jnp.zeros((dry.num_workers, *x.shape), x.dtype)
-  if tracks_varying(axis_name):
-    return lax.all_gather(to_varying(x, axis_name), axis_name, to="invarying")
-  return lax.all_gather(x, axis_name)
+  return _carry(x, lambda part: _gather(part, axis_name))
 
 
 def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -166,7 +205,8 @@ def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
   if dry is not None:
     dry.record("all_to_all", x)
     return x
-  return lax.all_to_all(to_varying(x, axis_name), axis_name, 0, 0, tiled=True)
+  exchange = lambda part: lax.all_to_all(to_varying(part, axis_name), axis_name, 0, 0, tiled=True)
+  return _carry(x, exchange)
 
 
 def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:

@@ -18,7 +18,7 @@ from jax import lax
 from rtopk_jax import _axis, _bits
 from rtopk_jax._keys import LARGEST_KEY, RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._positions import GROUP, Positions
-from rtopk_jax._rows import above, exact_cut
+from rtopk_jax._rows import EachRow, above, exact_cut
 from rtopk_jax._select import SORT_BELOW, Selection, Selector
 from rtopk_jax._vector import MAX_SIZE, Vector
 from rtopk_jax._wire import Blocks
@@ -107,22 +107,6 @@ class _Set:
       return jnp.where(there, magnitude_keys(entries), -1)
 
     return rows
-
-
-class _EachRow:
-  """Every row a list of its own, for ``exact_cut``."""
-
-  def __init__(self, shape: tuple[int, int]):
-    self.shape, self.WIDTH = shape, shape[1]
-
-  def spread(self, values: jax.Array) -> jax.Array:
-    return values[:, None]
-
-  def total(self, rows: jax.Array) -> jax.Array:
-    return rows
-
-  def position(self) -> jax.Array:
-    return lax.iota(jnp.int32, self.WIDTH)[None]
 
 
 def select(
@@ -285,7 +269,7 @@ def _above_cuts(
     keys = read(first, together)
     least = lax.dynamic_slice(jnp.asarray(counts, jnp.int32), (first,), (together,))
     there, low, high = _bounds(keys, least, int(max(counts)), highest)
-    lists, wanted = _EachRow(keys.shape), jnp.minimum(least + slack, there)
+    lists, wanted = EachRow(keys.shape), jnp.minimum(least + slack, there)
     cut = exact_cut(keys, lists, wanted, there, low, high, wanted - least)
     made = _words_of(above(keys, lists, cut))
     return (
@@ -316,7 +300,7 @@ def _bounds(
   largest = keys.reshape(rows, -1, columns).max(axis=1)
   there, high = _in_rows(lax.add, largest >= 0), _in_rows(lax.max, largest)
   wanted = jnp.minimum(least + _SLACK, there)
-  lists = _EachRow(largest.shape)
+  lists = EachRow(largest.shape)
   low = exact_cut(largest, lists, wanted, there, low, high, wanted - least).value
   low = jnp.where(there >= least, low, 0)
   return _in_rows(lax.add, keys >= low[:, None]), low, high

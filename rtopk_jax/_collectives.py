@@ -19,8 +19,8 @@ class Hierarchical(Collective):
 
   Workers that share a fast link, such as the chips of a slice or the GPUs of a host, are one worker to the
   compression: they start from the mean of their gradients, have one memory between them, of which each
-  holds a copy, and send the same message. ``axis_name`` of the exchange is a tuple that has ``inner_axis`` in
-  it; n counts the members of the other axes.
+  holds a copy, and send one message, each a part of it, so that nothing crosses the slow link twice.
+  ``axis_name`` of the exchange is a tuple that has ``inner_axis`` in it; n counts the members of the other axes.
 
   Args:
     inner_axis: the fast axis, or several.
@@ -71,7 +71,8 @@ class Hierarchical(Collective):
 
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
-    return self.outer.exchange(outgoing, header, wire, axis_name)
+    with _axis.in_parts(self.inner_axis):
+      return self.outer.exchange(outgoing, header, wire, axis_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,9 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
   def attempt(state):
     turn, _, _ = state
     numbers = jax.random.randint(jax.random.fold_in(key, turn), first.shape, 0, highest, jnp.int32)
-    marked = jnp.zeros(32 * words, jnp.bool_).at[first + numbers].set(True)
+    # By word and bit: there may be more places than int32 counts.
+    place = first + numbers
+    marked = jnp.zeros((words, 32), jnp.bool_).at[place // 32, place % 32].set(True)
     found = Positions.of(marked)
     up_to = found.below(ends)
     return turn + 1, found.words, jnp.diff(up_to, prepend=jnp.zeros_like(up_to[:1]))

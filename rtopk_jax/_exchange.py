@@ -27,9 +27,6 @@ from rtopk_jax._wire import Blocks, Wire
 
 AVERAGES = ("workers", "senders", "sum")
 
-# Words of a TPU's tile of a flat array.
-_TILE = 128
-
 # From the squared norm of what a worker sends, and by how much sending it changes the squared norm of its
 # memory, to a few float32 numbers.
 Header = Callable[[jax.Array, jax.Array], jax.Array]
@@ -139,7 +136,7 @@ def gather(
   """
   words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
   # TPUs would make an all-reduce of a gather of anything but whole tiles.
-  rest = -sum(part.size for part in words) % _TILE
+  rest = -sum(part.size for part in words) % _axis.TILE
   # With an axis of one in their tiles, what one worker sent lies together there. A message is picked out of the
   # whole: cut out for all workers first, it would be copied.
   joined = _bits.join([*words, jnp.zeros(rest, jnp.uint32)])[None]

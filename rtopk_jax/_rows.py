@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._vector import MAX_SIZE
 
 # What chance may add to so many keys or take away does not make them uneven.
 _FEW = 4
@@ -60,6 +61,29 @@ class Rows:
     return jnp.asarray(before[self._list_of])[positions // self.WIDTH]
 
 
+class EachRow:
+  """Every row a list of its own, of any width.
+
+  Args:
+    shape: of the rows.
+  """
+
+  def __init__(self, shape: tuple[int, ...]):
+    self.shape, self.WIDTH = shape, shape[-1]
+
+  def spread(self, values: jax.Array) -> jax.Array:
+    """As ``Rows.spread``."""
+    return values[:, None]
+
+  def total(self, rows: jax.Array) -> jax.Array:
+    """As ``Rows.total``."""
+    return rows
+
+  def position(self) -> jax.Array:
+    """Where in its list each key stands."""
+    return lax.iota(jnp.int32, self.WIDTH)[None]
+
+
 class Cut(NamedTuple):
   """A place in the order of the keys of each list or group, and how many are above it.
 
@@ -76,7 +100,7 @@ def cut(value, index, count) -> Cut:
   return Cut(*(jnp.asarray(x, jnp.int32) for x in (value, index, count)))
 
 
-def above(keys: jax.Array, rows: Rows, c: Cut) -> jax.Array:
+def above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:
   """Which keys are above the cut of their list."""
   value, index = rows.spread(c.value), rows.spread(c.index)
   return (keys > value) | ((keys == value) & (rows.position() < index))
@@ -122,7 +146,7 @@ def between(low: Cut, high: Cut, share: jax.Array, size: int, unit: int) -> Cut:
 
 def exact_cut(
   keys: jax.Array,
-  rows: Rows,
+  rows: Rows | EachRow,
   count: jax.Array,
   there: jax.Array,
   low: jax.Array,
@@ -143,7 +167,8 @@ def exact_cut(
   Returns:
     The ``Cut``.
   """
-  size = rows.shape[0] * rows.WIDTH
+  # Beyond all places that are in use.
+  size = min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
   def probe(state):
     turn, even, lower, higher, best = state
@@ -172,7 +197,7 @@ def exact_cut(
   return lax.while_loop(lambda state: ~jnp.all(near(state[-1])), probe, start)[-1]
 
 
-def _count_above(keys: jax.Array, rows: Rows, c: Cut) -> jax.Array:
+def _count_above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:
   """How many keys of each list are above its cuts: of the shape of the cuts.
 
   All cuts are counted in one read, higher keys and equal ones apart, as one reduction of several numbers.

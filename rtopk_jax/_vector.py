@@ -142,11 +142,23 @@ class Vector:
     """The same vector of flat arrays.
 
     Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
-    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
+    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short. And bfloat16 goes in
+    as bits, since compilers for CPUs would make float32 of all of it first.
     """
+
+    def bits(x: jax.Array) -> jax.Array:
+      x = x.reshape(-1)
+      return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+    def rule(*arrays: jax.Array) -> jax.Array:
+      is_bits = lambda x: x.dtype == jnp.uint16
+      return self.rule(
+        *(lax.bitcast_convert_type(x, jnp.bfloat16) if is_bits(x) else x for x in arrays)
+      )
+
     where = tuple(dataclasses.replace(place, shape=(place.size,)) for place in self.where)
-    arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
-    return Vector(where, arrays, self.rule)
+    arrays = tuple(tuple(bits(x) for x in arrays) for arrays in self.arrays)
+    return Vector(where, arrays, rule)
 
   def tied_to(self, turn: jax.Array) -> "Vector":
     """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""

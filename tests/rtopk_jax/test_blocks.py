@@ -202,13 +202,16 @@ def test_no_sort_and_little_memory():
 
   shape = jax.ShapeDtypeStruct((size,), jnp.float32)
   compiled = jax.jit(select).lower(shape, jax.random.key(0)).compile()
-  assert "sort(" not in compiled.as_text()
-  assert "TopK" not in compiled.as_text()
+  program = compiled.as_text() or ""
+  assert "sort(" not in program
+  assert "TopK" not in program
   rows = size // 4096
   r = rows * selector.counts(4096, 4).r
   # And the keys of a stretch, made and as columns.
   stretch = 3 * 4 * _blocks._STRETCH
-  assert compiled.memory_analysis().temp_size_in_bytes <= size / 4 + 64 * r + stretch
+  memory = compiled.memory_analysis()
+  assert memory is not None
+  assert memory.temp_size_in_bytes <= size / 4 + 64 * r + stretch
 
 
 def test_leaves_do_not_share_blocks():
