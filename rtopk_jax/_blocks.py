@@ -9,13 +9,14 @@ Passes over d: one, in which entries become keys, and one for the survey. What i
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis, _bits
+from rtopk_jax import _axis
 from rtopk_jax._keys import LARGEST_KEY, RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import EachRow, above, exact_cut
@@ -31,6 +32,8 @@ _WORD = 32
 _FEW = 2
 # So many keys more than wanted are let through at first, give or take as many.
 _SLACK = 8
+# Keys of a row that are compared with each other.
+_SHORT = 64
 
 # Keys of so many rows from one on, some turn of a loop: shape (count, width), -1 for what is not there.
 Read = Callable[[jax.Array, int], jax.Array]
@@ -89,8 +92,12 @@ class _Set:
       np.all(np.diff(self.begins) == self.width)
     )
 
-  def read(self, vector: Vector) -> Read:
-    """Keys by magnitude, of a vector of flat arrays."""
+  def read(self, vector: Vector, key: jax.Array | None) -> Read:
+    """Keys by magnitude, of a vector of flat arrays, or random ones under a key."""
+
+    def drawn(first: jax.Array, count: int) -> jax.Array:
+      keys = random_keys(jax.random.fold_in(key, first), count * self.width)  # pyright: ignore[reportArgumentType]
+      return jnp.where(rows(first, count) >= 0, keys.reshape(count, self.width), -1)
 
     def rows(first: jax.Array, count: int) -> jax.Array:
       if self.is_regular:
@@ -106,7 +113,19 @@ class _Set:
       there = (number >= 0) & (number < lengths[:, None])
       return jnp.where(there, magnitude_keys(entries), -1)
 
-    return rows
+    return rows if key is None else drawn
+
+
+class _Listed(NamedTuple):
+  """A few entries of each block, the largest among them.
+
+  Attributes:
+    positions: theirs, ascending in a row, shape (blocks, m); anything for what is not there.
+    keys: theirs, -1 for what is not there.
+  """
+
+  positions: jax.Array
+  keys: jax.Array
 
 
 def select(
@@ -128,19 +147,36 @@ def select(
   Returns:
     The selection, each entry's block, and the factor of each value, if any.
   """
-  flat = vector.flat()
-  positions, begins, lengths = [], [], []
-  for number, blocks in enumerate(_Set.all_of(flat, size)):
+  flat, sets = vector.flat(), _Set.all_of(vector.flat(), size)
+  listed, sent, large, begins = [], [], [], []
+  for number, blocks in enumerate(sets):
     k, r = _counts(selector, blocks.lengths, num_workers)
-    first = flat.where[blocks.piece].first
+    is_random = bool(np.all(r == blocks.lengths))
+    # Where magnitudes do not matter, keys are random and the k largest of them are the draw.
+    wanted = k if is_random else r
+    read = blocks.read(flat, key_of(number) if is_random else None)
     is_short = blocks.lengths.size * blocks.width <= SORT_BELOW
-    choose = _by_sorting if is_short or selector.method == "top_k" else _chosen
-    rows, columns = choose(blocks, flat, k, r, key_of(number))
-    of_row = jnp.asarray(blocks.begins + first, jnp.int32)
-    positions.append(of_row.at[rows].get(mode="promise_in_bounds") + columns)
-    begins.append(np.repeat(blocks.begins + blocks.skipped + first, k))
-    lengths += blocks.lengths.tolist()
-  selection = Selection.of(vector, _bits.join(positions))
+    if is_short or selector.method == "top_k":
+      listed.append(_by_sorting(blocks, flat, read, wanted))
+    else:
+      listed.append(_by_counting(blocks, flat, read, wanted, is_random))
+    sent.append(k)
+    large.append(wanted)
+    begins.append(np.repeat(blocks.begins + blocks.skipped + flat.where[blocks.piece].first, k))
+  k, r = np.concatenate(sent), np.concatenate(large)
+  width = max(part.keys.shape[1] for part in listed)
+  wide = lambda x, fill: jnp.pad(
+    x, ((0, 0), (0, width - x.shape[1])), constant_values=np.int32(fill)
+  )
+  positions = jnp.concatenate([wide(part.positions, 0) for part in listed])
+  keys = jnp.concatenate([wide(part.keys, -1) for part in listed])
+  chosen = _largest_of(keys, r, LARGEST_KEY)
+  if not np.array_equal(k, r):
+    drawn = random_keys(key_of(len(sets)), keys.size).reshape(keys.shape)
+    chosen = _largest_of(jnp.where(chosen, drawn, -1), k, RANDOM_BELOW)
+  row, column = _places(_words_of(chosen), int(sum(k)))
+  selection = Selection.of(vector, positions.at[row, column].get(mode="promise_in_bounds"))
+  lengths = np.concatenate([blocks.lengths for blocks in sets]).tolist()
   of_entries = Blocks(np.concatenate(begins).astype(np.int32), size)
   return selection, of_entries, selector.scales(lengths, num_workers)
 
@@ -154,87 +190,60 @@ def _counts(
   return counts[:, 0], counts[:, 1]
 
 
-def _chosen(
-  blocks: _Set, vector: Vector, k: np.ndarray, r: np.ndarray, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Rows and columns of what is sent, k of the r largest of each row, row by row in ascending order."""
-  read, width = blocks.read(vector), blocks.width
-
-  def random(first: jax.Array, count: int) -> jax.Array:
-    return jnp.where(read(first, count) >= 0, _random_rows(key, first, count, width), -1)
-
-  if np.all(r == blocks.lengths):
-    # Magnitudes do not matter.
-    return _places(_above_cuts(random, key, k, width, RANDOM_BELOW)[0], k)
-  rows, columns = _largest(blocks, vector, r)
-  if np.array_equal(k, r):
-    return rows, columns
-  most = int(max(r))
-
-  def drawn(first: jax.Array, count: int) -> jax.Array:
-    there = lax.dynamic_slice(jnp.asarray(r, jnp.int32), (first,), (count,))
-    number = lax.iota(jnp.int32, most)[None]
-    return jnp.where(number < there[:, None], _random_rows(key, first, count, most), -1)
-
-  row, number = _places(_above_cuts(drawn, key, k, most, RANDOM_BELOW)[0], k)
-  ranks = jnp.asarray(np.cumsum(r) - r, jnp.int32).at[row].get(mode="promise_in_bounds") + number
-  return row, columns.at[ranks].get(mode="promise_in_bounds")
+def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
+  """Which keys are so many largest of their row, which is not long."""
+  wanted, lists = jnp.asarray(counts, jnp.int32), EachRow(keys.shape)
+  if keys.shape[1] <= _SHORT:
+    # How many are above each: of a few keys the bits of a cut would take longer to find.
+    number = lists.position()
+    ranks = jnp.zeros_like(keys)
+    for i in range(keys.shape[1]):
+      one = keys[:, i : i + 1]
+      ranks += ((one > keys) | ((one == keys) & (i < number))).astype(jnp.int32)
+    return ranks < wanted[:, None]
+  there = _in_rows(lax.add, keys >= 0)
+  zero = jnp.zeros_like(wanted)
+  return above(keys, lists, exact_cut(keys, lists, wanted, there, zero, zero + highest))
 
 
-def _by_sorting(
-  blocks: _Set, vector: Vector, k: np.ndarray, r: np.ndarray, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The same by ``jax.lax.top_k`` of all rows."""
-  count, most = blocks.lengths.size, int(max(k))
-  keys = blocks.read(vector)(jnp.int32(0), count)
-  there = np.arange(int(max(r))) < r[:, None]
-  if np.all(r == blocks.lengths):
-    columns = top_k_of_keys(
-      jnp.where(keys >= 0, _random_rows(key, jnp.int32(0), *keys.shape), -1), most
-    )
-  else:
-    columns = top_k_of_keys(keys, there.shape[1])
-    if not np.array_equal(k, r):
-      draws = jnp.where(there, _random_rows(key, jnp.int32(0), *there.shape), -1)
-      columns = jnp.take_along_axis(columns, top_k_of_keys(draws, most), axis=1)
-  wanted = np.arange(most) < k[:, None]
-  columns = jnp.sort(jnp.where(wanted, columns, blocks.width), axis=1)
-  row, number = np.nonzero(wanted)
-  return jnp.asarray(row, jnp.int32), columns[row, number]
+def _by_sorting(blocks: _Set, vector: Vector, read: Read, counts: np.ndarray) -> _Listed:
+  """The largest keys of each row, by ``jax.lax.top_k`` of all rows."""
+  keys = read(jnp.int32(0), counts.size)
+  columns = top_k_of_keys(keys, int(max(counts)))
+  there = np.arange(columns.shape[1]) < counts[:, None]
+  columns = jnp.sort(jnp.where(there, columns, np.int32(blocks.width)), axis=1)
+  at = jnp.minimum(columns, np.int32(blocks.width - 1))
+  keys = jnp.take_along_axis(keys, at, axis=1)
+  return _Listed(_positions(blocks, vector, columns), jnp.where(there, keys, -1))
 
 
-def _random_rows(key: jax.Array, first: jax.Array, count: int, width: int) -> jax.Array:
-  """Random keys of so many rows from one on."""
-  return random_keys(jax.random.fold_in(key, first), count * width).reshape(count, width)
-
-
-def _largest(blocks: _Set, vector: Vector, r: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """Rows and columns of the r largest of each row: of a few more, which are listed, the exact cut is found."""
-  read, width = blocks.read(vector), blocks.width
+def _by_counting(
+  blocks: _Set, vector: Vector, read: Read, counts: np.ndarray, is_random: bool
+) -> _Listed:
+  """The largest keys of each row and a few more, of which words tell."""
   like = vector.arrays[blocks.piece][0]
-  words, listed = _above_cuts(read, like, r, width, LARGEST_KEY, _SLACK)
-  room = np.minimum(r + 2 * _SLACK, blocks.lengths)
-  _, columns = _places(words, room)
+  # Random keys can't be looked up again.
+  slack = 0 if is_random else _SLACK
+  highest = RANDOM_BELOW if is_random else LARGEST_KEY
+  words, found = _above_cuts(read, like, counts, blocks.width, highest, slack)
+  room = np.minimum(counts + 2 * slack, blocks.lengths)
+  _, columns = _places(words, int(sum(room)))
   number = lax.iota(jnp.int32, int(max(room)))[None]
-  there = number < listed[:, None]
-  begins = jnp.cumsum(listed) - listed
-  ranks = begins[:, None] + jnp.minimum(number, listed[:, None] - 1)
+  ranks = (jnp.cumsum(found) - found)[:, None] + jnp.minimum(number, found[:, None] - 1)
   columns = columns.at[ranks].get(mode="promise_in_bounds")
   at = jnp.asarray(blocks.begins, jnp.int32)[:, None] + columns
-  entries = vector.take_from(blocks.piece, at.reshape(-1)).reshape(at.shape)
-  keys = jnp.where(there, magnitude_keys(entries), -1)
-  kept, _ = _above_cuts(_stretch_of(keys), keys, r, keys.shape[1], LARGEST_KEY)
-  row, number = _places(kept, r)
-  return row, columns.at[row, number].get(mode="promise_in_bounds")
+  keys = magnitude_keys(vector.take_from(blocks.piece, at.reshape(-1))).reshape(at.shape)
+  return _Listed(_positions(blocks, vector, columns), jnp.where(number < found[:, None], keys, -1))
 
 
-def _stretch_of(keys: jax.Array) -> Read:
-  return lambda first, count: lax.dynamic_slice(keys, (first, 0), (count, keys.shape[1]))
+def _positions(blocks: _Set, vector: Vector, columns: jax.Array) -> jax.Array:
+  first = vector.where[blocks.piece].first
+  return jnp.asarray(blocks.begins + first, jnp.int32)[:, None] + columns
 
 
-def _places(words: jax.Array, counts: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """Rows and columns of so many bits in all, row by row; something in range for those that are not there."""
-  count, flat = int(sum(counts)), words.reshape(-1)
+def _places(words: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+  """Rows and columns of so many bits, row by row; something in range for those that are not there."""
+  flat = words.reshape(-1)
   found = Positions(jnp.pad(flat, (0, -flat.size % GROUP)), 1)
   # Of few bits it is less work to look for each, and of many to go through all words.
   is_few = _FEW * count < flat.size
@@ -299,7 +308,8 @@ def _bounds(
     return _in_rows(lax.add, keys >= 0), low, high
   largest = keys.reshape(rows, -1, columns).max(axis=1)
   there, high = _in_rows(lax.add, largest >= 0), _in_rows(lax.max, largest)
-  wanted = jnp.minimum(least + _SLACK, there)
+  # Any bound will do that is not far below.
+  wanted = jnp.minimum(least + jnp.maximum(least // 4, _SLACK), there)
   lists = EachRow(largest.shape)
   low = exact_cut(largest, lists, wanted, there, low, high, wanted - least).value
   low = jnp.where(there >= least, low, 0)
