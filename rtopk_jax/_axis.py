@@ -246,9 +246,3 @@ def check_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where
       "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
       "call tx.init inside the mapped function."
     )
-
-
-def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> jax.Array:
-  """What this worker keeps of a leaf, in the leaf's shape; refused as ``check_row`` does."""
-  check_row(row, shape, axis_name, where)
-  return row.reshape(shape)

@@ -157,9 +157,6 @@ def sparse_exchange(
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
   chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
   row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
-
-  memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
-  row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
   options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
 
   def init(params):
