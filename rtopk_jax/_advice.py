@@ -26,6 +26,8 @@ class Estimate:
     network: seconds on the link.
     local: seconds of the worker's own work.
     break_even: bits a second below which it is faster than the dense exchange; 0: never, infinity: always.
+    pays_above: whether it is faster above ``break_even`` instead, sending more but computing less, or in fewer
+      messages.
   """
 
   collective: str
@@ -34,11 +36,21 @@ class Estimate:
   network: float
   local: float
   break_even: float
+  pays_above: bool = False
 
   @property
   def seconds(self) -> float:
     """Of the whole exchange."""
     return self.network + self.local
+
+  @property
+  def pays(self) -> str:
+    """At which bandwidths it is faster than the dense exchange: a sentence without its subject."""
+    if self.break_even == math.inf:
+      return "pays at any bandwidth"
+    if self.break_even == 0:
+      return "pays at no bandwidth"
+    return f"pays {'above' if self.pays_above else 'below'} {_rate(self.break_even)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Advice:
     ]
     for x in (self.dense, *self.estimates):
       density = "" if x == self.dense else f"{100 * x.density:g} %"
-      even = "" if x == self.dense else _rate(x.break_even)
+      even = "" if x == self.dense else f"{'> ' if x.pays_above else ''}{_rate(x.break_even)}"
       lines.append(
         f"{x.collective:15} {density:>8} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
         f"{self.dense.seconds / x.seconds:11.2f} {even:>13}"
@@ -174,9 +186,14 @@ def _estimate(
   (traffic, own), (dense_traffic, dense_own) = parts(collective), parts("dense")
   fixed = own - dense_own + (traffic.messages - dense_traffic.messages) * link.latency
   saved = link.bits(dense_traffic) - link.bits(traffic)
-  break_even = 0.0 if saved <= 0 else math.inf if fixed <= 0 else saved / fixed
+  if saved * fixed > 0:
+    # What is saved on the link makes up for other costs below this bandwidth, or the other way round above it.
+    break_even = saved / fixed
+  else:
+    break_even = math.inf if saved > 0 or fixed < 0 else 0.0
   network = traffic.messages * link.latency + link.bits(traffic) / link.bandwidth
-  return Estimate(collective, density, round(traffic.bytes), network, own, break_even)
+  size = round(traffic.bytes)
+  return Estimate(collective, density, size, network, own, break_even, saved < 0 and fixed < 0)
 
 
 def _choose(
@@ -194,12 +211,7 @@ def _choose(
       choice = x
   return choice, (
     f"Compress: {choice.collective} at k/d = {100 * choice.density:g} % takes {_time(choice.seconds)}, "
-    f"{takes}, {dense.seconds / choice.seconds:.1f} times as long. "
-    + (
-      f"It breaks even at {_rate(choice.break_even)}."
-      if choice.break_even < math.inf
-      else "It pays at any bandwidth."
-    )
+    f"{takes}, {dense.seconds / choice.seconds:.1f} times as long. It {choice.pays}."
   )
 
 

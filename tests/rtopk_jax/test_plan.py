@@ -91,22 +91,57 @@ def test_what_is_no_bandwidth_is_refused(text):
 
 
 @given(
-  d=st.integers(1_000, 10**9),
+  # Of every order of magnitude: in small models a message is longer than the vector.
+  d=st.one_of(st.integers(1, 100), st.integers(1, 10**5), st.integers(1, 10**9)),
   n=st.integers(2, 1_000),
   bandwidth=st.floats(1e5, 1e12),
-  density=st.sampled_from([0.1, 0.01, 0.001]),
+  density=st.sampled_from([1.0, 0.1, 0.01, 0.001]),
+  local=st.sampled_from([None, FREE, rtopk_jax.LocalSpeed(dense=1e-3)]),
 )
-def test_at_the_break_even_bandwidth_both_take_as_long(d, n, bandwidth, density):
-  advice = rtopk_jax.advise(d, n, bandwidth, densities=[density])
-  for x in advice.estimates:
+def test_at_the_break_even_bandwidth_both_take_as_long(d, n, bandwidth, density, local):
+  advised = lambda rate: rtopk_jax.advise(d, n, rate, densities=[density], local=local)
+  advice = advised(bandwidth)
+  for number, x in enumerate(advice.estimates):
+    faster = x.seconds < advice.dense.seconds
     if not 0 < x.break_even < math.inf:
-      # Nothing makes up for more bytes, nor for fewer bytes and less work.
-      assert (x.bytes >= advice.dense.bytes) == (x.break_even == 0)
+      assert faster == (x.break_even == math.inf)
+      assert not x.pays_above
       continue
-    even = rtopk_jax.advise(d, n, x.break_even, densities=[density])
-    (same,) = [y for y in even.estimates if y.collective == x.collective]
+    even = advised(x.break_even)
+    same = even.estimates[number]
     np.testing.assert_allclose(same.seconds, even.dense.seconds, rtol=1e-6)
-    assert (x.seconds < advice.dense.seconds) == (bandwidth < x.break_even)
+    if not math.isclose(bandwidth, x.break_even):
+      assert faster == ((bandwidth > x.break_even) == x.pays_above)
+    # On either side of it, too.
+    for rate, below in ((x.break_even / 2, True), (x.break_even * 2, False)):
+      other = advised(rate)
+      assert (other.estimates[number].seconds < other.dense.seconds) == (below != x.pays_above)
+
+
+def test_more_bytes_in_fewer_messages_pay_above_a_bandwidth():
+  advice = rtopk_jax.advise(1, 4, "1Gbit/s")
+  found = advice.choice
+  assert found.bytes > advice.dense.bytes
+  assert found.pays_above
+  assert 0 < found.break_even < 1e9
+  assert advice.reason.endswith(f"It {found.pays}.")
+  assert found.pays.startswith("pays above ")
+  assert f"> {found.pays.removeprefix('pays above ')}" in str(advice)
+  # So that it is not advised where it does not pay.
+  assert not rtopk_jax.advise(1, 4, found.break_even / 2).compress
+
+
+@pytest.mark.parametrize(
+  ("local", "workers", "pays"),
+  [
+    (rtopk_jax.LocalSpeed(dense=1e-6), 16, "pays at any bandwidth"),
+    (rtopk_jax.LocalSpeed(overhead=1.0), 16, "pays below "),
+    (rtopk_jax.LocalSpeed(), 1, "pays at no bandwidth"),
+  ],
+)
+def test_where_an_exchange_pays(local, workers, pays):
+  advice = rtopk_jax.advise(1e6, workers, "1Gbit/s", local=local, densities=[0.01])
+  assert advice.estimates[0].pays.startswith(pays)
 
 
 def test_advice_follows_the_link():
