@@ -2,7 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
 
 from rtopk_jax import _checks, _plan
 from rtopk_jax._plan import Link, LocalSpeed
@@ -94,7 +98,7 @@ def advise(
   bandwidth: float | str,
   *,
   latency: float = 1e-4,
-  densities: Sequence[float] = DENSITIES,
+  densities: Sequence[float] | np.ndarray | jax.Array = DENSITIES,
   wire: Wire | None = None,
   local: LocalSpeed | None = None,
   compute: float | None = None,
@@ -115,7 +119,7 @@ def advise(
     num_workers: n.
     bandwidth: of a worker's link, bits a second or a string such as "1Gbit/s".
     latency: of a message, seconds.
-    densities: k/d, those to choose from.
+    densities: k/d, those to choose from, numbers or an array of one axis.
     wire: the code of messages; None is ``Wire()``.
     local: how fast a worker compresses; None is ``LocalSpeed()``, two CPU cores. ``measure_local`` finds out,
       ``LocalSpeed.of_memory`` guesses.
@@ -138,19 +142,16 @@ def advise(
     >>> print(fast.reason)
     Don't compress: the dense exchange takes 32.7 ms and no compressed one is 1.2 times as fast.
   """
-  size = _size(params)
+  size = _checks.whole("params", params)
   _checks.at_least("num_workers", num_workers, 1, integer=True)
-  link = Link(_plan.parse_bandwidth(bandwidth), latency)
+  link = Link(bandwidth, latency)
   wire = Wire() if wire is None else wire
   local = LocalSpeed() if local is None else local
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
   if not isinstance(local, LocalSpeed):
     raise TypeError(f"local must be a rtopk_jax.LocalSpeed, got {local!r}.")
-  if not densities:
-    raise ValueError("densities must name at least one.")
-  for density in densities:
-    _checks.density("densities", density)
+  ordered = sorted(set(_several(densities)), reverse=True)
   if compute is not None:
     _checks.at_least("compute", compute, 0)
 
@@ -158,7 +159,6 @@ def advise(
     collective, density, size, num_workers, link, wire, local
   )
   dense = estimate("dense", 1.0)
-  ordered = sorted(set(densities), reverse=True)
   estimates = tuple(
     estimate(collective, density) for density in ordered for collective in _plan.COLLECTIVES
   )
@@ -166,11 +166,20 @@ def advise(
   return Advice(dense, estimates, choice, reason)
 
 
-def _size(params: float) -> int:
-  _checks.at_least("params", params, 1)
-  if params != int(params):
-    raise ValueError(f"params must be a whole number of parameters, got {params!r}.")
-  return int(params)
+def _several(densities: Any) -> list[float]:
+  if isinstance(densities, np.ndarray | jax.Array):
+    densities = np.asarray(densities).tolist()
+  if isinstance(densities, str) or not isinstance(densities, Iterable):
+    raise TypeError(
+      f"densities must be several numbers, such as {DENSITIES}, got {densities!r}; one alone is a tuple "
+      "too, such as (0.01,)."
+    )
+  densities = list(densities)
+  if not densities:
+    raise ValueError(f"densities must name at least one, such as {DENSITIES}, got none.")
+  for density in densities:
+    _checks.density("densities", density)
+  return densities
 
 
 def _estimate(
@@ -186,12 +195,11 @@ def _estimate(
   (traffic, own), (dense_traffic, dense_own) = parts(collective), parts("dense")
   fixed = own - dense_own + (traffic.messages - dense_traffic.messages) * link.latency
   saved = link.bits(dense_traffic) - link.bits(traffic)
-  if saved * fixed > 0:
-    # What is saved on the link makes up for other costs below this bandwidth, or the other way round above it.
-    break_even = saved / fixed
-  else:
-    break_even = math.inf if saved > 0 or fixed < 0 else 0.0
-  network = traffic.messages * link.latency + link.bits(traffic) / link.bandwidth
+  # Where both have one sign, one makes up for the other: below a bandwidth what the link is spared for what else
+  # it costs, above it what else is spared for what the link has more.
+  nowhere_even = math.inf if saved > 0 or fixed < 0 else 0.0
+  break_even = saved / fixed if saved * fixed > 0 else nowhere_even
+  network = traffic.messages * link.latency + link.bits(traffic) / float(link.bandwidth)
   size = round(traffic.bytes)
   return Estimate(collective, density, size, network, own, break_even, saved < 0 and fixed < 0)
 

@@ -35,6 +35,27 @@ def at_least(name: str, value: Any, least: float, *, integer: bool = False) -> N
     raise ValueError(f"{name} must be at least {least}, got {value!r}.")
 
 
+def whole(name: str, value: Any) -> int:
+  """A number of things as an integer, of a float such as 1e6 too; refused where it is none or below 1."""
+  at_least(name, value, 1)
+  if value != int(value):
+    raise ValueError(f"{name} must be a whole number, got {value!r}.")
+  return int(value)
+
+
+def at_most(name: str, value: Any, most: float, which: str) -> None:
+  """Refuses a number above ``most``, and says which limit that is."""
+  if value > most:
+    raise ValueError(f"{name} must be at most {most}, {which}, got {value!r}.")
+
+
+def above_zero(name: str, value: Any, of: str = "") -> None:
+  """Refuses a number that is not above 0, of such a unit."""
+  real(name, value)
+  if value <= 0:
+    raise ValueError(f"{name} must be above 0{f' {of}' if of else ''}, got {value!r}.")
+
+
 def momentum(name: str, value: Any) -> None:
   """Refuses a momentum outside [0, 1)."""
   real(name, value)

@@ -30,7 +30,7 @@ class Link:
   """What a worker's network interface carries, each way at once.
 
   Args:
-    bandwidth: bits a second.
+    bandwidth: bits a second, or a string such as "1Gbit/s", which is kept as the number it stands for.
     latency: seconds from the start of a message to the arrival of its first byte.
     framing: bytes on the wire to bytes of payload.
 
@@ -38,12 +38,12 @@ class Link:
     ValueError: for a bandwidth that is not above 0, a latency below 0 or a framing below 1.
   """
 
-  bandwidth: float
+  bandwidth: float | str
   latency: float = 1e-4
   framing: float = FRAMING
 
   def __post_init__(self):
-    parse_bandwidth(self.bandwidth)
+    object.__setattr__(self, "bandwidth", parse_bandwidth(self.bandwidth))
     _checks.at_least("latency", self.latency, 0)
     _checks.at_least("framing", self.framing, 1)
 
@@ -58,7 +58,7 @@ class Link:
       Seconds.
     """
     traffic = total_traffic(operands, num_workers)
-    return traffic.messages * self.latency + self.bits(traffic) / self.bandwidth
+    return traffic.messages * self.latency + self.bits(traffic) / float(self.bandwidth)
 
   def bits(self, traffic: "Traffic") -> float:
     """The bits on the wire of some traffic, headers included."""
@@ -99,9 +99,7 @@ class LocalSpeed:
       The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
       densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
     """
-    _checks.real("bandwidth", bandwidth)
-    if bandwidth <= 0:
-      raise ValueError(f"bandwidth must be above 0 bytes a second, got {bandwidth!r}.")
+    _checks.above_zero("bandwidth", bandwidth, "bytes a second")
     return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
 
 
@@ -215,16 +213,18 @@ def local_time(
   return local.overhead + local.compress * d + again + local.place * (2 * (1 + slack) + 1) * k
 
 
-def parse_bandwidth(value: float | str) -> float:
+def parse_bandwidth(value: float | str, name: str = "bandwidth") -> float:
   """Bits a second from a number of them or from a string with a unit.
 
   Args:
     value: such as 1e9, "1Gbit/s", "100 Mbps" or "12.5MB/s".
+    name: of the argument, for errors.
 
   Returns:
     Bits a second.
 
   Raises:
+    TypeError: for what is neither a number nor a string.
     ValueError: for a string that is no bandwidth, or one that is not above 0.
 
   Examples:
@@ -232,14 +232,12 @@ def parse_bandwidth(value: float | str) -> float:
     >>> parse_bandwidth("100Mbit/s"), parse_bandwidth("2 GB/s"), parse_bandwidth(5e8)
     (100000000.0, 16000000000.0, 500000000.0)
   """
-  bits = _parse_string(value) if isinstance(value, str) else value
-  _checks.real("bandwidth", bits)
-  if bits <= 0:
-    raise ValueError(f"bandwidth must be above 0 bits a second, got {value!r}.")
+  bits = _parse_string(value, name) if isinstance(value, str) else value
+  _checks.above_zero(name, bits, "bits a second")
   return float(bits)
 
 
-def _parse_string(text: str) -> float:
+def _parse_string(text: str, name: str) -> float:
   compact = text.replace(" ", "")
   number = compact.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/")
   unit = compact[len(number) :]
@@ -251,5 +249,5 @@ def _parse_string(text: str) -> float:
       except ValueError:
         break
   raise ValueError(
-    f"bandwidth must be bits a second, as a number or like '1Gbit/s', '100Mbps' or '2GB/s', got {text!r}."
+    f"{name} must be bits a second, as a number or like '1Gbit/s', '100Mbps' or '2GB/s', got {text!r}."
   )

@@ -114,6 +114,12 @@ def check_floating(name: str, tree: Any) -> None:
       )
 
 
+def shapes(name: str, tree: Any) -> Any:
+  """The shapes and dtypes of a tree of arrays, numbers or what has both."""
+  check_floating(name, tree)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
 def check_structure(updates: Any, **others: Any) -> None:
   structure = jax.tree.structure(updates)
   for name, other in others.items():

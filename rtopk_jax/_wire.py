@@ -11,8 +11,8 @@ from rtopk_jax import _bits, _checks, _elias_fano, _quantize
 from rtopk_jax._select import SparseSlices
 
 _FLOATS = ("float32", "bfloat16", "float16")
-_VALUES = (*_FLOATS, *_quantize.BITS)
-_INDICES = ("int32", "elias_fano", "block")
+VALUES = (*_FLOATS, *_quantize.BITS)
+INDICES = ("int32", "elias_fano", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Wire:
   indices: str = "int32"
 
   def __post_init__(self):
-    _checks.one_of("values", self.values, _VALUES)
-    _checks.one_of("indices", self.indices, _INDICES)
+    _checks.one_of("values", self.values, VALUES)
+    _checks.one_of("indices", self.indices, INDICES)
 
   @property
   def is_exact(self) -> bool:

@@ -177,8 +177,16 @@ def test_a_lower_density_has_to_gain_something():
     ({"num_workers": 2.0}, TypeError, "num_workers must be an integer"),
     ({"num_workers": 0}, ValueError, "num_workers"),
     ({"latency": -1.0}, ValueError, "latency"),
-    ({"densities": []}, ValueError, "densities"),
+    ({"params": math.inf}, ValueError, "params must be finite"),
+    ({"params": True}, TypeError, "params must be a Python number"),
+    ({"densities": []}, ValueError, "densities must name at least one"),
     ({"densities": [2.0]}, ValueError, "densities"),
+    ({"densities": 0.1}, TypeError, r"densities must be several.*got 0\.1.*a tuple too, such as"),
+    ({"densities": np.float32(0.5)}, TypeError, "densities must be several"),
+    ({"densities": np.array(0.5)}, TypeError, r"densities must be several.*got 0\.5"),
+    ({"densities": np.ones((1, 2))}, TypeError, r"densities must be a Python number, got \[1\.0"),
+    ({"densities": "0.1"}, TypeError, "densities must be several.*got '0.1'"),
+    ({"densities": None}, TypeError, "densities must be several"),
     ({"wire": "int32"}, TypeError, "Wire"),
     ({"local": 3}, TypeError, "LocalSpeed"),
     ({"compute": -1.0}, ValueError, "compute"),
@@ -200,9 +208,65 @@ def test_the_command_prints_the_advice(capsys):
   assert printed.strip() == str(rtopk_jax.advise(25.6e6, 64, "1Gbit/s", local=local))
 
 
-def test_the_command_says_what_is_wrong():
-  with pytest.raises(SystemExit, match="bandwidth must be bits a second"):
-    plan.main(["--params=1e6", "--workers=4", "--bandwidth=fast"])
+@pytest.mark.parametrize("array", [np.array, jnp.array, list, tuple])
+def test_densities_may_be_an_array(array):
+  found = rtopk_jax.advise(1e6, 4, "1Gbit/s", densities=array([0.5, 0.25, 0.5]))
+  assert [x.density for x in found.estimates] == [0.5, 0.5, 0.25, 0.25]
+  assert found == rtopk_jax.advise(1e6, 4, "1Gbit/s", densities=(0.25, 0.5))
+
+
+def test_a_link_keeps_its_bandwidth_as_a_number():
+  link = rtopk_jax.Link("1Gbit/s")
+  assert link == rtopk_jax.Link(1e9)
+  assert link.bandwidth == 1e9
+  operands = [("psum", 1000)]
+  assert link.seconds(operands, 2) == rtopk_jax.Link(1e9).seconds(operands, 2)
+
+
+@pytest.mark.parametrize(
+  ("bandwidth", "error", "message"),
+  [
+    ("fast", ValueError, "bandwidth must be bits a second.*got 'fast'"),
+    (0, ValueError, "bandwidth must be above 0 bits a second"),
+    (None, TypeError, "bandwidth must be a Python number, got None"),
+    (True, TypeError, "bandwidth must be a Python number, got True"),
+  ],
+)
+def test_what_no_link_has_is_refused(bandwidth, error, message):
+  with pytest.raises(error, match=message):
+    rtopk_jax.Link(bandwidth)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--bandwidth=fast"], "--bandwidth must be bits a second"),
+    (["--bandwidth=0"], "--bandwidth must be above 0 bits a second"),
+    (["--params=inf"], "--params must be finite"),
+    (["--params=0"], "--params must be at least 1"),
+    (["--params=1.5"], "--params must be a whole number"),
+    (["--params=many"], "--params: invalid float value: 'many'"),
+    (["--measure", "--params=inf"], "--params must be finite"),
+    (["--measure", "--params=0"], "--params must be at least 1"),
+    (["--measure", "--params=1e12"], "--params must be at most 2147483647"),
+    (["--workers=0"], "--workers must be at least 1"),
+    (["--workers=2.5"], "--workers: invalid int value: '2.5'"),
+    (["--latency=-1"], "--latency must be at least 0"),
+    (["--densities", "0.1", "0"], "--densities is the share of entries sent"),
+    (["--measure", "--densities", "2"], "--densities is the share of entries sent"),
+    (["--compute=-1"], "--compute must be at least 0"),
+    (["--memory_bandwidth=0"], "--memory_bandwidth must be above 0 bytes a second"),
+    (["--memory_bandwidth=-1"], "--memory_bandwidth must be above 0 bytes a second"),
+    (["--memory_bandwidth=1", "--measure"], "--measure: not allowed with .*--memory_bandwidth"),
+    (["--values=int3"], "--values: invalid choice: 'int3'"),
+    (["--indices=block"], "--indices: invalid choice: 'block'.*int32"),
+  ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(flags, message, capsys):
+  with pytest.raises(SystemExit, match=message) as refused:
+    plan.main(["--params=1e6", "--workers=4", "--bandwidth=1Gbit/s", *flags])
+  assert "\n" not in str(refused.value)
+  assert capsys.readouterr() == ("", "")
 
 
 def test_the_command_runs_as_a_module():
@@ -217,6 +281,27 @@ def test_the_command_runs_as_a_module():
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert "Compress: " in done.stdout
   assert not done.stderr
+
+
+@pytest.mark.parametrize(
+  ("params", "error", "message"),
+  [
+    (0, ValueError, "params must be at least 1, got 0"),
+    (1.5, ValueError, "params must be a whole number"),
+    (math.inf, ValueError, "params must be finite"),
+    (True, TypeError, "params must be a Python number, got True"),
+    (1e12, ValueError, "params must be at most 2147483647, the entries that int32 can index"),
+    ({}, ValueError, "params must have at least one entry"),
+    ({"n": np.ones(3, np.int32)}, TypeError, r"params\['n'\] is of int32"),
+  ],
+)
+def test_what_cannot_be_measured_is_refused(params, error, message):
+  with pytest.raises(error, match=message):
+    rtopk_jax.measure_local(params)
+
+
+def test_a_number_of_parameters_may_be_written_as_a_float():
+  assert rtopk_jax.measure_local(1e3, density=0.1, repeats=1).compress >= 0
 
 
 def test_the_speed_of_this_device_is_measured():
