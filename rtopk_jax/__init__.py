@@ -16,6 +16,7 @@ from rtopk_jax._federated import federated as federated
 from rtopk_jax._layout import Block as Block
 from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
 from rtopk_jax._metrics import WireBytes as WireBytes
+from rtopk_jax._metrics import chosen_collectives as chosen_collectives
 from rtopk_jax._metrics import exchange_metrics as exchange_metrics
 from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd

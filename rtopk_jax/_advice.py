@@ -146,11 +146,9 @@ def advise(
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   link = Link(bandwidth, latency)
   wire = Wire() if wire is None else wire
-  local = LocalSpeed() if local is None else local
+  local = _plan.local_speed(local)
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
-  if not isinstance(local, LocalSpeed):
-    raise TypeError(f"local must be a rtopk_jax.LocalSpeed, got {local!r}.")
   ordered = sorted(set(_several(densities)), reverse=True)
   if compute is not None:
     _checks.at_least("compute", compute, 0)

@@ -28,11 +28,19 @@ AxisName = str | tuple[str, ...]
 
 @dataclasses.dataclass
 class Measurement:
-  """A dry run: the operand of every collective, as (name, bytes)."""
+  """A dry run.
+
+  Attributes:
+    num_workers: n.
+    step: the step meant; None is the last stage of a warm-up.
+    operands: of every collective, as (name, bytes).
+    choices: what every ``Auto`` chose.
+  """
 
   num_workers: int
   step: int | None
   operands: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+  choices: list[Any] = dataclasses.field(default_factory=list)
 
   def record(self, name: str, x: jax.Array) -> None:
     self.operands.append((name, x.size * x.dtype.itemsize))

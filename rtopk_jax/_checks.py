@@ -76,10 +76,13 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def axis_name(value: Any) -> None:
-  """Refuses what cannot name a mapped axis."""
-  names = value if isinstance(value, tuple) else (value,)
-  if not names or not all(isinstance(name, str) for name in names):
+def axis_name(value: Any, name: str = "axis_name") -> None:
+  """Refuses what cannot name a mapped axis, or several different ones."""
+  axes = value if isinstance(value, tuple) else (value,)
+  if not axes or not all(isinstance(axis, str) for axis in axes):
     raise TypeError(
-      f"axis_name must be the name of a mapped axis (a string, or a tuple of strings), got {value!r}."
+      f"{name} must be the name of a mapped axis (a string, or a tuple of strings), got {value!r}."
     )
+  twice = [axis for i, axis in enumerate(axes) if axis in axes[:i]]
+  if twice:
+    raise ValueError(f"{name} must name each axis once, got {value!r} with {twice[0]!r} twice.")

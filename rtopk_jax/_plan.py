@@ -103,6 +103,15 @@ class LocalSpeed:
     return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
 
 
+def local_speed(local: LocalSpeed | None) -> LocalSpeed:
+  """What is known of a worker's speed; None stands for two CPU cores, and anything else is refused."""
+  if local is None:
+    return LocalSpeed()
+  if not isinstance(local, LocalSpeed):
+    raise TypeError(f"local must be a rtopk_jax.LocalSpeed, or None, got {local!r}.")
+  return local
+
+
 class Traffic(NamedTuple):
   """What one collective does to a worker's link: messages one after another, bytes each way."""
 
@@ -195,7 +204,7 @@ def exchange_time(
   Returns:
     Seconds.
   """
-  local = LocalSpeed() if local is None else local
+  local = local_speed(local)
   network = link.seconds(operands(collective, d, k, num_workers, wire, slack), num_workers)
   return network + local_time(collective, d, k, num_workers, local, slack)
 

@@ -6,6 +6,7 @@ Everything up to the exchange is this worker's alone; everything after it is the
 bit for bit.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -174,10 +175,7 @@ def sparse_exchange(
     del extra_args
     _axis.size(axis_name)
     _state.check_updates(updates, params, axis_name)
-    if present is not None and not chosen.allows_absence:
-      raise ValueError(
-        f"present needs a collective without owners, who cannot be absent; {chosen!r} has them."
-      )
+    serving = chosen if present is None else chosen.with_absence()
     workers = chosen.workers(axis_name)
     updates = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
@@ -192,7 +190,7 @@ def sparse_exchange(
     axes = [_axis.model_axes(x, workers) for x in raw]
     plan = _layout.layout(updates, shapes, scope, dense, axes)
     step = Step(
-      options,
+      dataclasses.replace(options, collective=serving),
       workers,
       Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
       plan,
