@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 from rtopk_jax import _checks, _state
 from rtopk_jax._dense import dense_exchange
 from rtopk_jax._plan import LocalSpeed
-from rtopk_jax._select import SparseSlices, rtop_k
+from rtopk_jax._select import SparseSlices
+from rtopk_jax._selectors import rtop_k
 from rtopk_jax._sharding import init, state_specs
 from rtopk_jax._transform import sparse_exchange
 from rtopk_jax._vector import MAX_SIZE

@@ -57,8 +57,10 @@ ARGUMENTS = [
   # the vector
   (lambda: SELECTOR(jnp.ones((3, 3)), KEY, 2), ValueError, r"vector must have one dimension"),
   (lambda: SELECTOR(jnp.ones(9, jnp.int32), KEY, 2), TypeError, "vector must be floating point"),
-  (lambda: rtopk_jax.top_k(0.1).counts(0), ValueError, "vector of 0 entries"),
-  (lambda: rtopk_jax.top_k(0.1).counts(2**31), ValueError, 'int32.*scope="leaf"'),
+  (lambda: SELECTOR(jnp.ones(0), KEY, 2), ValueError, r"vector must have at least one entry"),
+  (lambda: rtopk_jax.top_k(0.1).counts(0), ValueError, "size must be at least 1, got 0"),
+  (lambda: rtopk_jax.top_k(0.1).counts(2.0), TypeError, "size must be an integer"),
+  (lambda: rtopk_jax.top_k(0.1).counts(2**31), ValueError, 'size.*int32.*scope="leaf"'),
   (
     lambda: rtopk_jax.top_k(rtopk_jax.Stages((0.5,), 1))(jnp.ones(9), KEY),
     ValueError,
