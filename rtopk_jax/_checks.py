@@ -5,6 +5,10 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 
 def real(name: str, value: Any) -> None:
   """Refuses what is not a plain finite real number (a bool is not one)."""
@@ -74,6 +78,27 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
   choices = tuple(choices)
   if not isinstance(value, str) or value not in choices:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def seed(value: Any) -> None:
+  """Refuses what is neither an integer nor an integer scalar array."""
+  wanted = "seed must be an integer or an integer scalar array"
+  if isinstance(value, np.ndarray | np.generic | jax.Array):
+    if not jnp.issubdtype(value.dtype, jnp.integer) or value.shape:
+      raise TypeError(f"{wanted}, got {value.dtype} of shape {value.shape}.")
+  elif isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    raise TypeError(f"{wanted}, got {value!r} of type {type(value).__name__}.")
+
+
+def floating_dtype(name: str, value: Any) -> np.dtype:
+  """A floating point dtype; refused where it is another one, or none."""
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError:
+    dtype = None
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(f"{name} must be a floating point dtype, such as jnp.bfloat16, got {value!r}.")
+  return dtype
 
 
 def axis_name(value: Any, name: str = "axis_name") -> None:

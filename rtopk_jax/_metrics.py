@@ -170,6 +170,11 @@ def chosen_collectives(
   return tuple(_dry_run(tx, params, num_workers, step).choices)
 
 
+def shapes(tree: Any) -> Any:
+  """The shapes and dtypes of a tree of arrays, Python numbers or what has both."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
 def _dry_run(
   tx: optax.GradientTransformation, params: Any, num_workers: int, step: int | None
 ) -> _axis.Measurement:
@@ -177,7 +182,7 @@ def _dry_run(
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   if step is not None:
     _checks.at_least("step", step, 0, integer=True)
-  params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)), params)
+  params = shapes(params)
   with _axis.measure(num_workers, step) as measured:
     # A function of its own each time: what is traced within a measurement must not be cached.
     jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)

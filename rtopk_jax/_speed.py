@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from rtopk_jax import _checks, _state
 from rtopk_jax._dense import dense_exchange
+from rtopk_jax._metrics import shapes
 from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._selectors import rtop_k
@@ -56,7 +57,8 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
   _checks.at_least("repeats", repeats, 1, integer=True)
   if isinstance(params, numbers.Real):
     params = [jax.ShapeDtypeStruct((_checks.whole("params", params),), jnp.float32)]
-  params = _state.shapes("params", params)
+  _state.check_floating("params", params)
+  params = shapes(params)
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   if not size:
     raise ValueError("params must have at least one entry, got none.")

@@ -146,10 +146,9 @@ def sparse_exchange(
     )
   if memory_decay != 1 and not error_feedback:
     raise ValueError(f"memory_decay={memory_decay!r} has no effect with error_feedback=False.")
-  if memory_dtype is not None and not jnp.issubdtype(memory_dtype, jnp.floating):
-    raise TypeError(f"memory_dtype must be a floating point dtype, got {memory_dtype!r}.")
-  if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
-    raise TypeError(f"seed must be an integer, got {seed!r}.")
+  memory_dtype = jnp.float32 if memory_dtype is None else memory_dtype
+  row_dtype = _checks.floating_dtype("memory_dtype", memory_dtype)
+  _checks.seed(seed)
   wire = Wire() if wire is None else wire
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
@@ -157,13 +156,12 @@ def sparse_exchange(
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
   chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
-  row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
   options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
 
   def init(params):
     _state.check_floating("params", params)
     workers = chosen.workers(axis_name)
-    rows = lambda: jax.tree.map(lambda p: _axis.new_row(tuple(p.shape), row_dtype, workers), params)
+    rows = lambda: jax.tree.map(lambda p: _axis.new_row(jnp.shape(p), row_dtype, workers), params)
     return SparseExchangeState(
       count=jnp.zeros((), jnp.int32),
       residual=rows() if error_feedback else (),
@@ -174,7 +172,7 @@ def sparse_exchange(
   def update(updates, state, params=None, *, present=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    _state.check_updates(updates, params, axis_name)
+    updates = _state.local_updates(updates, params, axis_name)
     serving = chosen if present is None else chosen.with_absence()
     workers = chosen.workers(axis_name)
     updates = chosen.prepare(updates, axis_name)

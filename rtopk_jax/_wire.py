@@ -82,7 +82,19 @@ class Wire:
 
     Returns:
       How many 32-bit words it takes.
+
+    Raises:
+      TypeError: when k or d is not an integer.
+      ValueError: when k is below 1 or above d, or indices are of blocks and there are none.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> rtopk_jax.Wire(values="bfloat16").words(k=100, d=10_000)
+      150
     """
+    _checks.at_least("k", k, 1, integer=True)
+    _checks.at_least("d", d, 1, integer=True)
+    _checks.at_most("k", k, d, "the entries of the vector")
     return self._value_words(k) + self._index_words(k, d, blocks)
 
   def encode(
