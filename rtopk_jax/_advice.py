@@ -61,11 +61,23 @@ class Estimate:
 class Advice:
   """What an exchange would cost, and which one to take. Printed, it is a table and a sentence.
 
+  ``advise`` makes it. Each exchange has ``collective``, ``density``, ``bytes`` (that a worker's link carries each
+  way), ``seconds``, which are its ``network`` and ``local`` ones, ``break_even`` (bits a second) and ``pays``, a
+  sentence about the bandwidths at which it is faster than the dense one.
+
   Attributes:
     dense: the uncompressed exchange.
     estimates: the compressed ones, by density and collective.
     choice: the one to take; ``dense`` where compression does not pay.
     reason: a sentence.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> advice = rtopk_jax.advise(25.6e6, num_workers=16, bandwidth="1Gbit/s", densities=(0.001,))
+    >>> [x.collective for x in advice.estimates]
+    ['all_gather', 'reduce_scatter']
+    >>> advice.choice in advice.estimates, advice.choice.seconds < advice.dense.seconds
+    (True, True)
   """
 
   dense: Estimate
@@ -105,14 +117,20 @@ def advise(
 ) -> Advice:
   r"""Says what a step's exchange would take, dense and compressed, and which one to take.
 
-  With c and p the seconds of ``local`` an entry compressed and placed, :math:`m_j` the messages and
-  :math:`b_j` the bytes of collective j, B the bandwidth and l the latency,
+  With B and l the link's bandwidth and latency, f = 1538/1448 bytes on it for each of payload (what Ethernet, IP
+  and TCP add), :math:`w(k, d)` the bytes of a message, and o, c, p and a the ``overhead``, ``compress``, ``place``
+  and ``dense`` of ``local``,
 
   .. math::
-    T = c\, d + p\, n k + \sum_j \left(m_j l + \frac{b_j}{B}\right)
+    T_\mathrm{dense} &= a d + 2(n-1)\, l + \frac{8f}{B}\, \frac{2(n-1)}n\, 4d \\
+    T_\mathrm{all\_gather} &= o + c d + p\, n k + (n-1)\, l + \frac{8f}{B}\, (n-1)\, w(k, d) \\
+    T_\mathrm{reduce\_scatter} &= o + c d \left(1 + \tfrac1n\right) + 4 p k + 2(n-1)\, l
+      + \frac{8f}{B}\, (n-1) \left(w\left(\tfrac{3k}{2n}, \tfrac dn\right)
+      + w\left(\tfrac kn, \tfrac dn\right)\right)
 
-  An exchange breaks even with the dense one at the B for which both T are equal. Of the densities, the
-  highest is advised of those that no lower one beats by half. Nothing is run.
+  where k/n and the like are rounded up as in the buffers. An exchange breaks even with the dense one at the B
+  for which both T are equal. Of the densities, the highest is advised of those that no lower one beats by half.
+  Nothing is run.
 
   Args:
     params: d, the number of parameters.

@@ -16,7 +16,14 @@ _log = logging.getLogger("rtopk_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Hierarchical(Collective):
-  """A dense mean over a fast axis, then the sparse exchange over the slow ones.
+  r"""A dense mean over a fast axis, then the sparse exchange over the slow ones.
+
+  With :math:`g_{ij}` the gradient of the j-th of m workers that share a fast link, and the exchange's own rule for
+  the n groups of them,
+
+  .. math::
+    g_i = \frac1m \sum_{j=1}^m g_{ij}, \qquad \mathrm{update} = \frac1n \sum_{i=1}^n C(v_i), \qquad
+    v_i \ \text{from}\ g_i.
 
   Workers that share a fast link, such as the chips of a slice or the GPUs of a host, are one worker to the
   compression: they start from the mean of their gradients, have one memory between them, of which each

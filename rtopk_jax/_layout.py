@@ -27,7 +27,16 @@ Dense = bool | Callable[[Any, Any], bool] | Any | None
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A scope: every run of ``size`` entries of a leaf selects its own share.
+  r"""A scope: every run of ``size`` entries of a leaf selects its own share.
+
+  With :math:`x_1, x_2, \dots` the runs of a leaf of B entries each, the last one perhaps shorter,
+
+  .. math::
+    C(x) = \big(\mathrm{rTop}_{r,k}(x_1), \mathrm{rTop}_{r,k}(x_2), \dots\big), \qquad
+    k = \max(1, \mathrm{round}(\rho B)), \quad r = \min(B, \mathrm{round}(\sigma k)),
+
+  :math:`\rho` being the selector's density and :math:`\sigma` its subsample. An index within a block takes
+  :math:`\lceil \log_2 B \rceil` bits, by ``Wire(indices="block")``.
 
   Args:
     size: entries of a block, from 2 to 65,536.

@@ -27,7 +27,10 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-  """What a worker's network interface carries, each way at once.
+  r"""What a worker's network interface carries, each way at once.
+
+  A collective of m messages one after another, b bytes in all, takes :math:`m l + 8 f b / B` seconds, with B the
+  bandwidth, l the latency and f the framing.
 
   Args:
     bandwidth: bits a second, or a string such as "1Gbit/s", which is kept as the number it stands for.
@@ -35,7 +38,17 @@ class Link:
     framing: bytes on the wire to bytes of payload.
 
   Raises:
+    TypeError: for a bandwidth that is neither a number nor a string, or others that are not numbers.
     ValueError: for a bandwidth that is not above 0, a latency below 0 or a framing below 1.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> link = rtopk_jax.Link("1Gbit/s", latency=1e-4, framing=1.0)
+    >>> link.bandwidth
+    1000000000.0
+    >>> seconds = link.seconds([("all_gather", 125_000)], num_workers=2)  # a million bits to the other
+    >>> round(seconds, 6)
+    0.0011
   """
 
   bandwidth: float | str
@@ -51,11 +64,14 @@ class Link:
     """The time of some collectives, one after another.
 
     Args:
-      operands: a collective's name and the bytes that a worker hands to it.
+      operands: the name of each, "all_gather", "psum" or "all_to_all", and the bytes that a worker hands to it.
       num_workers: n.
 
     Returns:
       Seconds.
+
+    Raises:
+      ValueError: for a collective of another name.
     """
     traffic = total_traffic(operands, num_workers)
     return traffic.messages * self.latency + self.bits(traffic) / float(self.bandwidth)
@@ -76,7 +92,14 @@ class LocalSpeed:
     overhead: seconds that compressing takes whatever the size, such as for starting kernels.
 
   Raises:
+    TypeError: for a time that is not a number.
     ValueError: for a time below 0.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> local = rtopk_jax.LocalSpeed(compress=2e-9, place=1e-8)
+    >>> rtopk_jax.advise(25.6e6, 16, "100Mbit/s", local=local).compress
+    True
   """
 
   compress: float = 1.5e-9
@@ -98,6 +121,16 @@ class LocalSpeed:
     Returns:
       The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
       densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
+
+    Raises:
+      TypeError: when the bandwidth is not a number.
+      ValueError: when it is not above 0.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> local = rtopk_jax.LocalSpeed.of_memory(3.2e12)
+      >>> 0 < local.dense < local.compress < local.place
+      True
     """
     _checks.above_zero("bandwidth", bandwidth, "bytes a second")
     return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
@@ -133,11 +166,13 @@ def traffic_of(collective: str, operand: int, num_workers: int) -> Traffic:
   """
   others = num_workers - 1
   share = operand * others / num_workers
-  return {
+  known = {
     "all_gather": Traffic(others, float(operand * others)),
     "psum": Traffic(2 * others, 2 * share),
     "all_to_all": Traffic(others, share),
-  }[collective]
+  }
+  _checks.one_of("collective", collective, known)
+  return known[collective]
 
 
 def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traffic:

@@ -17,12 +17,19 @@ INDICES = ("int32", "elias_fano", "block")
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-  """The code of a message: k values and k indices as words.
+  r"""The code of a message: k values and k indices as words.
 
   With float32 values what is decoded is what was sent, bit for bit. bfloat16 and float16 are rounded to
-  nearest and do not overflow. int8, int4 and int2 are rounded at random so that they are right on average,
-  with one float32 scale for 256 values. With error feedback, what rounding loses stays in the memory.
-  Indices are exact.
+  nearest and do not overflow. int8, int4 and int2 are rounded at random so that they are right on average: with
+  s the largest magnitude of 256 values, which travels with them, and :math:`L = 2^{b-1} - 1` for b bits,
+
+  .. math::
+    \hat x = \frac sL \Big\lfloor \frac{L x}s + U \Big\rfloor, \qquad U \sim \mathrm{Unif}[0, 1), \qquad
+    E[\hat x] = x.
+
+  With error feedback, what rounding loses stays in the memory. Indices are exact. Elias and Fano's code takes
+  about :math:`\log_2 \beta + 1 + d/(k \beta)` bits for each, with the better of :math:`\beta = 2^j` and
+  :math:`3 \cdot 2^j` next to d/k.
 
   Args:
     values: "float32", "bfloat16", "float16", "int8", "int4" or "int2".
