@@ -211,8 +211,8 @@ def _estimate(
   (traffic, own), (dense_traffic, dense_own) = parts(collective), parts("dense")
   fixed = own - dense_own + (traffic.messages - dense_traffic.messages) * link.latency
   saved = link.bits(dense_traffic) - link.bits(traffic)
-  # Where both have one sign, one makes up for the other: below a bandwidth what the link is spared for what else
-  # it costs, above it what else is spared for what the link has more.
+  # What the link saves outweighs a fixed cost below a bandwidth; a fixed saving outweighs what the link has more
+  # above one.
   nowhere_even = math.inf if saved > 0 or fixed < 0 else 0.0
   break_even = saved / fixed if saved * fixed > 0 else nowhere_even
   network = traffic.messages * link.latency + link.bits(traffic) / float(link.bandwidth)

@@ -111,8 +111,8 @@ def sparse_exchange(
     TypeError: here for arguments of a wrong type, in ``init`` and ``update`` for leaves that are not
       floating point.
     ValueError: here for arguments out of range or at odds with each other; in ``update`` for trees of
-      different structure, gradients that are the same on all workers, and state without this worker's
-      row.
+      different structure, gradients that are the same on all workers, state without this worker's row, and
+      ``present`` where the collective has owners.
     NameError: in ``update`` outside a map over ``axis_name``.
 
   Examples:
