@@ -77,7 +77,14 @@ class Link:
     return traffic.messages * self.latency + self.bits(traffic) / float(self.bandwidth)
 
   def bits(self, traffic: "Traffic") -> float:
-    """The bits on the wire of some traffic, headers included."""
+    """The bits on the wire of some traffic.
+
+    Args:
+      traffic: what collectives do to the link.
+
+    Returns:
+      Bits each way, headers included.
+    """
     return 8 * self.framing * traffic.bytes
 
 

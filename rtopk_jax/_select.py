@@ -219,7 +219,15 @@ class Selector:
     return Counts(k, r)
 
   def scales(self, sizes: Sequence[int], num_workers: int | None = None) -> jax.Array | None:
-    """r/k for every entry sent of some groups, shape (sum of k,); None where values go as they are."""
+    """r/k for every entry sent of some groups.
+
+    Args:
+      sizes: the entries of each group.
+      num_workers: stands in for r/k when ``subsample`` is None.
+
+    Returns:
+      Shape (sum of k,), float32; None where values go as they are.
+    """
     if not self.unbiased:
       return None
     counts = [self.counts(size, num_workers) for size in sizes]
