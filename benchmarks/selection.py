@@ -7,7 +7,6 @@ program asks for, in bytes an entry of the vector.
 """
 
 import argparse
-import dataclasses
 import importlib.util
 
 import jax
@@ -34,7 +33,7 @@ def _rivals(size: int, density: float, subsample: float) -> tuple[dict, dict]:
   functions = {
     "one read": lambda vector, key: jnp.max(jnp.abs(vector)),
     _OURS: selector,
-    "rtopk_jax, method=top_k": dataclasses.replace(selector, method="top_k"),
+    "rtopk_jax, method=top_k": rtopk_jax.rtop_k(density, subsample, method="top_k"),
     "lax.top_k + permutation": obvious,
   }
   rivals, temporary = {}, {}

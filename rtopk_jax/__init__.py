@@ -16,6 +16,7 @@ from rtopk_jax._federated import federated as federated
 from rtopk_jax._layout import Block as Block
 from rtopk_jax._metrics import ExchangeMetrics as ExchangeMetrics
 from rtopk_jax._metrics import WireBytes as WireBytes
+from rtopk_jax._metrics import chosen_collectives as chosen_collectives
 from rtopk_jax._metrics import exchange_metrics as exchange_metrics
 from rtopk_jax._metrics import wire_bytes as wire_bytes
 from rtopk_jax._optimizers import rtopk_sgd as rtopk_sgd
@@ -28,9 +29,9 @@ from rtopk_jax._schedule import Stages as Stages
 from rtopk_jax._schedule import warmup_density as warmup_density
 from rtopk_jax._select import Selector as Selector
 from rtopk_jax._select import SparseSlices as SparseSlices
-from rtopk_jax._select import random_k as random_k
-from rtopk_jax._select import rtop_k as rtop_k
-from rtopk_jax._select import top_k as top_k
+from rtopk_jax._selectors import random_k as random_k
+from rtopk_jax._selectors import rtop_k as rtop_k
+from rtopk_jax._selectors import top_k as top_k
 from rtopk_jax._sharding import init as init
 from rtopk_jax._sharding import local_value_and_grad as local_value_and_grad
 from rtopk_jax._sharding import make_train_step as make_train_step

@@ -2,7 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
 
 from rtopk_jax import _checks, _plan
 from rtopk_jax._plan import Link, LocalSpeed
@@ -26,6 +30,8 @@ class Estimate:
     network: seconds on the link.
     local: seconds of the worker's own work.
     break_even: bits a second below which it is faster than the dense exchange; 0: never, infinity: always.
+    pays_above: whether it is faster above ``break_even`` instead, sending more but computing less, or in fewer
+      messages.
   """
 
   collective: str
@@ -34,22 +40,44 @@ class Estimate:
   network: float
   local: float
   break_even: float
+  pays_above: bool = False
 
   @property
   def seconds(self) -> float:
     """Of the whole exchange."""
     return self.network + self.local
 
+  @property
+  def pays(self) -> str:
+    """At which bandwidths it is faster than the dense exchange: a sentence without its subject."""
+    if self.break_even == math.inf:
+      return "pays at any bandwidth"
+    if self.break_even == 0:
+      return "pays at no bandwidth"
+    return f"pays {'above' if self.pays_above else 'below'} {_rate(self.break_even)}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
   """What an exchange would cost, and which one to take. Printed, it is a table and a sentence.
+
+  ``advise`` makes it. Each exchange has ``collective``, ``density``, ``bytes`` (that a worker's link carries each
+  way), ``seconds``, which are its ``network`` and ``local`` ones, ``break_even`` (bits a second) and ``pays``, a
+  sentence about the bandwidths at which it is faster than the dense one.
 
   Attributes:
     dense: the uncompressed exchange.
     estimates: the compressed ones, by density and collective.
     choice: the one to take; ``dense`` where compression does not pay.
     reason: a sentence.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> advice = rtopk_jax.advise(25.6e6, num_workers=16, bandwidth="1Gbit/s", densities=(0.001,))
+    >>> [x.collective for x in advice.estimates]
+    ['all_gather', 'reduce_scatter']
+    >>> advice.choice in advice.estimates, advice.choice.seconds < advice.dense.seconds
+    (True, True)
   """
 
   dense: Estimate
@@ -68,7 +96,7 @@ class Advice:
     ]
     for x in (self.dense, *self.estimates):
       density = "" if x == self.dense else f"{100 * x.density:g} %"
-      even = "" if x == self.dense else _rate(x.break_even)
+      even = "" if x == self.dense else f"{'> ' if x.pays_above else ''}{_rate(x.break_even)}"
       lines.append(
         f"{x.collective:15} {density:>8} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
         f"{self.dense.seconds / x.seconds:11.2f} {even:>13}"
@@ -82,28 +110,34 @@ def advise(
   bandwidth: float | str,
   *,
   latency: float = 1e-4,
-  densities: Sequence[float] = DENSITIES,
+  densities: Sequence[float] | np.ndarray | jax.Array = DENSITIES,
   wire: Wire | None = None,
   local: LocalSpeed | None = None,
   compute: float | None = None,
 ) -> Advice:
   r"""Says what a step's exchange would take, dense and compressed, and which one to take.
 
-  With c and p the seconds of ``local`` an entry compressed and placed, :math:`m_j` the messages and
-  :math:`b_j` the bytes of collective j, B the bandwidth and l the latency,
+  With B and l the link's bandwidth and latency, f = 1538/1448 bytes on it for each of payload (what Ethernet, IP
+  and TCP add), :math:`w(k, d)` the bytes of a message, and o, c, p and a the ``overhead``, ``compress``, ``place``
+  and ``dense`` of ``local``,
 
   .. math::
-    T = c\, d + p\, n k + \sum_j \left(m_j l + \frac{b_j}{B}\right)
+    T_\mathrm{dense} &= a d + 2(n-1)\, l + \frac{8f}{B}\, \frac{2(n-1)}n\, 4d \\
+    T_\mathrm{all\_gather} &= o + c d + p\, n k + (n-1)\, l + \frac{8f}{B}\, (n-1)\, w(k, d) \\
+    T_\mathrm{reduce\_scatter} &= o + c d \left(1 + \tfrac1n\right) + 4 p k + 2(n-1)\, l
+      + \frac{8f}{B}\, (n-1) \left(w\left(\tfrac{3k}{2n}, \tfrac dn\right)
+      + w\left(\tfrac kn, \tfrac dn\right)\right)
 
-  An exchange breaks even with the dense one at the B for which both T are equal. Of the densities, the
-  highest is advised of those that no lower one beats by half. Nothing is run.
+  where k/n and the like are rounded up as in the buffers. An exchange breaks even with the dense one at the B
+  for which both T are equal. Of the densities, the highest is advised of those that no lower one beats by half.
+  Nothing is run.
 
   Args:
     params: d, the number of parameters.
     num_workers: n.
     bandwidth: of a worker's link, bits a second or a string such as "1Gbit/s".
     latency: of a message, seconds.
-    densities: k/d, those to choose from.
+    densities: k/d, those to choose from, numbers or an array of one axis.
     wire: the code of messages; None is ``Wire()``.
     local: how fast a worker compresses; None is ``LocalSpeed()``, two CPU cores. ``measure_local`` finds out,
       ``LocalSpeed.of_memory`` guesses.
@@ -126,19 +160,14 @@ def advise(
     >>> print(fast.reason)
     Don't compress: the dense exchange takes 32.7 ms and no compressed one is 1.2 times as fast.
   """
-  size = _size(params)
+  size = _checks.whole("params", params)
   _checks.at_least("num_workers", num_workers, 1, integer=True)
-  link = Link(_plan.parse_bandwidth(bandwidth), latency)
+  link = Link(bandwidth, latency)
   wire = Wire() if wire is None else wire
-  local = LocalSpeed() if local is None else local
+  local = _plan.local_speed(local)
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
-  if not isinstance(local, LocalSpeed):
-    raise TypeError(f"local must be a rtopk_jax.LocalSpeed, got {local!r}.")
-  if not densities:
-    raise ValueError("densities must name at least one.")
-  for density in densities:
-    _checks.density("densities", density)
+  ordered = sorted(set(_several(densities)), reverse=True)
   if compute is not None:
     _checks.at_least("compute", compute, 0)
 
@@ -146,7 +175,6 @@ def advise(
     collective, density, size, num_workers, link, wire, local
   )
   dense = estimate("dense", 1.0)
-  ordered = sorted(set(densities), reverse=True)
   estimates = tuple(
     estimate(collective, density) for density in ordered for collective in _plan.COLLECTIVES
   )
@@ -154,11 +182,20 @@ def advise(
   return Advice(dense, estimates, choice, reason)
 
 
-def _size(params: float) -> int:
-  _checks.at_least("params", params, 1)
-  if params != int(params):
-    raise ValueError(f"params must be a whole number of parameters, got {params!r}.")
-  return int(params)
+def _several(densities: Any) -> list[float]:
+  if isinstance(densities, np.ndarray | jax.Array):
+    densities = np.asarray(densities).tolist()
+  if isinstance(densities, str) or not isinstance(densities, Iterable):
+    raise TypeError(
+      f"densities must be several numbers, such as {DENSITIES}, got {densities!r}; one alone is a tuple "
+      "too, such as (0.01,)."
+    )
+  densities = list(densities)
+  if not densities:
+    raise ValueError(f"densities must name at least one, such as {DENSITIES}, got none.")
+  for density in densities:
+    _checks.density("densities", density)
+  return densities
 
 
 def _estimate(
@@ -174,9 +211,13 @@ def _estimate(
   (traffic, own), (dense_traffic, dense_own) = parts(collective), parts("dense")
   fixed = own - dense_own + (traffic.messages - dense_traffic.messages) * link.latency
   saved = link.bits(dense_traffic) - link.bits(traffic)
-  break_even = 0.0 if saved <= 0 else math.inf if fixed <= 0 else saved / fixed
-  network = traffic.messages * link.latency + link.bits(traffic) / link.bandwidth
-  return Estimate(collective, density, round(traffic.bytes), network, own, break_even)
+  # What the link saves outweighs a fixed cost below a bandwidth; a fixed saving outweighs what the link has more
+  # above one.
+  nowhere_even = math.inf if saved > 0 or fixed < 0 else 0.0
+  break_even = saved / fixed if saved * fixed > 0 else nowhere_even
+  network = traffic.messages * link.latency + link.bits(traffic) / float(link.bandwidth)
+  size = round(traffic.bytes)
+  return Estimate(collective, density, size, network, own, break_even, saved < 0 and fixed < 0)
 
 
 def _choose(
@@ -194,12 +235,7 @@ def _choose(
       choice = x
   return choice, (
     f"Compress: {choice.collective} at k/d = {100 * choice.density:g} % takes {_time(choice.seconds)}, "
-    f"{takes}, {dense.seconds / choice.seconds:.1f} times as long. "
-    + (
-      f"It breaks even at {_rate(choice.break_even)}."
-      if choice.break_even < math.inf
-      else "It pays at any bandwidth."
-    )
+    f"{takes}, {dense.seconds / choice.seconds:.1f} times as long. It {choice.pays}."
   )
 
 

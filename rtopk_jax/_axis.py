@@ -28,11 +28,19 @@ AxisName = str | tuple[str, ...]
 
 @dataclasses.dataclass
 class Measurement:
-  """A dry run: the operand of every collective, as (name, bytes)."""
+  """A dry run.
+
+  Attributes:
+    num_workers: n.
+    step: the step meant; None is the last stage of a warm-up.
+    operands: of every collective, as (name, bytes).
+    choices: what every ``Auto`` chose.
+  """
 
   num_workers: int
   step: int | None
   operands: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+  choices: list[Any] = dataclasses.field(default_factory=list)
 
   def record(self, name: str, x: jax.Array) -> None:
     self.operands.append((name, x.size * x.dtype.itemsize))
@@ -291,9 +299,3 @@ def check_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where
       "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
       "call tx.init inside the mapped function."
     )
-
-
-def read_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where: str) -> jax.Array:
-  """What this worker keeps of a leaf, in the leaf's shape; refused as ``check_row`` does."""
-  check_row(row, shape, axis_name, where)
-  return row.reshape(shape)

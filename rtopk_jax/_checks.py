@@ -5,6 +5,10 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 
 def real(name: str, value: Any) -> None:
   """Refuses what is not a plain finite real number (a bool is not one)."""
@@ -35,6 +39,27 @@ def at_least(name: str, value: Any, least: float, *, integer: bool = False) -> N
     raise ValueError(f"{name} must be at least {least}, got {value!r}.")
 
 
+def whole(name: str, value: Any) -> int:
+  """A number of things as an integer, of a float such as 1e6 too; refused where it is none or below 1."""
+  at_least(name, value, 1)
+  if value != int(value):
+    raise ValueError(f"{name} must be a whole number, got {value!r}.")
+  return int(value)
+
+
+def at_most(name: str, value: Any, most: float, which: str) -> None:
+  """Refuses a number above ``most``, and says which limit that is."""
+  if value > most:
+    raise ValueError(f"{name} must be at most {most}, {which}, got {value!r}.")
+
+
+def above_zero(name: str, value: Any, of: str = "") -> None:
+  """Refuses a number that is not above 0, of such a unit."""
+  real(name, value)
+  if value <= 0:
+    raise ValueError(f"{name} must be above 0{f' {of}' if of else ''}, got {value!r}.")
+
+
 def momentum(name: str, value: Any) -> None:
   """Refuses a momentum outside [0, 1)."""
   real(name, value)
@@ -55,10 +80,34 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def axis_name(value: Any) -> None:
-  """Refuses what cannot name a mapped axis."""
-  names = value if isinstance(value, tuple) else (value,)
-  if not names or not all(isinstance(name, str) for name in names):
+def seed(value: Any) -> None:
+  """Refuses what is neither an integer nor an integer scalar array."""
+  wanted = "seed must be an integer or an integer scalar array"
+  if isinstance(value, np.ndarray | np.generic | jax.Array):
+    if not jnp.issubdtype(value.dtype, jnp.integer) or value.shape:
+      raise TypeError(f"{wanted}, got {value.dtype} of shape {value.shape}.")
+  elif isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    raise TypeError(f"{wanted}, got {value!r} of type {type(value).__name__}.")
+
+
+def floating_dtype(name: str, value: Any) -> np.dtype:
+  """A floating point dtype; refused where it is another one, or none."""
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError:
+    dtype = None
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(f"{name} must be a floating point dtype, such as jnp.bfloat16, got {value!r}.")
+  return dtype
+
+
+def axis_name(value: Any, name: str = "axis_name") -> None:
+  """Refuses what cannot name a mapped axis, or several different ones."""
+  axes = value if isinstance(value, tuple) else (value,)
+  if not axes or not all(isinstance(axis, str) for axis in axes):
     raise TypeError(
-      f"axis_name must be the name of a mapped axis (a string, or a tuple of strings), got {value!r}."
+      f"{name} must be the name of a mapped axis (a string, or a tuple of strings), got {value!r}."
     )
+  twice = [axis for i, axis in enumerate(axes) if axis in axes[:i]]
+  if twice:
+    raise ValueError(f"{name} must name each axis once, got {value!r} with {twice[0]!r} twice.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rtopk_jax import _axis, _checks, _plan
@@ -15,7 +16,14 @@ _log = logging.getLogger("rtopk_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Hierarchical(Collective):
-  """A dense mean over a fast axis, then the sparse exchange over the slow ones.
+  r"""A dense mean over a fast axis, then the sparse exchange over the slow ones.
+
+  With :math:`g_{ij}` the gradient of the j-th of m workers that share a fast link, and the exchange's own rule for
+  the n groups of them,
+
+  .. math::
+    g_i = \frac1m \sum_{j=1}^m g_{ij}, \qquad \mathrm{update} = \frac1n \sum_{i=1}^n C(v_i), \qquad
+    v_i \ \text{from}\ g_i.
 
   Workers that share a fast link, such as the chips of a slice or the GPUs of a host, are one worker to the
   compression: they start from the mean of their gradients, have one memory between them, of which each
@@ -28,6 +36,7 @@ class Hierarchical(Collective):
 
   Raises:
     TypeError: for an axis that cannot be one, or an ``outer`` that is not a collective.
+    ValueError: for an axis named twice; in ``sparse_exchange`` when its axes are not more than these.
 
   Examples:
     >>> import rtopk_jax
@@ -40,7 +49,7 @@ class Hierarchical(Collective):
   outer: Collective = dataclasses.field(default_factory=AllGather)
 
   def __post_init__(self):
-    _checks.axis_name(self.inner_axis)
+    _checks.axis_name(self.inner_axis, "inner_axis")
     if not isinstance(self.outer, Collective) or isinstance(self.outer, Hierarchical):
       raise TypeError(f"outer must be AllGather(), ReduceScatter() or Auto(…), got {self.outer!r}.")
 
@@ -64,10 +73,9 @@ class Hierarchical(Collective):
     """As ``Collective.prepare``."""
     return _axis.sum_over(updates, self.inner_axis)
 
-  @property
-  def allows_absence(self) -> bool:
-    """As ``Collective.allows_absence``."""
-    return self.outer.allows_absence
+  def with_absence(self):
+    """As ``Collective.with_absence``."""
+    return dataclasses.replace(self, outer=self.outer.with_absence())
 
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
@@ -77,18 +85,24 @@ class Hierarchical(Collective):
 
 @dataclasses.dataclass(frozen=True)
 class Auto(Collective):
-  """The collective that the cost model expects to be fastest, for the workers that there are.
+  r"""The collective that the cost model expects to be fastest, for the workers that there are.
 
-  It is chosen when the step is traced, by ``rtopk_jax.advise``'s model of links and local work, among those
-  that can serve the other options; which one it is goes to the log of ``rtopk_jax``, at level INFO.
+  With :math:`T_j(d, k, n)` the seconds that ``rtopk_jax.advise`` expects of collective j, for k of d entries
+  of each of n workers, it is :math:`\arg\min_j T_j(d, k, n)` over the choices that can serve the other options
+  of the exchange and, where ``update`` is given ``present=``, workers that are absent; the first of equals.
+
+  It is chosen when a step is traced, by sizes alone, so that all workers choose the same.
+  ``rtopk_jax.chosen_collectives`` tells which one an exchange takes, and ``choose`` which one it would. It also
+  goes to the log of ``rtopk_jax``, at level INFO.
 
   Args:
     bandwidth: of each worker's link, bits a second, or a string such as "1Gbit/s".
     latency: seconds from the start of a message to the arrival of its first byte.
     choices: what to choose from.
+    local: how fast a worker compresses; None is ``LocalSpeed()``, two CPU cores. ``measure_local`` finds out.
 
   Raises:
-    TypeError: when ``choices`` has something else than an ``AllGather`` or ``ReduceScatter``.
+    TypeError: when ``choices`` are not ``AllGather`` or ``ReduceScatter``, or ``local`` is no ``LocalSpeed``.
     ValueError: for a bandwidth that is none, or no choices.
 
   Examples:
@@ -102,34 +116,46 @@ class Auto(Collective):
 
   bandwidth: float | str
   latency: float = 1e-4
-  choices: tuple[Collective, ...] = dataclasses.field(
+  choices: Sequence[Collective] = dataclasses.field(
     default_factory=lambda: (AllGather(), ReduceScatter())
   )
+  local: _plan.LocalSpeed | None = None
 
   def __post_init__(self):
-    _plan.Link(_plan.parse_bandwidth(self.bandwidth), self.latency)
+    _plan.Link(self.bandwidth, self.latency)
+    _plan.local_speed(self.local)
+    if isinstance(self.choices, str) or not isinstance(self.choices, Iterable):
+      raise TypeError(
+        "choices must be several, such as (AllGather(), ReduceScatter()), got "
+        f"{self.choices!r}; one alone is a tuple too, such as (AllGather(),)."
+      )
+    # A list could not be hashed.
+    object.__setattr__(self, "choices", tuple(self.choices))
     if not self.choices:
       raise ValueError("choices must not be empty.")
     for choice in self.choices:
       if not isinstance(choice, AllGather | ReduceScatter):
         raise TypeError(f"choices must be AllGather() or ReduceScatter(…), got {choice!r}.")
 
-  def suited(self, axis_name, average, wire, memory):
-    """As ``Collective.suited``."""
+  def _of(self, serving: Callable[[Collective], Collective]) -> "Auto":
+    """The same with the choices that can serve something, as they do; refused where none can."""
     suited, refusals = [], []
     for choice in self.choices:
       try:
-        suited.append(choice.suited(axis_name, average, wire, memory))
+        suited.append(serving(choice))
       except ValueError as error:
         refusals.append(error)
     if not suited:
       raise refusals[0]
     return dataclasses.replace(self, choices=tuple(suited))
 
-  @property
-  def allows_absence(self) -> bool:
-    """As ``Collective.allows_absence``."""
-    return all(choice.allows_absence for choice in self.choices)
+  def suited(self, axis_name, average, wire, memory):
+    """As ``Collective.suited``."""
+    return self._of(lambda choice: choice.suited(axis_name, average, wire, memory))
+
+  def with_absence(self):
+    """As ``Collective.with_absence``."""
+    return self._of(lambda choice: choice.with_absence())
 
   def choose(self, d: int, k: int, num_workers: int, wire: Wire) -> Collective:
     """The fastest of the choices.
@@ -142,15 +168,21 @@ class Auto(Collective):
 
     Returns:
       One of ``choices``.
+
+    Raises:
+      TypeError: for sizes that are not integers.
+      ValueError: for sizes below 1, and k above d.
     """
-    link = _plan.Link(_plan.parse_bandwidth(self.bandwidth), self.latency)
+    for name, value in (("d", d), ("k", k), ("num_workers", num_workers)):
+      _checks.at_least(name, value, 1, integer=True)
+    _checks.at_most("k", k, d, "the entries of the vector")
+    link = _plan.Link(self.bandwidth, self.latency)
 
     def seconds(choice: Collective) -> float:
+      sizes = d, k, num_workers, link, wire, self.local
       if isinstance(choice, ReduceScatter):
-        return _plan.exchange_time(
-          "reduce_scatter", d, k, num_workers, link, wire, slack=choice.slack
-        )
-      return _plan.exchange_time("all_gather", d, k, num_workers, link, wire)
+        return _plan.exchange_time("reduce_scatter", *sizes, slack=choice.slack)
+      return _plan.exchange_time("all_gather", *sizes)
 
     return min(self.choices, key=seconds)
 
@@ -161,6 +193,9 @@ class Auto(Collective):
     # The model knows no indices of blocks, which are about as long as Elias-Fano's.
     known = dataclasses.replace(wire, indices="elias_fano") if wire.indices == "block" else wire
     choice = self.choose(d, k, n, known)
+    dry = _axis.measurement()
+    if dry is not None:
+      dry.choices.append(choice)
     _log.info("%s: %r for %d of %d entries and %d workers", self, choice, k, d, n)
     return choice.exchange(outgoing, header, wire, axis_name)
 

@@ -72,13 +72,13 @@ def dense_exchange(
 
   def init(params):
     _state.check_floating("params", params)
-    zeros = lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    zeros = lambda: jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
     return DenseExchangeState(jnp.zeros((), jnp.int32), zeros() if momentum else (), no_metrics())
 
   def update(updates, state, params=None, *, present=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    _state.check_updates(updates, params, axis_name)
+    updates = _state.local_updates(updates, params, axis_name)
     if momentum:
       _state.check_structure(updates, **{"state.momentum": state.momentum})
     gradients, structure = jax.tree.flatten(updates)

@@ -91,6 +91,14 @@ class Collective:
     del axis_name, average, wire, memory
     return self
 
+  def with_absence(self) -> "Collective":
+    """This collective as it serves steps that workers may be absent from; refused where it cannot."""
+    if not self.allows_absence:
+      raise ValueError(
+        f"present needs a collective without owners, who cannot be absent; {self!r} has them."
+      )
+    return self
+
   def workers(self, axis_name: AxisName) -> AxisName:
     """The axes whose members have a memory and send messages of their own."""
     return axis_name

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rtopk_jax import _checks
 from rtopk_jax._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
@@ -26,7 +27,16 @@ Dense = bool | Callable[[Any, Any], bool] | Any | None
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A scope: every run of ``size`` entries of a leaf selects its own share.
+  r"""A scope: every run of ``size`` entries of a leaf selects its own share.
+
+  With :math:`x_1, x_2, \dots` the runs of a leaf of B entries each, the last one perhaps shorter,
+
+  .. math::
+    C(x) = \big(\mathrm{rTop}_{r,k}(x_1), \mathrm{rTop}_{r,k}(x_2), \dots\big), \qquad
+    k = \max(1, \mathrm{round}(\rho B)), \quad r = \min(B, \mathrm{round}(\sigma k)),
+
+  :math:`\rho` being the selector's density and :math:`\sigma` its subsample. An index within a block takes
+  :math:`\lceil \log_2 B \rceil` bits, by ``Wire(indices="block")``.
 
   Args:
     size: entries of a block, from 2 to 65,536.
@@ -262,8 +272,8 @@ def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) 
 def _dense_flags(tree: Any, paths_and_leaves: list, dense: Dense) -> list[bool]:
   if dense is None:
     return [x.ndim < 2 or math.prod(x.shape) < DENSE_BELOW for _, x in paths_and_leaves]
-  if isinstance(dense, bool):
-    return [dense] * len(paths_and_leaves)
+  if isinstance(dense, bool | np.bool_):
+    return [bool(dense)] * len(paths_and_leaves)
   if callable(dense):
     flags = [dense(path, leaf) for path, leaf in paths_and_leaves]
   else:
@@ -275,9 +285,9 @@ def _dense_flags(tree: Any, paths_and_leaves: list, dense: Dense) -> list[bool]:
       )
   checked = []
   for (path, _), flag in zip(paths_and_leaves, flags, strict=True):
-    if not isinstance(flag, bool):
+    if not isinstance(flag, bool | np.bool_):
       raise TypeError(
         f"dense must say True or False for every leaf, got {flag!r} for {jax.tree_util.keystr(path)}."
       )
-    checked.append(flag)
+    checked.append(bool(flag))
   return checked

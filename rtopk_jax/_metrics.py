@@ -122,13 +122,7 @@ def wire_bytes(
     >>> rtopk_jax.wire_bytes(rtopk_jax.dense_exchange("data"), params, num_workers=5)
     WireBytes(sent=400000, received=400000, link=640000)
   """
-  _checks.at_least("num_workers", num_workers, 1, integer=True)
-  if step is not None:
-    _checks.at_least("step", step, 0, integer=True)
-  params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-  with _axis.measure(num_workers, step) as measured:
-    # A function of its own each time: what is traced within a measurement must not be cached.
-    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+  measured = _dry_run(tx, params, num_workers, step)
   others = num_workers - 1
   sent = received = link = 0
   for collective, operand in measured.operands:
@@ -143,3 +137,53 @@ def wire_bytes(
       received += operand
       link += round(2 * others * operand / num_workers)
   return WireBytes(sent, received, link)
+
+
+def chosen_collectives(
+  tx: optax.GradientTransformation, params: Any, num_workers: int, step: int | None = None
+) -> tuple[Any, ...]:
+  """What every ``Auto`` chooses in a step that no worker is absent from; found like ``wire_bytes``.
+
+  Args:
+    tx: an exchange, or a chain that has one.
+    params: the parameters, arrays or ``ShapeDtypeStruct``.
+    num_workers: n.
+    step: the step meant, for a density that warms up; None is after the warm-up.
+
+  Returns:
+    ``AllGather`` or ``ReduceScatter`` objects, one of every exchange by an ``Auto``; none for other collectives.
+
+  Raises:
+    TypeError: when ``num_workers`` or ``step`` is not an integer.
+    ValueError: when ``num_workers`` is below 1 or ``step`` below 0.
+
+  Examples:
+    >>> import jax.numpy as jnp, rtopk_jax
+    >>> params = {"w": jnp.ones((1000, 1000))}
+    >>> auto = rtopk_jax.Auto("100Mbit/s")
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.01), "data", collective=auto)
+    >>> rtopk_jax.chosen_collectives(tx, params, num_workers=2)
+    (AllGather(),)
+    >>> rtopk_jax.chosen_collectives(tx, params, num_workers=128)
+    (ReduceScatter(slack=0.5),)
+  """
+  return tuple(_dry_run(tx, params, num_workers, step).choices)
+
+
+def shapes(tree: Any) -> Any:
+  """The shapes and dtypes of a tree of arrays, Python numbers or what has both."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def _dry_run(
+  tx: optax.GradientTransformation, params: Any, num_workers: int, step: int | None
+) -> _axis.Measurement:
+  """A step traced, not run."""
+  _checks.at_least("num_workers", num_workers, 1, integer=True)
+  if step is not None:
+    _checks.at_least("step", step, 0, integer=True)
+  params = shapes(params)
+  with _axis.measure(num_workers, step) as measured:
+    # A function of its own each time: what is traced within a measurement must not be cached.
+    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+  return measured

@@ -7,7 +7,7 @@ import optax
 from rtopk_jax import _checks, _decay, _transform
 from rtopk_jax._axis import AxisName
 from rtopk_jax._schedule import Stages
-from rtopk_jax._select import rtop_k
+from rtopk_jax._selectors import rtop_k
 
 
 def rtopk_sgd(

@@ -27,23 +27,36 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-  """What a worker's network interface carries, each way at once.
+  r"""What a worker's network interface carries, each way at once.
+
+  A collective of m messages one after another, b bytes in all, takes :math:`m l + 8 f b / B` seconds, with B the
+  bandwidth, l the latency and f the framing.
 
   Args:
-    bandwidth: bits a second.
+    bandwidth: bits a second, or a string such as "1Gbit/s", which is kept as the number it stands for.
     latency: seconds from the start of a message to the arrival of its first byte.
     framing: bytes on the wire to bytes of payload.
 
   Raises:
+    TypeError: for a bandwidth that is neither a number nor a string, or others that are not numbers.
     ValueError: for a bandwidth that is not above 0, a latency below 0 or a framing below 1.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> link = rtopk_jax.Link("1Gbit/s", latency=1e-4, framing=1.0)
+    >>> link.bandwidth
+    1000000000.0
+    >>> seconds = link.seconds([("all_gather", 125_000)], num_workers=2)  # a million bits to the other
+    >>> round(seconds, 6)
+    0.0011
   """
 
-  bandwidth: float
+  bandwidth: float | str
   latency: float = 1e-4
   framing: float = FRAMING
 
   def __post_init__(self):
-    parse_bandwidth(self.bandwidth)
+    object.__setattr__(self, "bandwidth", parse_bandwidth(self.bandwidth))
     _checks.at_least("latency", self.latency, 0)
     _checks.at_least("framing", self.framing, 1)
 
@@ -51,17 +64,27 @@ class Link:
     """The time of some collectives, one after another.
 
     Args:
-      operands: a collective's name and the bytes that a worker hands to it.
+      operands: the name of each, "all_gather", "psum" or "all_to_all", and the bytes that a worker hands to it.
       num_workers: n.
 
     Returns:
       Seconds.
+
+    Raises:
+      ValueError: for a collective of another name.
     """
     traffic = total_traffic(operands, num_workers)
-    return traffic.messages * self.latency + self.bits(traffic) / self.bandwidth
+    return traffic.messages * self.latency + self.bits(traffic) / float(self.bandwidth)
 
   def bits(self, traffic: "Traffic") -> float:
-    """The bits on the wire of some traffic, headers included."""
+    """The bits on the wire of some traffic.
+
+    Args:
+      traffic: what collectives do to the link.
+
+    Returns:
+      Bits each way, headers included.
+    """
     return 8 * self.framing * traffic.bytes
 
 
@@ -76,7 +99,14 @@ class LocalSpeed:
     overhead: seconds that compressing takes whatever the size, such as for starting kernels.
 
   Raises:
+    TypeError: for a time that is not a number.
     ValueError: for a time below 0.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> local = rtopk_jax.LocalSpeed(compress=2e-9, place=1e-8)
+    >>> rtopk_jax.advise(25.6e6, 16, "100Mbit/s", local=local).compress
+    True
   """
 
   compress: float = 1.5e-9
@@ -98,11 +128,28 @@ class LocalSpeed:
     Returns:
       The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
       densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
+
+    Raises:
+      TypeError: when the bandwidth is not a number.
+      ValueError: when it is not above 0.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> local = rtopk_jax.LocalSpeed.of_memory(3.2e12)
+      >>> 0 < local.dense < local.compress < local.place
+      True
     """
-    _checks.real("bandwidth", bandwidth)
-    if bandwidth <= 0:
-      raise ValueError(f"bandwidth must be above 0 bytes a second, got {bandwidth!r}.")
+    _checks.above_zero("bandwidth", bandwidth, "bytes a second")
     return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
+
+
+def local_speed(local: LocalSpeed | None) -> LocalSpeed:
+  """What is known of a worker's speed; None stands for two CPU cores, and anything else is refused."""
+  if local is None:
+    return LocalSpeed()
+  if not isinstance(local, LocalSpeed):
+    raise TypeError(f"local must be a rtopk_jax.LocalSpeed, or None, got {local!r}.")
+  return local
 
 
 class Traffic(NamedTuple):
@@ -126,11 +173,13 @@ def traffic_of(collective: str, operand: int, num_workers: int) -> Traffic:
   """
   others = num_workers - 1
   share = operand * others / num_workers
-  return {
+  known = {
     "all_gather": Traffic(others, float(operand * others)),
     "psum": Traffic(2 * others, 2 * share),
     "all_to_all": Traffic(others, share),
-  }[collective]
+  }
+  _checks.one_of("collective", collective, known)
+  return known[collective]
 
 
 def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traffic:
@@ -197,7 +246,7 @@ def exchange_time(
   Returns:
     Seconds.
   """
-  local = LocalSpeed() if local is None else local
+  local = local_speed(local)
   network = link.seconds(operands(collective, d, k, num_workers, wire, slack), num_workers)
   return network + local_time(collective, d, k, num_workers, local, slack)
 
@@ -215,16 +264,18 @@ def local_time(
   return local.overhead + local.compress * d + again + local.place * (2 * (1 + slack) + 1) * k
 
 
-def parse_bandwidth(value: float | str) -> float:
+def parse_bandwidth(value: float | str, name: str = "bandwidth") -> float:
   """Bits a second from a number of them or from a string with a unit.
 
   Args:
     value: such as 1e9, "1Gbit/s", "100 Mbps" or "12.5MB/s".
+    name: of the argument, for errors.
 
   Returns:
     Bits a second.
 
   Raises:
+    TypeError: for what is neither a number nor a string.
     ValueError: for a string that is no bandwidth, or one that is not above 0.
 
   Examples:
@@ -232,14 +283,12 @@ def parse_bandwidth(value: float | str) -> float:
     >>> parse_bandwidth("100Mbit/s"), parse_bandwidth("2 GB/s"), parse_bandwidth(5e8)
     (100000000.0, 16000000000.0, 500000000.0)
   """
-  bits = _parse_string(value) if isinstance(value, str) else value
-  _checks.real("bandwidth", bits)
-  if bits <= 0:
-    raise ValueError(f"bandwidth must be above 0 bits a second, got {value!r}.")
+  bits = _parse_string(value, name) if isinstance(value, str) else value
+  _checks.above_zero(name, bits, "bits a second")
   return float(bits)
 
 
-def _parse_string(text: str) -> float:
+def _parse_string(text: str, name: str) -> float:
   compact = text.replace(" ", "")
   number = compact.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/")
   unit = compact[len(number) :]
@@ -251,5 +300,5 @@ def _parse_string(text: str) -> float:
       except ValueError:
         break
   raise ValueError(
-    f"bandwidth must be bits a second, as a number or like '1Gbit/s', '100Mbps' or '2GB/s', got {text!r}."
+    f"{name} must be bits a second, as a number or like '1Gbit/s', '100Mbps' or '2GB/s', got {text!r}."
   )

@@ -25,15 +25,27 @@ _STRETCH = 4096
 class ReduceScatter(Collective):
   r"""Each worker adds up 1/n of the coordinates and sends on the largest sums: O(k) a worker, whatever n.
 
-  Coordinates are dealt to the workers in runs of 32, so that every layer is spread over all of them.
+  Coordinates are dealt to the workers in runs of 32, so that every layer is spread over all of them: worker o owns
+  :math:`D_o = \{j : \lfloor j/32 \rfloor \bmod n = o\}`.
 
   1. Every entry that a worker selects goes to its owner, by one ``all_to_all`` with room for
-     ``(1 + slack) k / n`` entries an owner. What does not fit stays in the sender's memory.
+     :math:`\lceil (1 + \mathrm{slack})\, k / n \rceil` entries an owner. What does not fit stays in the sender's
+     memory.
   2. The owner adds up what arrives for each of its coordinates, and its own residual there.
-  3. It sends the k/n largest sums to everybody, by one ``all_gather``. The others stay as its residual.
+  3. It sends the :math:`\lceil k/n \rceil` largest sums to everybody, by one ``all_gather``. The others stay as
+     its residual.
 
-  So each step changes k coordinates of the model, not up to n·k, and nothing is lost: the residuals of all
-  workers and n times the mean still make up what they had. There is no other state.
+  With :math:`v_i` what worker i selects from, :math:`C(v_i)` what of it reaches its owners and
+  :math:`e_i = v_i - C(v_i)` the rest,
+
+  .. math::
+    s_o &= e_o|_{D_o} + \sum_i C(v_i)|_{D_o}, \qquad
+    \mathrm{update}|_{D_o} = \frac1n \mathrm{top}_{\lceil k/n \rceil}(s_o), \\
+    e_o|_{D_o} &\leftarrow s_o - \mathrm{top}_{\lceil k/n \rceil}(s_o).
+
+  So each step changes about k coordinates of the model, at most :math:`n \lceil k/n \rceil`, not up to n·k; and
+  nothing is lost: the residuals of all workers and n times the mean still make up what they had. There is no other
+  state.
 
   Args:
     slack: room beyond the mean number of entries an owner gets from a worker, as a share of it.

@@ -36,12 +36,18 @@ METHODS = ("search", "top_k")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseSlices:
-  """k entries of a vector of d.
+  """k entries of a vector of d, a pytree of two arrays.
 
-  Attributes:
+  Args:
     values: their values, shape (k,), the vector's dtype.
     indices: where they stand, shape (k,), int32, strictly ascending.
     size: d, static.
+
+  Examples:
+    >>> import jax.numpy as jnp, rtopk_jax
+    >>> slices = rtopk_jax.SparseSlices(jnp.array([0.5, -2.0]), jnp.array([1, 3]), size=5)
+    >>> slices.to_dense().tolist()
+    [0.0, 0.5, 0.0, -2.0, 0.0]
   """
 
   values: jax.Array
@@ -49,7 +55,16 @@ class SparseSlices:
   size: int = dataclasses.field(metadata={"static": True})
 
   def to_dense(self) -> jax.Array:
-    """The vector that has these entries and is zero elsewhere, shape (d,)."""
+    """The vector that has these entries and is zero elsewhere.
+
+    Returns:
+      Shape (d,), the dtype of the values.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, rtopk_jax
+      >>> rtopk_jax.top_k(0.5)(jnp.array([3.0, 1.0]), jax.random.key(0)).to_dense().tolist()
+      [3.0, 0.0]
+    """
     return (
       jnp.zeros(self.size, self.values.dtype)
       .at[self.indices]
@@ -88,14 +103,28 @@ class Counts(NamedTuple):
 class Selector:
   """Of the r entries of largest magnitude, a random k.
 
-  Made by ``rtop_k``, ``top_k`` and ``random_k``; frozen and hashable, hence static under ``jit``.
+  Made by ``rtop_k``, ``top_k`` and ``random_k``, which have the mathematics; frozen and hashable, hence static
+  under ``jit``.
 
-  Attributes:
+  Args:
     density: k/d, or the stages of a warm-up.
     subsample: r/k; None stands for the number of workers, infinity for r = d.
     unbiased: whether values are scaled by r/k.
-    method: "search" finds the entries by counting, "top_k" by ``jax.lax.top_k``, as a reference: of finite
-      vectors both choose the same entries.
+    method: "search" finds the entries by counting, "top_k" by ``jax.lax.top_k``, as a reference. Of finite
+      vectors both find the same r entries; they may draw other k of them.
+
+  Raises:
+    TypeError: when an argument has the wrong type.
+    ValueError: for a density outside (0, 1], a subsample below 1 or a method that there is not.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> selector = rtopk_jax.Selector(density=0.25, subsample=2)
+    >>> selector == rtopk_jax.rtop_k(0.25, 2)
+    True
+    >>> slices = selector(jnp.array([1.0, -4.0, 3.0, 0.0]), jax.random.key(0))
+    >>> abs(slices.values.item()) >= 3  # 1 of the 2 largest
+    True
   """
 
   density: float | Stages
@@ -132,6 +161,11 @@ class Selector:
 
     Raises:
       IndexError: when there is no such stage.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> rtopk_jax.top_k(rtopk_jax.Stages((0.25, 0.01), steps_per_stage=100)).at(1).density
+      0.01
     """
     if not isinstance(self.density, Stages):
       return self
@@ -141,9 +175,12 @@ class Selector:
     return dataclasses.replace(self, density=densities[stage])
 
   def counts(self, size: int, num_workers: int | None = None) -> Counts:
-    """K and r for a vector of ``size`` entries.
+    r"""How many entries are sent of how many large ones.
 
-    k = max(1, round(density·d)) and r = min(d, round(subsample·k)).
+    .. math::
+      k = \max(1, \mathrm{round}(\rho d)), \qquad r = \min(d, \mathrm{round}(\sigma k)),
+
+    :math:`\rho` being the density and :math:`\sigma` the subsample.
 
     Args:
       size: d, from 1 to 2³¹ − 1.
@@ -153,17 +190,21 @@ class Selector:
       The pair (k, r).
 
     Raises:
+      TypeError: when an argument is not an integer.
       ValueError: when d is out of range, the density is a warm-up, or r/k is not known.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> rtopk_jax.rtop_k(0.01).counts(10_000, num_workers=5)
+      Counts(k=100, r=500)
     """
     if isinstance(self.density, Stages):
       raise ValueError(
         f"density is a warm-up, {self.density}; choose a stage with selector.at(stage)."
       )
-    if not 1 <= size <= MAX_SIZE:
-      raise ValueError(
-        f"a vector of {size} entries cannot be indexed by int32; it may have 1 to {MAX_SIZE}. "
-        'For a larger model use scope="leaf".'
-      )
+    _checks.at_least("size", size, 1, integer=True)
+    limit = 'the entries that int32 can index (for a larger model use scope="leaf")'
+    _checks.at_most("size", size, MAX_SIZE, limit)
     subsample = self.subsample
     if subsample is None:
       if num_workers is None:
@@ -178,7 +219,15 @@ class Selector:
     return Counts(k, r)
 
   def scales(self, sizes: Sequence[int], num_workers: int | None = None) -> jax.Array | None:
-    """r/k for every entry sent of some groups, shape (sum of k,); None where values go as they are."""
+    """r/k for every entry sent of some groups.
+
+    Args:
+      sizes: the entries of each group.
+      num_workers: stands in for r/k when ``subsample`` is None.
+
+    Returns:
+      Shape (sum of k,), float32; None where values go as they are.
+    """
     if not self.unbiased:
       return None
     counts = [self.counts(size, num_workers) for size in sizes]
@@ -199,7 +248,7 @@ class Selector:
 
     Raises:
       TypeError: when the vector is not floating point.
-      ValueError: when it is not one-dimensional, or as ``counts`` does.
+      ValueError: when it is not one-dimensional or has no entries, or as ``counts`` does.
     """
     vector = jnp.asarray(vector)
     if not jnp.issubdtype(vector.dtype, jnp.floating) or vector.dtype.itemsize > 4:
@@ -207,12 +256,17 @@ class Selector:
     if vector.ndim != 1:
       raise ValueError(f"vector must have one dimension, got shape {vector.shape}.")
     (size,) = vector.shape
+    if not size:
+      raise ValueError("vector must have at least one entry, got shape (0,).")
     whole = Vector(places([(size,)]), ((vector,),), lambda x: x)
     chosen = self.select(whole, lambda _: key, num_workers)
     values = chosen.values
     scales = self.scales([size], num_workers)
     if scales is not None:
-      values = values * scales.astype(vector.dtype)
+      # r/k may be more than the dtype holds, and so may what it makes of a value.
+      largest = float(jnp.finfo(vector.dtype).max)
+      scaled = jnp.clip(values.astype(jnp.float32) * scales, -largest, largest)
+      values = jnp.where(jnp.isfinite(values), scaled.astype(vector.dtype), values)
     return SparseSlices(values, chosen.positions, size)
 
   def select(
@@ -233,14 +287,13 @@ class Selector:
     if all(k == size for k, size in zip(sent, vector.counts, strict=True)):
       everything = vector.spread(lax.iota(jnp.int32, vector.size))
       return Selection.of(vector, everything)
-    is_long = vector.size > SORT_BELOW
-    if is_long and all(r == size for r, size in zip(large, vector.counts, strict=True)):
+    if self.method == "top_k" or vector.size <= SORT_BELOW:
+      return _by_sorting(vector, key_of, sent, large)
+    if all(r == size for r, size in zip(large, vector.counts, strict=True)):
       numbers = _search.per_form(
         vector, sent, lambda form: draw(key_of(0), vector.counts, sent, form)
       )
       return Selection.of(vector, vector.spread(numbers))
-    if self.method == "top_k" or not is_long:
-      return _by_sorting(vector, key_of, sent, large)
 
     def chosen(form: _search.Form) -> Selection:
       found, survey = _search.largest(form, large, magnitude_keys)
@@ -284,93 +337,3 @@ def _by_sorting(
     numbers.append(begin + chosen)
     begin += size
   return Selection.of(vector, vector.spread(jnp.concatenate(numbers)))
-
-
-def rtop_k(
-  density: float | Stages, subsample: float | None = None, *, unbiased: bool = False
-) -> Selector:
-  r"""rTop-k: a uniformly random k of the r entries of largest magnitude.
-
-  With :math:`k = \max(1, \mathrm{round}(\rho d))` and :math:`r = \min(d, \mathrm{round}(\sigma k))`,
-
-  .. math::
-    \mathrm{rTop}_{r,k}(x)_j = x_j \ \text{for}\ j \in S,\quad 0\ \text{elsewhere},\qquad
-    S \sim \mathrm{Unif}\{S \subseteq \mathrm{top}_r(x) : |S| = k\},
-
-  Definition 1 of the paper. Its contraction is
-  :math:`E\|x - C(x)\|^2 = \|x\|^2 - \tfrac{k}{r}\|\mathrm{top}_r(x)\|^2`.
-
-  Args:
-    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
-    subsample: :math:`\sigma` = r/k, at least 1. None is the number of workers, so that an entry that is
-      large on all of them is sent by one of them in expectation.
-    unbiased: scale values by r/k, so that the message's mean is :math:`\mathrm{top}_r(x)`. Not together
-      with error feedback.
-
-  Returns:
-    A ``Selector``.
-
-  Raises:
-    TypeError: when an argument is not a number.
-    ValueError: for a density outside (0, 1] or a subsample below 1.
-
-  Examples:
-    >>> import jax, jax.numpy as jnp, rtopk_jax
-    >>> selector = rtopk_jax.rtop_k(density=0.2, subsample=2)
-    >>> slices = selector(jnp.arange(10.0), jax.random.key(0))
-    >>> slices.values.shape, bool((slices.values >= 6).all())  # 2 of the 4 largest
-    ((2,), True)
-    >>> slices.to_dense().shape
-    (10,)
-  """
-  return Selector(density, subsample, unbiased)
-
-
-def top_k(density: float | Stages) -> Selector:
-  r"""Top-k: the k entries of largest magnitude, :math:`k = \max(1, \mathrm{round}(\rho d))`.
-
-  rTop-k with r = k (paper, Section III).
-
-  Args:
-    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
-
-  Returns:
-    A ``Selector``.
-
-  Raises:
-    TypeError: when the density is not a number.
-    ValueError: for a density outside (0, 1].
-
-  Examples:
-    >>> import jax, jax.numpy as jnp, rtopk_jax
-    >>> slices = rtopk_jax.top_k(0.5)(jnp.array([1.0, -4.0, 3.0, 0.0]), jax.random.key(0))
-    >>> slices.values.tolist(), slices.indices.tolist()
-    ([-4.0, 3.0], [1, 2])
-  """
-  return Selector(density, 1)
-
-
-def random_k(density: float | Stages, *, unbiased: bool = False) -> Selector:
-  r"""Random-k: a uniformly random k of all d entries, :math:`k = \max(1, \mathrm{round}(\rho d))`.
-
-  rTop-k with r = d (paper, Section III).
-
-  Args:
-    density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
-    unbiased: scale values by d/k, so that the message's mean is the vector. Not together with error
-      feedback.
-
-  Returns:
-    A ``Selector``.
-
-  Raises:
-    TypeError: when an argument has the wrong type.
-    ValueError: for a density outside (0, 1].
-
-  Examples:
-    >>> import jax, jax.numpy as jnp, rtopk_jax
-    >>> slices = rtopk_jax.random_k(0.5, unbiased=True)(jnp.ones(4), jax.random.key(0))
-    >>> slices.values.tolist()
-    [2.0, 2.0]
-  """
-  return Selector(density, math.inf, unbiased)

@@ -73,7 +73,9 @@ def state_specs(
     is a worker's own, the parameter's spec for what is shaped like one, ``P()`` for the rest.
 
   Raises:
-    ValueError: when ``param_specs`` has another structure than ``params``.
+    TypeError: when ``param_specs`` has something else than ``PartitionSpec``.
+    ValueError: when ``param_specs`` has another structure than ``params`` or names the workers' axis, or when
+      the exchange in ``tx`` is over another axis.
 
   Examples:
     >>> import jax.numpy as jnp, optax, rtopk_jax
@@ -85,19 +87,44 @@ def state_specs(
   _checks.axis_name(axis_name)
   if param_specs is None:
     param_specs = jax.tree.map(lambda _: P(), params)
-  is_spec = lambda x: isinstance(x, P)
-  given, expected = jax.tree.structure(param_specs, is_leaf=is_spec), jax.tree.structure(params)
-  if given != expected:
-    raise ValueError(f"param_specs and params have different structures: {given} and {expected}.")
+  _check_specs(param_specs, params, axis_name)
   # An exchange over two kinds of links has workers over the slow ones only.
   with _axis.row_axes() as found:
     jax.eval_shape(lambda p: tx.init(p), params)
   names = set(_axis.names(axis_name))
+  for own in found:
+    if not set(_axis.names(own)) <= names:
+      raise ValueError(
+        f"axis_name must be the axis that tx exchanges over, {own!r}, got {axis_name!r}."
+      )
   slow = [own for own in found if set(_axis.names(own)) < names]
   rows = slow[0] if len(found) == len(slow) == 1 else axis_name
   return _map_state(
-    tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=is_spec
+    tx, params, param_specs, shared=P(), own=lambda spec: P(rows, *spec), is_leaf=_is_spec
   )
+
+
+def _is_spec(x: Any) -> bool:
+  return isinstance(x, P)
+
+
+def _check_specs(param_specs: Any, params: Any, axis_name: AxisName) -> None:
+  """Refuses what does not say of each parameter how it is sharded over axes other than the workers'."""
+  if jax.tree.structure(param_specs, is_leaf=_is_spec) != jax.tree.structure(params):
+    differences = _state.differences(_is_spec, param_specs=param_specs, params=params)
+    is_none = lambda x: x is None
+    has_none = any(map(is_none, jax.tree.leaves(param_specs, is_leaf=is_none)))
+    hint = " What is replicated has P(), not None." if has_none else ""
+    raise ValueError(f"param_specs and params have different structures: {differences}.{hint}")
+  for path, spec in jax.tree.leaves_with_path(param_specs, is_leaf=_is_spec):
+    where = f"param_specs{jax.tree_util.keystr(path)}"
+    if not _is_spec(spec):
+      raise TypeError(f"{where} must be a jax.sharding.PartitionSpec, got {spec!r}.")
+    used = {name for part in spec if part is not None for name in _axis.names(part)}
+    if used & set(_axis.names(axis_name)):
+      raise ValueError(
+        f"{where} must name other axes than the workers', got {spec!r} with axis_name={axis_name!r}."
+      )
 
 
 def state_axes(tx: optax.GradientTransformation, params: Any) -> Any:
@@ -110,6 +137,9 @@ def state_axes(tx: optax.GradientTransformation, params: Any) -> Any:
   Returns:
     A tree like ``tx.init(params)``: 0 for what is a worker's own, None for what all share, which stays
     unbatched. The arrays are then the ones a mesh would hold, ``(num_workers, *shape)``.
+
+  Raises:
+    TypeError: for leaves that are not floating point, if ``tx`` exchanges them.
 
   Examples:
     >>> import jax, jax.numpy as jnp, rtopk_jax
@@ -178,7 +208,8 @@ def init(
     The state as global arrays: ``(num_workers, *shape)`` for what is a worker's own.
 
   Raises:
-    ValueError: when the mesh lacks the axis.
+    TypeError: as ``state_specs`` does, and for leaves that are not floating point.
+    ValueError: when the mesh lacks the axis, and as ``state_specs`` does.
 
   Examples:
     >>> import jax, jax.numpy as jnp, rtopk_jax
@@ -192,9 +223,7 @@ def init(
   if param_specs is None:
     param_specs = jax.tree.map(lambda _: P(), params)
   make = jax.shard_map(tx.init, mesh=mesh, in_specs=(param_specs,), out_specs=specs)
-  shardings = jax.tree.map(
-    lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
-  )
+  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
   return jax.jit(make, out_shardings=shardings)(params)
 
 

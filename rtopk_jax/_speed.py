@@ -1,5 +1,6 @@
 """How fast this device compresses: the part of the cost model that has to be measured."""
 
+import numbers
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +12,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _checks
+from rtopk_jax import _checks, _state
 from rtopk_jax._dense import dense_exchange
+from rtopk_jax._metrics import shapes
 from rtopk_jax._plan import LocalSpeed
-from rtopk_jax._select import SparseSlices, rtop_k
+from rtopk_jax._select import SparseSlices
+from rtopk_jax._selectors import rtop_k
 from rtopk_jax._sharding import init, state_specs
 from rtopk_jax._transform import sparse_exchange
+from rtopk_jax._vector import MAX_SIZE
 from rtopk_jax._wire import Wire
 
 _AXIS = "alone"
@@ -31,7 +35,7 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
   machine, let all of them measure at once.
 
   Args:
-    params: the parameters, arrays or ``ShapeDtypeStruct``; an integer d stands for one vector.
+    params: the parameters, arrays or ``ShapeDtypeStruct``; a number d, 1e6 for example, stands for one vector.
     density: k/d.
     repeats: how often each is timed; the median counts.
 
@@ -39,8 +43,9 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
     ``LocalSpeed``, for ``advise``.
 
   Raises:
-    TypeError: when ``repeats`` is not an integer.
-    ValueError: when ``repeats`` is below 1, or for a density outside (0, 1].
+    TypeError: when ``repeats`` is not an integer, or for leaves that are not floating point.
+    ValueError: when ``repeats`` is below 1, for a density outside (0, 1], for a number of parameters that is
+      not whole, below 1 or more than int32 can index.
 
   Examples:
     >>> import rtopk_jax
@@ -50,9 +55,14 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
   """
   _checks.density("density", density)
   _checks.at_least("repeats", repeats, 1, integer=True)
-  if isinstance(params, int):
-    params = [jax.ShapeDtypeStruct((params,), jnp.float32)]
+  if isinstance(params, numbers.Real):
+    params = [jax.ShapeDtypeStruct((_checks.whole("params", params),), jnp.float32)]
+  _state.check_floating("params", params)
+  params = shapes(params)
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  if not size:
+    raise ValueError("params must have at least one entry, got none.")
+  _checks.at_most("params", size, MAX_SIZE, "the entries that int32 can index")
   k = max(1, round(density * size))
   place = _place(k, size, repeats) / k
   compressed = _alone(

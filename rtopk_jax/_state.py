@@ -97,11 +97,13 @@ def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) ->
       raise ValueError(f"clip_norm must be above 0, or None not to clip, got {clip_norm!r}.")
 
 
-def check_updates(updates: Any, params: Any, axis_name: AxisName) -> None:
-  """Refuses what is not a local gradient: other dtypes, another structure, a sum over workers."""
+def local_updates(updates: Any, params: Any, axis_name: AxisName) -> Any:
+  """A local gradient as arrays; refused for other dtypes, another structure, a sum over workers."""
   check_floating("updates", updates)
   check_structure(updates, params=params)
+  updates = jax.tree.map(jnp.asarray, updates)
   _check_local(updates, axis_name)
+  return updates
 
 
 def check_floating(name: str, tree: Any) -> None:
@@ -119,8 +121,26 @@ def check_structure(updates: Any, **others: Any) -> None:
   for name, other in others.items():
     if other is not None and jax.tree.structure(other) != structure:
       raise ValueError(
-        f"updates and {name} have different structures: {structure} and {jax.tree.structure(other)}."
+        f"updates and {name} have different structures: {differences(updates=updates, **{name: other})}."
       )
+
+
+def differences(is_leaf: Callable[[Any], bool] | None = None, **trees: Any) -> str:
+  """What each of two trees has and the other has not; their structures where it is not in the leaves."""
+  paths = {
+    name: [
+      jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    ]
+    for name, tree in trees.items()
+  }
+  found = []
+  for name, other in (tuple(paths), tuple(reversed(paths))):
+    missing = [f"{name}{path}" for path in paths[name] if path not in paths[other]]
+    if missing:
+      listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+      found.append(f"{other} has nothing for {listed}")
+  structures = (str(jax.tree.structure(tree, is_leaf=is_leaf)) for tree in trees.values())
+  return "; ".join(found) or " and ".join(structures)
 
 
 def _check_local(updates: Any, axis_name: AxisName) -> None:

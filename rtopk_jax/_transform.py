@@ -6,6 +6,7 @@ Everything up to the exchange is this worker's alone; everything after it is the
 bit for bit.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -110,8 +111,8 @@ def sparse_exchange(
     TypeError: here for arguments of a wrong type, in ``init`` and ``update`` for leaves that are not
       floating point.
     ValueError: here for arguments out of range or at odds with each other; in ``update`` for trees of
-      different structure, gradients that are the same on all workers, and state without this worker's
-      row.
+      different structure, gradients that are the same on all workers, state without this worker's row, and
+      ``present`` where the collective has owners.
     NameError: in ``update`` outside a map over ``axis_name``.
 
   Examples:
@@ -145,10 +146,9 @@ def sparse_exchange(
     )
   if memory_decay != 1 and not error_feedback:
     raise ValueError(f"memory_decay={memory_decay!r} has no effect with error_feedback=False.")
-  if memory_dtype is not None and not jnp.issubdtype(memory_dtype, jnp.floating):
-    raise TypeError(f"memory_dtype must be a floating point dtype, got {memory_dtype!r}.")
-  if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
-    raise TypeError(f"seed must be an integer, got {seed!r}.")
+  memory_dtype = jnp.float32 if memory_dtype is None else memory_dtype
+  row_dtype = _checks.floating_dtype("memory_dtype", memory_dtype)
+  _checks.seed(seed)
   wire = Wire() if wire is None else wire
   if not isinstance(wire, Wire):
     raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
@@ -156,16 +156,12 @@ def sparse_exchange(
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
   chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
-  row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
-
-  memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
-  row_dtype = jnp.dtype(jnp.float32 if memory_dtype is None else memory_dtype)
   options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
 
   def init(params):
     _state.check_floating("params", params)
     workers = chosen.workers(axis_name)
-    rows = lambda: jax.tree.map(lambda p: _axis.new_row(tuple(p.shape), row_dtype, workers), params)
+    rows = lambda: jax.tree.map(lambda p: _axis.new_row(jnp.shape(p), row_dtype, workers), params)
     return SparseExchangeState(
       count=jnp.zeros((), jnp.int32),
       residual=rows() if error_feedback else (),
@@ -176,11 +172,8 @@ def sparse_exchange(
   def update(updates, state, params=None, *, present=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    _state.check_updates(updates, params, axis_name)
-    if present is not None and not chosen.allows_absence:
-      raise ValueError(
-        f"present needs a collective without owners, who cannot be absent; {chosen!r} has them."
-      )
+    updates = _state.local_updates(updates, params, axis_name)
+    serving = chosen if present is None else chosen.with_absence()
     workers = chosen.workers(axis_name)
     updates, summed = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
@@ -195,7 +188,7 @@ def sparse_exchange(
     axes = [_axis.model_axes(x, workers) for x in raw]
     plan = _layout.layout(updates, shapes, scope, dense, axes)
     step = Step(
-      options,
+      dataclasses.replace(options, collective=serving),
       workers,
       Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
       plan,

@@ -11,18 +11,25 @@ from rtopk_jax import _bits, _checks, _elias_fano, _quantize
 from rtopk_jax._select import SparseSlices
 
 _FLOATS = ("float32", "bfloat16", "float16")
-_VALUES = (*_FLOATS, *_quantize.BITS)
-_INDICES = ("int32", "elias_fano", "block")
+VALUES = (*_FLOATS, *_quantize.BITS)
+INDICES = ("int32", "elias_fano", "block")
 
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-  """The code of a message: k values and k indices as words.
+  r"""The code of a message: k values and k indices as words.
 
   With float32 values what is decoded is what was sent, bit for bit. bfloat16 and float16 are rounded to
-  nearest and do not overflow. int8, int4 and int2 are rounded at random so that they are right on average,
-  with one float32 scale for 256 values. With error feedback, what rounding loses stays in the memory.
-  Indices are exact.
+  nearest and do not overflow. int8, int4 and int2 are rounded at random so that they are right on average: with
+  s the largest magnitude of 256 values, which travels with them, and :math:`L = 2^{b-1} - 1` for b bits,
+
+  .. math::
+    \hat x = \frac sL \Big\lfloor \frac{L x}s + U \Big\rfloor, \qquad U \sim \mathrm{Unif}[0, 1), \qquad
+    E[\hat x] = x.
+
+  With error feedback, what rounding loses stays in the memory. Indices are exact. Elias and Fano's code takes
+  about :math:`\log_2 \beta + 1 + d/(k \beta)` bits for each, with the better of :math:`\beta = 2^j` and
+  :math:`3 \cdot 2^j` next to d/k.
 
   Args:
     values: "float32", "bfloat16", "float16", "int8", "int4" or "int2".
@@ -50,8 +57,8 @@ class Wire:
   indices: str = "int32"
 
   def __post_init__(self):
-    _checks.one_of("values", self.values, _VALUES)
-    _checks.one_of("indices", self.indices, _INDICES)
+    _checks.one_of("values", self.values, VALUES)
+    _checks.one_of("indices", self.indices, INDICES)
 
   @property
   def is_exact(self) -> bool:
@@ -82,7 +89,19 @@ class Wire:
 
     Returns:
       How many 32-bit words it takes.
+
+    Raises:
+      TypeError: when k or d is not an integer.
+      ValueError: when k is below 1 or above d, or indices are of blocks and there are none.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> rtopk_jax.Wire(values="bfloat16").words(k=100, d=10_000)
+      150
     """
+    _checks.at_least("k", k, 1, integer=True)
+    _checks.at_least("d", d, 1, integer=True)
+    _checks.at_most("k", k, d, "the entries of the vector")
     return self._value_words(k) + self._index_words(k, d, blocks)
 
   def encode(

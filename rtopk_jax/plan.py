@@ -2,52 +2,83 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
+from rtopk_jax import _checks, _plan, _wire
 from rtopk_jax._advice import DENSITIES, advise
-from rtopk_jax._plan import LocalSpeed
-from rtopk_jax._wire import Wire
+from rtopk_jax._vector import MAX_SIZE
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line, without the usage before it."""
+
+  def error(self, message: str) -> NoReturn:
+    sys.exit(message)
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Prints the advice.
+  """Prints the advice, or ends with a line that names the flag that is wrong.
 
   Args:
     arguments: of the command; None are those it was called with.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m rtopk_jax.plan", description="When compression pays."
-  )
+  parser = _Parser(prog="python -m rtopk_jax.plan", description="When compression pays.")
   parser.add_argument("--params", type=float, required=True, help="d, the number of parameters")
   parser.add_argument("--workers", type=int, required=True, help="n, how many exchange gradients")
   parser.add_argument("--bandwidth", required=True, help="of a worker's link, such as 1Gbit/s")
   parser.add_argument("--latency", type=float, default=1e-4, help="of a message, in seconds")
   parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES, help="k/d")
-  parser.add_argument("--values", default="float32", help="of the wire")
-  parser.add_argument("--indices", default="int32", help="of the wire")
+  parser.add_argument("--values", choices=_wire.VALUES, default="float32", help="of the wire")
+  # Indices of blocks are for blocks, of which the cost model has none.
+  indices = [x for x in _wire.INDICES if x != "block"]
+  parser.add_argument("--indices", choices=indices, default="int32", help="of the wire")
   parser.add_argument("--compute", type=float, help="seconds of a step beside its exchange")
   speed = parser.add_mutually_exclusive_group()
   speed.add_argument("--memory_bandwidth", type=float, help="of the device, in bytes a second")
   speed.add_argument("--measure", action="store_true", help="time this machine's device")
   options = parser.parse_args(arguments)
-  local = LocalSpeed.of_memory(options.memory_bandwidth) if options.memory_bandwidth else None
   try:
-    if options.measure:
-      from rtopk_jax._speed import measure_local
-
-      local = measure_local(int(options.params), min(options.densities))
+    _check(options)
     advice = advise(
       options.params,
       options.workers,
       options.bandwidth,
       latency=options.latency,
       densities=options.densities,
-      wire=Wire(options.values, options.indices),
-      local=local,
+      wire=_wire.Wire(options.values, options.indices),
+      local=_local(options),
       compute=options.compute,
     )
   except (TypeError, ValueError) as error:
     sys.exit(str(error))
   print(advice)
+
+
+def _check(options: argparse.Namespace) -> None:
+  """Refuses by the names of the flags what would be refused by those of arguments."""
+  _checks.whole("--params", options.params)
+  _checks.at_least("--workers", options.workers, 1)
+  _plan.parse_bandwidth(options.bandwidth, "--bandwidth")
+  _checks.at_least("--latency", options.latency, 0)
+  for density in options.densities:
+    _checks.density("--densities", density)
+  if options.compute is not None:
+    _checks.at_least("--compute", options.compute, 0)
+  if options.memory_bandwidth is not None:
+    _checks.above_zero("--memory_bandwidth", options.memory_bandwidth, "bytes a second")
+  if options.measure:
+    _checks.at_most("--params", options.params, MAX_SIZE, "what one device can measure at once")
+
+
+def _local(options: argparse.Namespace) -> _plan.LocalSpeed | None:
+  """How fast a worker computes: as its memory's bandwidth or a measurement says, where either is asked for."""
+  if options.memory_bandwidth is not None:
+    return _plan.LocalSpeed.of_memory(options.memory_bandwidth)
+  if options.measure:
+    from rtopk_jax._speed import measure_local
+
+    return measure_local(options.params, min(options.densities))
+  return None
 
 
 if __name__ == "__main__":

@@ -206,6 +206,76 @@ def test_auto_takes_the_faster_one_and_says_so(caplog):
   assert sent == harness.gathered(2 * 1000)
 
 
+def test_auto_goes_by_how_fast_workers_are():
+  sizes, wire = (10_000_000, 100_000, 16), rtopk_jax.Wire()
+  speeds = {"place": 1.0}, {"compress": 1.0}
+  slow_to_place, slow_to_compress = (rtopk_jax.LocalSpeed(**speed) for speed in speeds)
+  # An owner places what does not grow with the number of workers, but selects once more.
+  assert rtopk_jax.Auto(1e9, local=slow_to_place).choose(*sizes, wire) == rtopk_jax.ReduceScatter()
+  assert rtopk_jax.Auto(1e9, local=slow_to_compress).choose(*sizes, wire) == rtopk_jax.AllGather()
+
+
+def test_choices_may_be_a_list():
+  auto = rtopk_jax.Auto(1e9, choices=[rtopk_jax.AllGather()])
+  assert auto == rtopk_jax.Auto(1e9, choices=(rtopk_jax.AllGather(),))
+  assert hash(auto) == hash(rtopk_jax.Auto(1e9, choices=(rtopk_jax.AllGather(),)))
+
+
+AUTO = rtopk_jax.Auto(1e3)
+
+
+@pytest.mark.parametrize(
+  ("axes", "collective", "expected"),
+  [
+    (AXIS, "all_gather", ()),
+    (AXIS, rtopk_jax.ReduceScatter(), ()),
+    (AXIS, AUTO, (rtopk_jax.ReduceScatter(),)),
+    ((AXIS, "chip"), rtopk_jax.Hierarchical("chip", AUTO), (rtopk_jax.ReduceScatter(),)),
+    (AXIS, rtopk_jax.Auto(1e3, choices=[rtopk_jax.AllGather()]), (rtopk_jax.AllGather(),)),
+  ],
+)
+def test_what_was_chosen_can_be_asked(axes, collective, expected):
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), axes, collective=collective)
+  chain = optax.chain(tx, optax.sgd(0.1))
+  params = {"w": jnp.zeros((100, 100)), "b": jnp.zeros(3)}
+  assert rtopk_jax.chosen_collectives(chain, params, 8) == expected
+
+
+def _with_the_first_absent(collective, inner=None):
+  """The update of 8 workers, or of 8 of ``inner`` members each."""
+  axes = (AXIS, "chip") if inner else AXIS
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), axes, collective=collective, dense=False)
+  number = jax.lax.axis_index
+  one = lambda g: tx.update(g, tx.init(g), present=number(AXIS) > 0)[0]
+  grads = harness.gradients({"w": (40, 30)}, inner or 1, 8)["w"]
+  if inner:
+    return jax.vmap(jax.vmap(one, 0, None, axis_name="chip"), 1, None, axis_name=AXIS)(grads)
+  return jax.vmap(one, out_axes=None, axis_name=AXIS)(grads[0])
+
+
+def test_auto_takes_what_allows_absence_where_workers_are_absent():
+  expected = _with_the_first_absent("all_gather")
+  np.testing.assert_array_equal(_with_the_first_absent(AUTO), expected)
+  plain, chosen = (
+    _with_the_first_absent(rtopk_jax.Hierarchical("chip", outer), inner=2)
+    for outer in (rtopk_jax.AllGather(), AUTO)
+  )
+  np.testing.assert_array_equal(chosen, plain)
+
+
+@pytest.mark.parametrize(
+  ("collective", "inner"),
+  [
+    ("reduce_scatter", None),
+    (rtopk_jax.Auto(1e9, choices=[rtopk_jax.ReduceScatter()]), None),
+    (rtopk_jax.Hierarchical("chip", rtopk_jax.ReduceScatter()), 2),
+  ],
+)
+def test_owners_cannot_be_absent(collective, inner):
+  with pytest.raises(ValueError, match=r"present needs a collective without owners.*ReduceScatter"):
+    _with_the_first_absent(collective, inner)
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -223,10 +293,36 @@ def test_what_owners_cannot_do_is_refused(options, message):
   ("make", "error", "message"),
   [
     (lambda: rtopk_jax.ReduceScatter(-1), ValueError, "slack must be at least 0"),
-    (lambda: rtopk_jax.Hierarchical(3), TypeError, "axis_name must be the name"),
+    (lambda: rtopk_jax.Hierarchical(3), TypeError, "inner_axis must be the name.*got 3"),
+    (lambda: rtopk_jax.Hierarchical(("a", "b", "a")), ValueError, "inner_axis .*'a' twice"),
+    (
+      lambda: rtopk_jax.sparse_exchange(
+        rtopk_jax.top_k(0.1),
+        ("data", "data", "chip"),
+        collective=rtopk_jax.Hierarchical("chip"),
+      ),
+      ValueError,
+      r"axis_name must name each axis once, got \('data', 'data', 'chip'\) with 'data' twice",
+    ),
     (lambda: rtopk_jax.Hierarchical("chip", "all_gather"), TypeError, "outer must be AllGather"),
     (lambda: rtopk_jax.Auto("fast"), ValueError, "fast"),
     (lambda: rtopk_jax.Auto(1e9, choices=()), ValueError, "choices must not be empty"),
+    (
+      lambda: rtopk_jax.Auto(1e9, choices=rtopk_jax.AllGather()),
+      TypeError,
+      r"choices must be several.*got AllGather\(\); one alone is a tuple too",
+    ),
+    (lambda: rtopk_jax.Auto(1e9, choices="all_gather"), TypeError, "choices must be several"),
+    (lambda: rtopk_jax.Auto(1e9, choices=["ring"]), TypeError, "choices must be AllGather.*'ring'"),
+    (
+      lambda: rtopk_jax.Auto(1e9, local=3),
+      TypeError,
+      "local must be a rtopk_jax.LocalSpeed.*got 3",
+    ),
+    (lambda: AUTO.choose(10, 11, 2, rtopk_jax.Wire()), ValueError, "k must be at most 10.*got 11"),
+    (lambda: AUTO.choose(10, 0, 2, rtopk_jax.Wire()), ValueError, "k must be at least 1, got 0"),
+    (lambda: AUTO.choose(10, 1, 0, rtopk_jax.Wire()), ValueError, "num_workers must be at least 1"),
+    (lambda: AUTO.choose(1e6, 1, 2, rtopk_jax.Wire()), TypeError, "d must be an integer"),
     (lambda: rtopk_jax.Block(1), ValueError, "size must be at least 2"),
     (lambda: rtopk_jax.Block(1 << 17), ValueError, "size must be at most 65536"),
     (

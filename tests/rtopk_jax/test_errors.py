@@ -57,8 +57,10 @@ ARGUMENTS = [
   # the vector
   (lambda: SELECTOR(jnp.ones((3, 3)), KEY, 2), ValueError, r"vector must have one dimension"),
   (lambda: SELECTOR(jnp.ones(9, jnp.int32), KEY, 2), TypeError, "vector must be floating point"),
-  (lambda: rtopk_jax.top_k(0.1).counts(0), ValueError, "vector of 0 entries"),
-  (lambda: rtopk_jax.top_k(0.1).counts(2**31), ValueError, 'int32.*scope="leaf"'),
+  (lambda: SELECTOR(jnp.ones(0), KEY, 2), ValueError, r"vector must have at least one entry"),
+  (lambda: rtopk_jax.top_k(0.1).counts(0), ValueError, "size must be at least 1, got 0"),
+  (lambda: rtopk_jax.top_k(0.1).counts(2.0), TypeError, "size must be an integer"),
+  (lambda: rtopk_jax.top_k(0.1).counts(2**31), ValueError, 'size.*int32.*scope="leaf"'),
   (
     lambda: rtopk_jax.top_k(rtopk_jax.Stages((0.5,), 1))(jnp.ones(9), KEY),
     ValueError,
@@ -88,6 +90,7 @@ ARGUMENTS = [
   (lambda: rtopk_jax.Wire(indices="int3"), ValueError, "indices must be one of 'int32'"),
   (lambda: exchange(axis_name=3), TypeError, "axis_name must be the name of a mapped axis"),
   (lambda: exchange(axis_name=()), TypeError, "axis_name must be the name"),
+  (lambda: exchange(axis_name=("a", "a")), ValueError, "axis_name must name each axis once.*'a'"),
   (lambda: dense(axis_name=None), TypeError, "axis_name must be the name"),
   # numbers
   *[
@@ -114,7 +117,16 @@ ARGUMENTS = [
     TypeError,
     "memory_dtype must be a floating point dtype",
   ),
+  *[
+    (lambda dtype=dtype: exchange(memory_dtype=dtype), TypeError, f"memory_dtype .*, got {dtype!r}")
+    for dtype in ("floaty", 3, ())
+  ],
   (lambda: exchange(seed=0.5), TypeError, "seed must be an integer"),
+  (lambda: exchange(seed="a"), TypeError, "seed must be an integer.*got 'a' of type str"),
+  (lambda: exchange(seed=None), TypeError, "seed must be an integer"),
+  (lambda: exchange(seed=jnp.array([1, 2])), TypeError, r"seed .*scalar array, got .*shape \(2,\)"),
+  (lambda: exchange(seed=np.float32(1)), TypeError, "seed must be an integer.*got float32"),
+  (lambda: exchange(seed=KEY), TypeError, "seed must be an integer.*got key"),
   (lambda: exchange(seed=True), TypeError, "seed must be an integer"),
   (lambda: sgd(weight_decay=-1e-4), ValueError, "weight_decay must be at least 0"),
   (
@@ -123,6 +135,13 @@ ARGUMENTS = [
     "unbiased=True .*error_feedback=True.*choose one",
   ),
   (lambda: rtopk_jax.rtop_k(0.1, unbiased=1), TypeError, "unbiased must be True or False"),
+  # messages
+  (lambda: rtopk_jax.Wire().words(0, 9), ValueError, "k must be at least 1, got 0"),
+  (lambda: rtopk_jax.Wire("int8", "elias_fano").words(0, 9), ValueError, "k must be at least 1"),
+  (lambda: rtopk_jax.Wire().words(10, 9), ValueError, "k must be at most 9, .*got 10"),
+  (lambda: rtopk_jax.Wire().words(1.5, 9), TypeError, "k must be an integer"),
+  (lambda: rtopk_jax.Wire().words(1, 9.0), TypeError, "d must be an integer"),
+  (lambda: rtopk_jax.Wire(indices="block").words(1, 9), ValueError, 'indices="block"'),
   # costs and metrics
   (
     lambda: rtopk_jax.wire_bytes(exchange(), jnp.ones(9), 0),
@@ -197,8 +216,57 @@ def test_trees_of_different_structure(make):
   row = jax.tree.map(lambda x: x[0], other)
   with pytest.raises(ValueError, match=r"updates and state\.\w+ have different structures"):
     simulate(tx, gradient, state=row)
-  with pytest.raises(ValueError, match="param_specs and params have different structures"):
-    rtopk_jax.state_specs(tx, gradient, AXIS, {"v": P()})
+
+
+@pytest.mark.parametrize(
+  ("specs", "error", "message"),
+  [
+    (
+      {"v": P()},
+      ValueError,
+      r"different structures: params has nothing for param_specs\['v'\]; "
+      r"param_specs has nothing for params\['w'\]\.$",
+    ),
+    (
+      {"w": None},
+      ValueError,
+      r"nothing for params\['w'\]\. What is replicated has P\(\), not None",
+    ),
+    ({"w": "model"}, TypeError, r"param_specs\['w'\] must be a .*PartitionSpec, got 'model'"),
+    (
+      {"w": P(None, ("model", AXIS))},
+      ValueError,
+      r"param_specs\['w'\] must name other axes than the workers'.*axis_name='workers'",
+    ),
+  ],
+)
+def test_specs_of_parameters(specs, error, message):
+  with pytest.raises(error, match=message):
+    rtopk_jax.state_specs(exchange(), PARAMS, AXIS, specs)
+  with pytest.raises(error, match=message):
+    rtopk_jax.init(exchange(), PARAMS, harness.mesh(2), AXIS, specs)
+
+
+@pytest.mark.parametrize(
+  ("own", "other"), [(AXIS, "batch"), (("host", AXIS), AXIS), (("host", AXIS), ("host", "batch"))]
+)
+def test_specs_over_another_axis(own, other):
+  tx = optax.chain(exchange(axis_name=own), optax.sgd(0.1))
+  message = "axis_name must be the axis that tx exchanges over, .*'workers'.*, got "
+  with pytest.raises(ValueError, match=message):
+    rtopk_jax.state_specs(tx, PARAMS, other)
+  with pytest.raises(ValueError, match=message):
+    rtopk_jax.init(tx, PARAMS, harness.mesh(2, "batch"), "batch")
+
+
+def test_a_difference_is_named():
+  gradient = {f"w{i}": jnp.ones(3) for i in range(5)}
+  message = r"params has nothing for updates\['w0'\], updates\['w1'\], updates\['w2'\], …"
+  with pytest.raises(ValueError, match=message):
+    simulate(exchange(), gradient, params={"v": jnp.ones(3)})
+  # One that no leaf shows.
+  with pytest.raises(ValueError, match=r"different structures: .*PyTreeDef.*None"):
+    simulate(exchange(), {"w": jnp.ones(3)}, params={"w": jnp.ones(3), "v": None})
 
 
 @pytest.mark.parametrize(
@@ -206,12 +274,23 @@ def test_trees_of_different_structure(make):
   [
     ({"v": True}, ValueError, "dense is a tree of another structure"),
     ({"w": 1}, TypeError, r"dense must say True or False.*got 1 for \['w'\]"),
+    ({"w": np.int32(1)}, TypeError, r"dense must say True or False.*got np.int32\(1\) for"),
     (lambda path, leaf: None, TypeError, r"dense must say True or False.*got None for \['w'\]"),
   ],
 )
 def test_masks_of_dense_leaves(mask, error, message):
   with pytest.raises(error, match=message):
     simulate(exchange(dense=mask), {"w": jnp.ones((4, 4))})
+
+
+@pytest.mark.parametrize("flag", [np.True_, np.False_])
+def test_masks_may_be_of_numpy(flag):
+  gradient = {"w": jnp.ones((4, 4))}
+  sent = lambda dense: rtopk_jax.wire_bytes(exchange(dense=dense), gradient, 2)
+  expected = sent(bool(flag))
+  for mask in (flag, {"w": flag}, lambda path, leaf: flag):
+    assert sent(mask) == expected
+  assert sent(True) != sent(False)
 
 
 PARAMS = {"w": np.ones((4, 6), np.float32)}

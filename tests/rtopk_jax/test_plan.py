@@ -91,22 +91,57 @@ def test_what_is_no_bandwidth_is_refused(text):
 
 
 @given(
-  d=st.integers(1_000, 10**9),
+  # Of every order of magnitude: in small models a message is longer than the vector.
+  d=st.one_of(st.integers(1, 100), st.integers(1, 10**5), st.integers(1, 10**9)),
   n=st.integers(2, 1_000),
   bandwidth=st.floats(1e5, 1e12),
-  density=st.sampled_from([0.1, 0.01, 0.001]),
+  density=st.sampled_from([1.0, 0.1, 0.01, 0.001]),
+  local=st.sampled_from([None, FREE, rtopk_jax.LocalSpeed(dense=1e-3)]),
 )
-def test_at_the_break_even_bandwidth_both_take_as_long(d, n, bandwidth, density):
-  advice = rtopk_jax.advise(d, n, bandwidth, densities=[density])
-  for x in advice.estimates:
+def test_at_the_break_even_bandwidth_both_take_as_long(d, n, bandwidth, density, local):
+  advised = lambda rate: rtopk_jax.advise(d, n, rate, densities=[density], local=local)
+  advice = advised(bandwidth)
+  for number, x in enumerate(advice.estimates):
+    faster = x.seconds < advice.dense.seconds
     if not 0 < x.break_even < math.inf:
-      # Nothing makes up for more bytes, nor for fewer bytes and less work.
-      assert (x.bytes >= advice.dense.bytes) == (x.break_even == 0)
+      assert faster == (x.break_even == math.inf)
+      assert not x.pays_above
       continue
-    even = rtopk_jax.advise(d, n, x.break_even, densities=[density])
-    (same,) = [y for y in even.estimates if y.collective == x.collective]
+    even = advised(x.break_even)
+    same = even.estimates[number]
     np.testing.assert_allclose(same.seconds, even.dense.seconds, rtol=1e-6)
-    assert (x.seconds < advice.dense.seconds) == (bandwidth < x.break_even)
+    if not math.isclose(bandwidth, x.break_even):
+      assert faster == ((bandwidth > x.break_even) == x.pays_above)
+    # On either side of it, too.
+    for rate, below in ((x.break_even / 2, True), (x.break_even * 2, False)):
+      other = advised(rate)
+      assert (other.estimates[number].seconds < other.dense.seconds) == (below != x.pays_above)
+
+
+def test_more_bytes_in_fewer_messages_pay_above_a_bandwidth():
+  advice = rtopk_jax.advise(1, 4, "1Gbit/s")
+  found = advice.choice
+  assert found.bytes > advice.dense.bytes
+  assert found.pays_above
+  assert 0 < found.break_even < 1e9
+  assert advice.reason.endswith(f"It {found.pays}.")
+  assert found.pays.startswith("pays above ")
+  assert f"> {found.pays.removeprefix('pays above ')}" in str(advice)
+  # So that it is not advised where it does not pay.
+  assert not rtopk_jax.advise(1, 4, found.break_even / 2).compress
+
+
+@pytest.mark.parametrize(
+  ("local", "workers", "pays"),
+  [
+    (rtopk_jax.LocalSpeed(dense=1e-6), 16, "pays at any bandwidth"),
+    (rtopk_jax.LocalSpeed(overhead=1.0), 16, "pays below "),
+    (rtopk_jax.LocalSpeed(), 1, "pays at no bandwidth"),
+  ],
+)
+def test_where_an_exchange_pays(local, workers, pays):
+  advice = rtopk_jax.advise(1e6, workers, "1Gbit/s", local=local, densities=[0.01])
+  assert advice.estimates[0].pays.startswith(pays)
 
 
 def test_advice_follows_the_link():
@@ -142,8 +177,16 @@ def test_a_lower_density_has_to_gain_something():
     ({"num_workers": 2.0}, TypeError, "num_workers must be an integer"),
     ({"num_workers": 0}, ValueError, "num_workers"),
     ({"latency": -1.0}, ValueError, "latency"),
-    ({"densities": []}, ValueError, "densities"),
+    ({"params": math.inf}, ValueError, "params must be finite"),
+    ({"params": True}, TypeError, "params must be a Python number"),
+    ({"densities": []}, ValueError, "densities must name at least one"),
     ({"densities": [2.0]}, ValueError, "densities"),
+    ({"densities": 0.1}, TypeError, r"densities must be several.*got 0\.1.*a tuple too, such as"),
+    ({"densities": np.float32(0.5)}, TypeError, "densities must be several"),
+    ({"densities": np.array(0.5)}, TypeError, r"densities must be several.*got 0\.5"),
+    ({"densities": np.ones((1, 2))}, TypeError, r"densities must be a Python number, got \[1\.0"),
+    ({"densities": "0.1"}, TypeError, "densities must be several.*got '0.1'"),
+    ({"densities": None}, TypeError, "densities must be several"),
     ({"wire": "int32"}, TypeError, "Wire"),
     ({"local": 3}, TypeError, "LocalSpeed"),
     ({"compute": -1.0}, ValueError, "compute"),
@@ -165,9 +208,65 @@ def test_the_command_prints_the_advice(capsys):
   assert printed.strip() == str(rtopk_jax.advise(25.6e6, 64, "1Gbit/s", local=local))
 
 
-def test_the_command_says_what_is_wrong():
-  with pytest.raises(SystemExit, match="bandwidth must be bits a second"):
-    plan.main(["--params=1e6", "--workers=4", "--bandwidth=fast"])
+@pytest.mark.parametrize("array", [np.array, jnp.array, list, tuple])
+def test_densities_may_be_an_array(array):
+  found = rtopk_jax.advise(1e6, 4, "1Gbit/s", densities=array([0.5, 0.25, 0.5]))
+  assert [x.density for x in found.estimates] == [0.5, 0.5, 0.25, 0.25]
+  assert found == rtopk_jax.advise(1e6, 4, "1Gbit/s", densities=(0.25, 0.5))
+
+
+def test_a_link_keeps_its_bandwidth_as_a_number():
+  link = rtopk_jax.Link("1Gbit/s")
+  assert link == rtopk_jax.Link(1e9)
+  assert link.bandwidth == 1e9
+  operands = [("psum", 1000)]
+  assert link.seconds(operands, 2) == rtopk_jax.Link(1e9).seconds(operands, 2)
+
+
+@pytest.mark.parametrize(
+  ("bandwidth", "error", "message"),
+  [
+    ("fast", ValueError, "bandwidth must be bits a second.*got 'fast'"),
+    (0, ValueError, "bandwidth must be above 0 bits a second"),
+    (None, TypeError, "bandwidth must be a Python number, got None"),
+    (True, TypeError, "bandwidth must be a Python number, got True"),
+  ],
+)
+def test_what_no_link_has_is_refused(bandwidth, error, message):
+  with pytest.raises(error, match=message):
+    rtopk_jax.Link(bandwidth)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--bandwidth=fast"], "--bandwidth must be bits a second"),
+    (["--bandwidth=0"], "--bandwidth must be above 0 bits a second"),
+    (["--params=inf"], "--params must be finite"),
+    (["--params=0"], "--params must be at least 1"),
+    (["--params=1.5"], "--params must be a whole number"),
+    (["--params=many"], "--params: invalid float value: 'many'"),
+    (["--measure", "--params=inf"], "--params must be finite"),
+    (["--measure", "--params=0"], "--params must be at least 1"),
+    (["--measure", "--params=1e12"], "--params must be at most 2147483647"),
+    (["--workers=0"], "--workers must be at least 1"),
+    (["--workers=2.5"], "--workers: invalid int value: '2.5'"),
+    (["--latency=-1"], "--latency must be at least 0"),
+    (["--densities", "0.1", "0"], "--densities is the share of entries sent"),
+    (["--measure", "--densities", "2"], "--densities is the share of entries sent"),
+    (["--compute=-1"], "--compute must be at least 0"),
+    (["--memory_bandwidth=0"], "--memory_bandwidth must be above 0 bytes a second"),
+    (["--memory_bandwidth=-1"], "--memory_bandwidth must be above 0 bytes a second"),
+    (["--memory_bandwidth=1", "--measure"], "--measure: not allowed with .*--memory_bandwidth"),
+    (["--values=int3"], "--values: invalid choice: 'int3'"),
+    (["--indices=block"], "--indices: invalid choice: 'block'.*int32"),
+  ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(flags, message, capsys):
+  with pytest.raises(SystemExit, match=message) as refused:
+    plan.main(["--params=1e6", "--workers=4", "--bandwidth=1Gbit/s", *flags])
+  assert "\n" not in str(refused.value)
+  assert capsys.readouterr() == ("", "")
 
 
 def test_the_command_runs_as_a_module():
@@ -182,6 +281,27 @@ def test_the_command_runs_as_a_module():
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert "Compress: " in done.stdout
   assert not done.stderr
+
+
+@pytest.mark.parametrize(
+  ("params", "error", "message"),
+  [
+    (0, ValueError, "params must be at least 1, got 0"),
+    (1.5, ValueError, "params must be a whole number"),
+    (math.inf, ValueError, "params must be finite"),
+    (True, TypeError, "params must be a Python number, got True"),
+    (1e12, ValueError, "params must be at most 2147483647, the entries that int32 can index"),
+    ({}, ValueError, "params must have at least one entry"),
+    ({"n": np.ones(3, np.int32)}, TypeError, r"params\['n'\] is of int32"),
+  ],
+)
+def test_what_cannot_be_measured_is_refused(params, error, message):
+  with pytest.raises(error, match=message):
+    rtopk_jax.measure_local(params)
+
+
+def test_a_number_of_parameters_may_be_written_as_a_float():
+  assert rtopk_jax.measure_local(1e3, density=0.1, repeats=1).compress >= 0
 
 
 def test_the_speed_of_this_device_is_measured():

@@ -212,8 +212,8 @@ def _vector(dtype="float32"):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(
   "selector",
-  [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.top_k(0.8), rtopk_jax.random_k(0.02)],
-  ids=["rtop_k", "top_k", "random_k"],
+  [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.top_k(0.8)],
+  ids=["rtop_k", "top_k"],
 )
 def test_methods_choose_the_same(selector, dtype):
   vector, key = _vector(dtype), jax.random.key(1)
@@ -224,6 +224,31 @@ def test_methods_choose_the_same(selector, dtype):
     by_search.values.astype("float32"), by_top_k.values.astype("float32")
   )
   assert (np.diff(np.asarray(by_search.indices)) > 0).all()
+
+
+def test_methods_draw_random_entries_in_ways_of_their_own():
+  vector, key = _vector(), jax.random.key(1)
+  drawn = [
+    np.asarray(jax.jit(rtopk_jax.random_k(0.02, method=x))(vector, key).indices)
+    for x in ("search", "top_k")
+  ]
+  for indices in drawn:
+    assert indices.shape == (round(0.02 * LARGE),)
+    assert (np.diff(indices) > 0).all()
+    assert 0 <= indices[0] < indices[-1] < LARGE
+  assert not np.array_equal(*drawn)
+
+
+def test_the_reference_is_a_sort():
+  """That is what it is there for: also of all entries."""
+  for make in (rtopk_jax.rtop_k, rtopk_jax.top_k, rtopk_jax.random_k):
+    texts = [
+      jax.jit(lambda v, k, x=x: make(0.01, method=x)(v, k, 2)).lower(_vector(), jax.random.key(0))
+      for x in ("search", "top_k")
+    ]
+    by_search, by_top_k = ("top_k" in text.as_text() for text in texts)
+    assert by_top_k
+    assert not by_search
 
 
 def test_nothing_of_the_vectors_length_is_sorted_or_stored():
@@ -249,5 +274,6 @@ def test_vmap_and_shard_map_agree(selector):
 
 
 def test_unknown_method_is_refused():
-  with pytest.raises(ValueError, match="method must be one of 'search', 'top_k', got 'sort'"):
-    rtopk_jax.Selector(0.1, 1, method="sort")
+  for make in (rtopk_jax.rtop_k, rtopk_jax.top_k, rtopk_jax.random_k):
+    with pytest.raises(ValueError, match="method must be one of 'search', 'top_k', got 'sort'"):
+      make(0.1, method="sort")

@@ -161,6 +161,21 @@ def test_the_mean_of_unbiased_messages_is_top_r(selector, r):
   assert np.all(np.abs(mean - top_r) <= 4.5 * error * (top_r != 0))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scaled_values_stay_finite(dtype):
+  """The scale, 100,000, is above the largest float16; a product may be above any largest number."""
+  selector, size = rtopk_jax.random_k(1e-5, unbiased=True), 100_000
+  largest = float(jnp.finfo(dtype).max)
+  for value, expected in ((0.25, 25_000), (-largest, -largest), (largest / 2, largest)):
+    slices = select(selector, np.full(size, value, dtype), 0)
+    assert slices.values.dtype == dtype
+    np.testing.assert_array_equal(slices.values, np.array([expected]).astype(dtype))
+  # What is not finite before stays what it is.
+  for value in (math.inf, math.nan):
+    slices = select(selector, np.full(size, value, dtype), 0)
+    np.testing.assert_array_equal(slices.values.astype(jnp.float32), [value])
+
+
 @pytest.mark.parametrize(("subsample", "r"), [(1, 6), (3, 18), (10, 60)])
 def test_contraction(subsample, r):
   vector = np.random.default_rng(1).standard_normal(60).astype(np.float32)

@@ -28,16 +28,41 @@ def test_specs():
 
 
 def test_specs_of_sharded_parameters():
-  exchange, sgd = rtopk_jax.state_specs(
-    TX, PARAMS, "data", {"w": P(None, "model"), "b": P("model")}
-  )
-  assert exchange.residual == {"w": P("data", None, "model"), "b": P("data", "model")}
+  exchange, sgd = rtopk_jax.state_specs(TX, PARAMS, AXIS, {"w": P(None, "model"), "b": P("model")})
+  assert exchange.residual == {"w": P(AXIS, None, "model"), "b": P(AXIS, "model")}
   assert sgd[0].trace == {"w": P(None, "model"), "b": P("model")}
 
 
 def test_specs_over_two_axes():
-  specs = rtopk_jax.state_specs(TX, PARAMS, ("host", "device"))
-  assert specs[0].residual["w"] == P(("host", "device"))
+  axes = ("host", "device")
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.05), axes)
+  assert rtopk_jax.state_specs(tx, PARAMS, axes).residual["w"] == P(axes)
+
+
+def test_numbers_may_be_parameters():
+  """Of Python too, as other transformations take them."""
+  params, arrays = {"w": 1.0, "b": 2.0}, {"w": jnp.float32(1), "b": jnp.float32(2)}
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.5), AXIS, momentum=0.9, dense=False)
+  for of in (
+    tx.init,
+    rtopk_jax.dense_exchange(AXIS, momentum=0.9).init,
+    lambda p: rtopk_jax.state_specs(tx, p, AXIS),
+    lambda p: rtopk_jax.wire_bytes(tx, p, 5),
+    lambda p: rtopk_jax.init(tx, p, harness.mesh(2), AXIS),
+  ):
+    jax.tree.map(np.testing.assert_array_equal, of(params), of(arrays))
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.5), AXIS),
+    lambda: rtopk_jax.dense_exchange(AXIS),
+  ],
+)
+def test_numbers_may_be_gradients(make):
+  one = lambda x: make().update({"w": 3.0}, make().init({"w": x}))[0]
+  assert jax.vmap(one, axis_name=AXIS, out_axes=None)(jnp.ones(4)) == {"w": 3.0}
 
 
 def test_axes():
