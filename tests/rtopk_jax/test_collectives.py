@@ -300,6 +300,43 @@ def _mesh(names):
   return jax.make_mesh((2, 2), names, axis_types=kinds, devices=jax.devices()[:4])
 
 
+@pytest.mark.parametrize("over", ["pmap", "vmap", "two axes"])
+def test_owners_are_the_same_workers_in_every_map(over):
+  tx = lambda axis: rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.1), axis, dense=False, momentum=0.5, collective="reduce_scatter"
+  )
+  grads = harness.gradients(PROPERTY_SHAPES, 2, 4)
+  expected, after = harness.run("shard_map", tx(AXIS), grads)
+  if over != "two axes":
+    updates, state = harness.run(over, tx(AXIS), grads)
+    jax.tree.map(
+      np.testing.assert_array_equal, (updates, state.residual), (expected, after.residual)
+    )
+    return
+  axes = ("host", "device")
+  exchange, mesh = tx(axes), _mesh(axes)
+  specs = rtopk_jax.state_specs(exchange, PROPERTY, axes)
+  assert specs.residual["a"] == P(axes)
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: exchange.update(jax.tree.map(lambda x: x[0], g), state),
+      mesh=mesh,
+      in_specs=(P(axes), specs),
+      out_specs=(P(), specs),
+    )
+  )
+  state = rtopk_jax.init(exchange, PROPERTY, mesh, axes)
+  for i in range(2):
+    updates, state = update(jax.tree.map(lambda g, i=i: g[i], grads), state)
+    at = lambda tree, i=i: jax.tree.map(lambda x: x[i], tree)
+    for found, wanted in (
+      (updates, expected),
+      (state.residual, after.residual),
+      (state.momentum, after.momentum),
+    ):
+      jax.tree.map(np.testing.assert_array_equal, found, at(wanted))
+
+
 @pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
 def test_hierarchical_is_the_exchange_of_means(outer):
   mesh, axes = _mesh(("slice", "chip")), ("slice", "chip")

@@ -277,7 +277,7 @@ def test_methods_choose_the_same(selector, dtype):
   [
     rtopk_jax.top_k(1e-4),
     rtopk_jax.rtop_k(0.001, 5),
-    rtopk_jax.rtop_k(0.01, 4),
+    pytest.param(rtopk_jax.rtop_k(0.01, 4), marks=pytest.mark.slow),
     rtopk_jax.top_k(0.1),
   ],
   ids=lambda selector: f"{selector.density}x{selector.subsample}",
