@@ -92,6 +92,9 @@ def _largest(blocks: jax.Array) -> jax.Array:
 def _round(blocks: jax.Array, scale: jax.Array, values: str, uniform: jax.Array) -> jax.Array:
   """The whole numbers that a block's values are sent as, int32."""
   levels = _levels(values)
+  # Compilers multiply by 1/s, which for the largest s is subnormal and so zero: both are brought down first.
+  down = jnp.where(scale > 1, jnp.float32(2**-8), jnp.float32(1))
+  blocks, scale = blocks * down[:, None], scale * down
   # Divided first, so that nothing overflows.
   shares = jnp.where(scale[:, None] > 0, blocks / scale[:, None], jnp.float32(0))
   numbers = jnp.floor(shares * levels + uniform)

@@ -1,13 +1,19 @@
 """The parts of the benchmarks that are not measurements."""
 
+import json
 import math
+import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from benchmarks import hosts, models, slow_link, timing, trees, wire
+import rtopk_jax
+from benchmarks import hosts, link_jax, models, slow_link, timing, trees, wire
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_a_table_of_rivals():
@@ -119,6 +125,60 @@ def test_hosts_talk_over_limited_links_and_count_what_they_send():
     sent = int(sender.communicate(timeout=60)[0])
     # Frames of 1,514 bytes carry 1,448; setting up and resending take a little.
     assert 500_000 * 1514 / 1448 <= sent < 1.15 * 500_000
+
+
+SHAPE, DENSITY = (400, 300), 0.05
+EXCHANGES = ("dense_exchange", "AllGather", "AllGather, 28 bits", "ReduceScatter")
+EXCHANGE = f"""
+import json, socket, sys
+import jax
+from benchmarks import link_jax, link_protocol
+rank, address, coordinator = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+socket.sethostname(address)
+jax.config.update("jax_num_cpu_devices", link_jax.CHIPS_OF_HOST)
+jax.distributed.initialize(coordinator, 2, rank)
+params = [jax.ShapeDtypeStruct({SHAPE}, "float32")]
+sent = {{}}
+for name in {EXCHANGES}:
+  run = link_jax._exchange(link_jax.methods({DENSITY})[name], params)
+  run()
+  before = link_protocol.sent()
+  for _ in range(20):
+    run()
+  sent[name] = (link_protocol.sent() - before) / 20
+print(json.dumps(sent))
+jax.distributed.shutdown()
+"""
+
+
+@needs_hosts
+def test_an_interface_sends_what_is_counted():
+  """Headers of packets and acknowledgements are at most 5 % and, where messages are short, 1.5 kB a step."""
+  with hosts.hosts(2) as made:
+    processes = [
+      made.start(
+        rank,
+        [sys.executable, "-c", EXCHANGE, str(rank), address, f"{made.addresses[0]}:29800"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+      )
+      for rank, address in enumerate(made.addresses)
+    ]
+    try:
+      for process in processes:
+        output, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+        sent = json.loads(output.splitlines()[-1])
+        for name in EXCHANGES:
+          tx = link_jax.methods(DENSITY)[name].tx
+          counted = rtopk_jax.wire_bytes(tx, [jax.ShapeDtypeStruct(SHAPE, "float32")], 2).link
+          assert counted <= sent[name] <= 1.05 * counted + 1500, name
+    finally:
+      for process in processes:
+        process.kill()
+        process.wait()
 
 
 def fail_with_hosts(count):

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from benchmarks import hlo
 from tests.rtopk_jax import harness
 
 AXIS, WORKERS = harness.AXIS, 4
@@ -105,6 +106,99 @@ def test_one_gather_for_all_that_is_sparse(build, scope, dense):
   assert names.count("all-reduce") <= len(reduced)
 
 
+def vectors(tx, workers, shapes=None, param_specs=None, axes=AXIS):
+  """The exchange alone, of gradients that are shards where parameters are."""
+  shapes = SHAPES if shapes is None else shapes
+  leaves = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+  mesh = workers if isinstance(workers, jax.sharding.Mesh) else harness.mesh(workers)
+  count = math.prod(mesh.shape[name] for name in ((axes,) if isinstance(axes, str) else axes))
+  specs = rtopk_jax.state_specs(tx, leaves, axes, param_specs)
+  param_specs = param_specs or dict.fromkeys(leaves, P())
+  of_gradient = {name: P(axes, *spec) for name, spec in param_specs.items()}
+  step = jax.shard_map(
+    lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+    mesh=mesh,
+    in_specs=(of_gradient, specs),
+    out_specs=(param_specs, specs),
+  )
+  gradient = {name: jax.ShapeDtypeStruct((count, *x.shape), x.dtype) for name, x in leaves.items()}
+  state = jax.eval_shape(lambda: rtopk_jax.init(tx, leaves, mesh, axes, param_specs))
+  return jax.jit(step), (gradient, state)
+
+
+OPERANDS = {
+  "Elias-Fano": {"wire": rtopk_jax.Wire(indices="elias_fano")},
+  "int8": {"wire": rtopk_jax.Wire("int8", "elias_fano")},
+  "blocks": {"wire": rtopk_jax.Wire("int4", "block"), "scope": rtopk_jax.Block(64)},
+  "owners": {"collective": "reduce_scatter"},
+  "owners, leaf": {"collective": "reduce_scatter", "scope": "leaf"},
+  "owners, int8": {
+    "collective": rtopk_jax.ReduceScatter(slack=0.2),
+    "wire": rtopk_jax.Wire("int8", "elias_fano"),
+  },
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(x, marks=pytest.mark.slow if x == "Elias-Fano" else []) for x in OPERANDS],
+)
+def test_every_code_and_collective_sends_what_is_counted(name):
+  tx = exchange(False, **OPERANDS[name])
+  text = compiled(*vectors(tx, WORKERS))
+  # Each worker gets as many rows of a table as it sends, and every worker's message.
+  sent = sum(sizes_of(text, "all-to-all")) + sum(sizes_of(text, "all-gather")) // WORKERS
+  assert sent == rtopk_jax.wire_bytes(tx, params(), WORKERS).sent
+  assert ("owners" in name) == bool(sizes_of(text, "all-to-all"))
+  assert not sizes_of(text, "all-reduce")
+
+
+TWO = ("slow", "fast")
+
+
+def of_two_axes():
+  kinds = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh((4, 2), TWO, axis_types=kinds, devices=jax.devices()[:8])
+
+
+@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+def test_what_is_counted_of_two_kinds_of_links_is_what_goes_over_the_slow_ones(outer):
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
+  )
+  step, arguments = vectors(tx, of_two_axes(), axes=TWO)
+  program = hlo.Program(compiled(step, arguments))
+  # Devices are numbered along the fast axis first.
+  host = {device: device // 2 for device in range(8)}
+  slow, fast = [], []
+  for collective in program.collectives():
+    size = sum(array.bytes for array in collective.arrays)
+    size = size // WORKERS if collective.kind == "all-gather" else size
+    (slow if collective.crosses(host) else fast).append((collective.kind, size))
+  assert sum(size for _, size in slow) == rtopk_jax.wire_bytes(tx, params(), WORKERS).sent
+  assert {kind for kind, _ in fast} == {"all-reduce"}
+  assert sum(size for _, size in fast) == 4 * sum(map(math.prod, SHAPES.values()))
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
+def test_a_sharded_model_sends_what_is_counted_of_its_shards(collective):
+  """Leaves that are sharded and leaves that are not are a vector each, and so they are counted."""
+  param_specs = {"w1": P(None, "fast"), "w2": P("fast"), "b1": P(), "b2": P()}
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 4), "slow", dense=False, collective=collective
+  )
+  text = compiled(*vectors(tx, of_two_axes(), param_specs=param_specs, axes="slow"))
+  sent = sum(sizes_of(text, "all-to-all")) + sum(sizes_of(text, "all-gather")) // WORKERS
+  shards = {"w1": (40, 32), "w2": (32, 30), "b1": (64,), "b2": (30,)}
+  counted = [
+    rtopk_jax.wire_bytes(
+      tx, {name: jax.ShapeDtypeStruct(shards[name], jnp.float32) for name in part}, WORKERS
+    ).sent
+    for part in (["w1", "w2"], ["b1", "b2"])
+  ]
+  assert sent == sum(counted)
+
+
 @pytest.mark.parametrize("build", STEPS)
 def test_the_dense_exchange_is_one_all_reduce(build):
   tx = optax.chain(rtopk_jax.dense_exchange(AXIS, momentum=0.9, clip_norm=1.0), optax.sgd(0.1))
@@ -139,8 +233,13 @@ def instructions(text):
   return len(re.findall(r"^\s*(?:ROOT )?%?[\w.-]+ = ", text, re.MULTILINE))
 
 
-def test_code_does_not_grow_with_the_number_of_workers():
-  tx = optax.chain(exchange(average="senders"), optax.sgd(0.1))
+@pytest.mark.parametrize(
+  "options",
+  [{"average": "senders"}, {"collective": "reduce_scatter"}],
+  ids=["AllGather", "ReduceScatter"],
+)
+def test_code_does_not_grow_with_the_number_of_workers(options):
+  tx = optax.chain(exchange(**options), optax.sgd(0.1))
   few, many = (compiled(*ready_made(tx, workers)) for workers in (2, 8))
   assert instructions(few) > 100
   assert abs(instructions(many) - instructions(few)) <= 0.05 * instructions(few)
@@ -149,6 +248,21 @@ def test_code_does_not_grow_with_the_number_of_workers():
     for step, arguments in (by_hand(tx, workers) for workers in (2, 8))
   ]
   assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+def test_code_does_not_grow_with_the_number_of_hosts(outer):
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
+  )
+  kinds = (jax.sharding.AxisType.Auto,) * 2
+  found = []
+  for shape in ((2, 1), (2, 2), (4, 2)):
+    mesh = jax.make_mesh(shape, TWO, axis_types=kinds, devices=jax.devices()[: math.prod(shape)])
+    step, arguments = vectors(tx, mesh, axes=TWO)
+    found.append(len(step.lower(*arguments).as_text().splitlines()))
+  assert found[0] > 100
+  assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("scope", ["global", "leaf"])
@@ -161,6 +275,69 @@ def test_it_lowers_for_gpu_and_tpu(selector, scope):
   step, arguments = by_hand(optax.chain(tx, optax.sgd(0.1)), WORKERS)
   lowered = step.trace(*arguments).lower(lowering_platforms=("cuda", "tpu"))
   assert "all_gather" in lowered.as_text()
+
+
+# Above what is sorted, in leaves of whole tiles, of rows that fill none, and small ones.
+LARGE_SHAPES = {"w": (512, 256), "v": (300, 150), "b": (40, 30)}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=[] if x in ("int8", "blocks", "owners, int8") else pytest.mark.slow)
+    for x in OPERANDS
+  ],
+)
+def test_every_code_and_collective_lowers_for_gpu_and_tpu(name):
+  step, arguments = vectors(exchange(False, **OPERANDS[name]), WORKERS, LARGE_SHAPES)
+  text = step.trace(*arguments).lower(lowering_platforms=("cuda", "tpu")).as_text()
+  assert ("all_to_all" in text) == ("owners" in name)
+  assert "all_gather" in text
+
+
+@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+def test_two_kinds_of_links_lower_for_gpu_and_tpu(outer):
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
+  )
+  step, arguments = vectors(tx, of_two_axes(), LARGE_SHAPES, axes=TWO)
+  text = step.trace(*arguments).lower(lowering_platforms=("cuda", "tpu")).as_text()
+  assert "all_reduce" in text
+  assert "all_gather" in text
+
+
+def compiled_step(options, workers):
+  """A step of leaves that are searched, most of them large, with a donated state; and its entries."""
+  shapes = {"w": (1000, 700), "v": (3, 3, 256, 256), "u": (300, 900), "b": (1000,), "c": (30, 30)}
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)
+  step, arguments = vectors(tx, workers, shapes)
+  step = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
+  return step, sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize(
+  ("options", "passes"),
+  [
+    ({"momentum": 0.9, "clip_norm": 1.0}, 11),
+    pytest.param({"momentum": 0.9}, 10, marks=pytest.mark.slow),
+    ({}, 6),
+  ],
+  ids=["clip", "momentum", "residual"],
+)
+def test_passes_over_all_entries(options, passes):
+  """Those that ``rtopk_jax/_step.py`` counts, and as many more as words and small leaves may make of 11."""
+  step, size = compiled_step(options, WORKERS)
+  program = hlo.Program(step.as_text())
+  assert passes <= sum(moved for moved, _ in program.moved()) / (4 * size) <= passes + 5
+  assert program.sorts() == []
+  # The words, and a copy of the memory, which XLA makes where there are other workers.
+  assert step.memory_analysis().temp_size_in_bytes < 5 * size
+
+
+def test_nothing_of_the_length_of_a_gradient_is_stored_beside_it():
+  step, size = compiled_step({}, 1)
+  assert step.memory_analysis().temp_size_in_bytes < size
+  assert sum(moved for moved, _ in hlo.Program(step.as_text()).moved()) / (4 * size) < 8.5
 
 
 def test_the_ready_made_step_lowers_for_gpu_and_tpu():

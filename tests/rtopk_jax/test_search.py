@@ -64,6 +64,51 @@ def test_large_vectors(count, form):
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
+MISLED = 1 << 20  # where one entry in sixteen is looked at
+
+
+@functools.cache
+def _looked_at():
+  """The positions whose keys the sample is of, in a vector of ``MISLED`` entries, found by what it returns."""
+  whole = Vector(places([(MISLED,)]), ((jnp.arange(MISLED, dtype=jnp.int32),),), lambda x: x)
+  positions = np.asarray(_search._sample(Linear(whole), 0, _search._SAMPLE))
+  assert np.unique(positions).size == _search._SAMPLE
+  return positions
+
+
+def _misleading_keys():
+  """Keys at the positions that the sample is of, which have nothing to do with those elsewhere."""
+  rng = np.random.default_rng(8)
+  sample = _looked_at()
+  even, low = rng.integers(0, 2**29, MISLED), rng.integers(0, 1000, MISLED)
+  half = sample[rng.permutation(sample.size)[: sample.size // 2]]
+  for name, elsewhere, places_of_sample, planted in [
+    ("the largest, all others zero", np.zeros(MISLED), sample, 2**30),
+    ("the largest, all others small", low, sample, 2**30 + even[sample]),
+    ("zero, all others large", 2**30 + even, sample, 0),
+    ("the smallest, all others large", 2**30 + even, sample, low[sample]),
+    ("half of it the largest", low, half, 2**30 + even[half]),
+    ("half of it zero", even, half, 0),
+    ("one value just above all others", np.full(MISLED, 7), sample, 8),
+    ("one value just below all others", np.full(MISLED, 8), sample, 7),
+    ("the largest key there is", even, sample, LARGEST_KEY),
+  ]:
+    keys = elsewhere.astype(np.int32)
+    keys[places_of_sample] = planted
+    yield name, keys
+
+
+# Fewer than the sample has entries, and more than that.
+@pytest.mark.parametrize(
+  ("count", "form"), [(300, FORMS[1]), (20_000, FORMS[0]), (90_000, FORMS[0])]
+)
+def test_a_sample_that_misleads_costs_no_exactness(count, form):
+  for name, keys in _misleading_keys():
+    found, most = _searched(keys, count, form)
+    assert most == keys.max()
+    np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
+
+
 few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY - 1, LARGEST_KEY])
 
 
@@ -251,13 +296,25 @@ def test_the_reference_is_a_sort():
     assert not by_search
 
 
-def test_nothing_of_the_vectors_length_is_sorted_or_stored():
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+  "selector",
+  [
+    rtopk_jax.top_k(1e-4),
+    rtopk_jax.rtop_k(0.001, 5),
+    pytest.param(rtopk_jax.rtop_k(0.01, 4), marks=pytest.mark.slow),
+    rtopk_jax.top_k(0.1),
+  ],
+  ids=lambda selector: f"{selector.density}x{selector.subsample}",
+)
+def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, dtype):
   size = 1 << 22
-  vector, key = jax.ShapeDtypeStruct((size,), jnp.float32), jax.random.key(0)
-  compiled = jax.jit(rtopk_jax.rtop_k(0.001, 5)).lower(vector, key).compile()
+  vector, key = jax.ShapeDtypeStruct((size,), dtype), jax.random.key(0)
+  compiled = jax.jit(selector).lower(vector, key).compile()
   assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or "TopK" in x]
-  # Keys beside the vector would take 4 bytes an entry.
-  assert compiled.memory_analysis().temp_size_in_bytes < 2 * size
+  # Two bits an entry, 64 bytes for each that is looked for, and the sample.
+  allowed = size / 4 + 64 * selector.counts(size).r + 4 * _search._SAMPLE
+  assert compiled.memory_analysis().temp_size_in_bytes <= allowed
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rtopk_jax
+from rtopk_jax import _select
 
 SIZES = (1, 7, 33)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(jnp.bfloat16))
@@ -74,6 +75,37 @@ def test_rtop_k_is_a_subset_of_the_largest(vector, ratios, seed):
   np.testing.assert_array_equal(np.asarray(slices.to_dense()), dense)
 
 
+# A vector that is searched, and no multiple of anything.
+LARGE = _select._SORT_BELOW + 4003
+# Of each dtype a selector: words of the search have one bit an entry for the first, and two for the others.
+LARGE_TOP_K = dict(zip(DTYPES, map(rtopk_jax.top_k, (0.002, 0.01, 0.2)), strict=True))
+
+
+@st.composite
+def large_vectors(draw):
+  """As ``vectors``, and infinite values; of a few values many times each, and of some ordinary ones."""
+  dtype = draw(st.sampled_from(DTYPES))
+  info = jnp.finfo(dtype)
+  tiny, huge, infinite = float(info.smallest_subnormal), float(info.max), float("inf")
+  special = [0.0, -0.0, tiny, -tiny, 3 * tiny, float(info.tiny), 1.0, -1.0, huge, -huge]
+  values = st.sampled_from([*special, infinite, -infinite]) | st.floats(-100, 100, width=16)
+  few = np.array(draw(st.lists(values, min_size=1, max_size=6))).astype(dtype)
+  rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+  vector = rng.choice(few, LARGE, p=rng.dirichlet(np.full(few.size, 0.3)))
+  ordinary = rng.random(LARGE) < draw(st.sampled_from([0.0, 1e-4, 0.1]))
+  return np.where(ordinary, rng.standard_normal(LARGE).astype(dtype), vector)
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(large_vectors())
+def test_top_k_of_a_large_vector_is_a_stable_sort(vector):
+  selector = LARGE_TOP_K[vector.dtype]
+  k = round(selector.density * LARGE)
+  slices = select(selector, vector, 0)
+  np.testing.assert_array_equal(slices.indices, np.sort(largest(vector, k)))
+  assert np.asarray(slices.values).tobytes() == vector[np.asarray(slices.indices)].tobytes()
+
+
 @hypothesis.given(vectors(), st.integers(0, 99))
 def test_random_k_does_not_look_at_the_vector(vector, seed):
   selector, vector = rtopk_jax.random_k(0.3), vector.astype(np.float32)
@@ -135,6 +167,37 @@ def test_draws_are_uniform_over_all_subsets():
   expected = count / math.comb(6, 3)
   assert len(times) == math.comb(6, 3)
   assert np.sum((times - expected) ** 2 / expected) < 43.8
+
+
+def large_draws(selector, vector, count):
+  """Indices for ``count`` keys."""
+  keys = jax.random.split(jax.random.key(5), count)
+  return np.asarray(jax.jit(jax.vmap(lambda key: selector(vector, key).indices))(keys))
+
+
+def test_draws_from_a_large_vector_are_uniform_over_all_subsets():
+  # As above: 20 subsets of 3 of the 6 largest.
+  rng = np.random.default_rng(4)
+  vector = rng.standard_normal(LARGE).astype(np.float32)
+  count = 20_000
+  sent = large_draws(rtopk_jax.rtop_k(3 / LARGE, 2), jnp.asarray(vector), count)
+  subsets, times = np.unique(sent, axis=0, return_counts=True)
+  assert set(subsets.ravel().tolist()) == set(largest(vector, 6).tolist())
+  expected = count / math.comb(6, 3)
+  assert len(times) == math.comb(6, 3)
+  assert np.sum((times - expected) ** 2 / expected) < 43.8
+
+
+def test_draws_from_a_large_vector_are_uniform_over_the_largest():
+  # Each of the 1,000 largest is sent by half of the keys; as below, with 999 degrees (0.999 quantile 1142).
+  rng = np.random.default_rng(6)
+  vector = rng.standard_normal(LARGE).astype(np.float32)
+  count, k = 1_000, 500
+  sent = large_draws(rtopk_jax.rtop_k(k / LARGE, 2), jnp.asarray(vector), count)
+  times = np.bincount(np.searchsorted(np.sort(largest(vector, 2 * k)), sent.ravel()))
+  assert times.size == 2 * k
+  assert np.isin(sent, largest(vector, 2 * k)).all()
+  assert np.sum((times - count / 2) ** 2) / (count / 4) * (2 * k - 1) / (2 * k) < 1142
 
 
 def test_random_k_draws_every_entry_equally_often():
