@@ -12,6 +12,7 @@ barrier and the speed of one worker without a link, both measured in the same ru
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -205,9 +206,8 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
     program = [sys.executable, "-m", "benchmarks.link_jax"]
     group = Group(hosts, program, told, 29_400, options.timeout)
     try:
-      local = rtopk_jax.LocalSpeed(
-        *(_mean(group.opening, "local", part) for part in ("compress", "place", "dense"))
-      )
+      parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
+      local = rtopk_jax.LocalSpeed(**{part: _mean(group.opening, "local", part) for part in parts})
       for rate in rates:
         hosts.limit(rate)
         answers = group.ask({name: case.rounds(name, rate) for name in options.methods})

@@ -93,8 +93,9 @@ def advise(
   :math:`b_j` the bytes of collective j, B the bandwidth and l the latency,
 
   .. math::
-    T = c\, d + p\, n k + \sum_j \left(m_j l + \frac{b_j}{B}\right)
+    T = o + c\, d + p\, n k + \sum_j \left(m_j l + \frac{b_j}{B}\right)
 
+  of an all-gather, o being the overhead. Owners take w d/n and sorts besides, w seconds an entry owned.
   An exchange breaks even with the dense one at the B for which both T are equal. Of the densities, the
   highest is advised of those that no lower one beats by half. Nothing is run.
 
