@@ -37,6 +37,14 @@ def test_trees_without_flax_have_the_same_size(tree):
   assert sum(math.prod(shape) for shape in trees.shapes(tree)) == 11_173_962
 
 
+@pytest.mark.parametrize("size", [1, 7, 16, 1_000_003])
+def test_trees_of_any_size(size):
+  shapes = trees.equal(size)
+  assert sum(math.prod(shape) for shape in shapes) == size
+  assert len(shapes) <= 16
+  assert all(shape == shapes[0] for shape in shapes[:-1])
+
+
 @pytest.mark.usefixtures("usual_promotion")
 def test_the_tree_is_that_of_the_network():
   leaves = [leaf.shape for leaf in jax.tree.leaves(models.model("resnet18").params)]
@@ -63,12 +71,14 @@ def row(method, seconds, **more):
 def test_the_table_of_slow_links():
   ours = row("AllGather", [0.02, 0.04, 0.03], predicted=0.024, network=0.006, counted=90_000)
   lines = slow_link.table(
-    [row("dense_exchange", [3.0]), ours, row("PowerSGD rank 4", [0.3])]
+    [row("dense_exchange", [3.0, 3.0, 2.0]), ours, row("PowerSGD rank 4", [0.3])]
   ).splitlines()
   assert lines[3] == (
-    "| 4 | 100 Mbit/s | AllGather | 30.0 | 20.0 | 100.0 | 10.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
+    "| 4 | 100 Mbit/s | AllGather | 30.0 | 20.0 | 100.0 | 100.0 | 10.0 | 15.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
   )
-  assert lines[4].startswith("| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 1.0 |")
+  assert lines[4].startswith(
+    "| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 6.7 | 1.0 | 1.0 |"
+  )
 
 
 def test_what_is_missing_is_named(monkeypatch):
