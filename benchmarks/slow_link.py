@@ -84,7 +84,12 @@ class Group:
     self._watch = threading.Timer(timeout, self._give_up)
     self._watch.daemon = True
     self._watch.start()
-    self.opening = self._read_until("ready")
+    try:
+      self.opening = self._read_until("ready")
+    except BaseException:
+      # Nobody else knows of them yet.
+      self.end()
+      raise
 
   def ask(self, order: dict[str, int]) -> list[list[dict[str, Any]]]:
     """Every worker's answers.

@@ -145,14 +145,26 @@ def test_hosts_leave_nothing_behind():
   assert namespaces() == before
 
 
+STAY = """
+import os, signal, time
+from benchmarks import hosts
+with hosts.hosts(1) as made:
+  print(made.names[0], flush=True)
+  try:
+    time.sleep(60)
+  finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+"""
+
+
 @needs_hosts
-def test_a_signal_removes_the_hosts():
-  program = "from benchmarks import hosts\nimport time\nwith hosts.hosts(1) as made:\n"
-  program += "  print(made.names[0], flush=True)\n  time.sleep(60)\n"
-  process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def test_a_signal_removes_the_hosts_and_another_one_does_not_prevent_it():
+  process = subprocess.Popen([sys.executable, "-c", STAY], stdout=subprocess.PIPE, text=True)
   name = process.stdout.readline().strip()
   assert name in namespaces()
   process.terminate()
+  assert process.stdout.readline() == "still here\n"
   process.wait(timeout=30)
   process.stdout.close()
   assert name not in namespaces()
