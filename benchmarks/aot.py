@@ -7,7 +7,8 @@ compiles the whole training step and the exchange alone, and fails on what would
 
 * a collective between workers that does not carry packed words (the mean of the loss is let through);
 * anything of the exchange that sorts as many entries as a vector has;
-* temporary memory of the exchange above d/2 bytes and what its state takes;
+* temporary memory of the exchange above d/2 bytes and what its state takes (which is
+  donated and not counted, but read until every message is there: the new one may be made beside it);
 * more passes over d than ``--passes`` allows;
 * code that grows with the number of workers.
 
