@@ -1,5 +1,6 @@
 """The parts of the benchmarks that are not measurements."""
 
+import importlib.util
 import math
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import sys
 import jax
 import pytest
 
-from benchmarks import hosts, models, slow_link, timing, trees, wire
+import rtopk_jax
+from benchmarks import hosts, models, peers, slow_link, step, timing, trees, wire
 
 
 def test_a_table_of_rivals():
@@ -49,6 +51,22 @@ def test_trees_of_any_size(size):
 def test_the_tree_is_that_of_the_network():
   leaves = [leaf.shape for leaf in jax.tree.leaves(models.model("resnet18").params)]
   assert sorted(map(math.prod, leaves)) == sorted(map(math.prod, trees.resnet18()))
+
+
+def test_a_step_of_trees_and_scopes_that_are_asked_for():
+  ((name, tree),) = step._trees([], [1000])
+  assert (name, sum(leaf.size for leaf in tree)) == ("d = 1,000", 1000)
+  assert [step._scope(text) for text in ("leaf", "4096")] == ["leaf", rtopk_jax.Block(4096)]
+  names = list(step.transformations(0.01))
+  assert names[0] == "optax.sgd"
+  assert "blocks of 4096: residual" in names
+
+
+def test_rivals_in_torch_run_where_jax_does():
+  installed = importlib.util.find_spec("torch") is not None
+  assert peers.torch_device() == ("cpu" if installed else None)
+  run = lambda: None
+  assert peers.waited_for(run, "cpu") is run
 
 
 @pytest.mark.parametrize(("d", "k"), [(10, 3), (1000, 1), (500, 500)])
