@@ -7,8 +7,7 @@ compiles the whole training step and the exchange alone, and fails on what would
 
 * a collective between workers that does not carry packed words (the mean of the loss is let through);
 * anything of the exchange that sorts as many entries as a vector has;
-* temporary memory of the exchange above d/2 bytes and what its state takes (which is
-  donated and not counted, but read until every message is there: the new one may be made beside it);
+* temporary memory of the exchange above d/2 bytes and what its state takes;
 * more passes over d than ``--passes`` allows;
 * code that grows with the number of workers.
 
@@ -120,7 +119,8 @@ class Found:
     sent: bytes that ``wire_bytes`` counts.
     sorted: the longest sort of the exchange.
     temporary: bytes of temporary memory of the exchange.
-    allowed: how many it may take.
+    allowed: how many it may take: d/2, and as many as its state has. That is donated and not counted, but read
+      until every message is there, so that the new one may be made beside it.
     passes: bytes that the exchange moves, over 4 d.
     kernels: instructions of the exchange that run on their own.
     instructions: of the exchange.
