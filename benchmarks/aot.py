@@ -121,7 +121,8 @@ class Found:
     sent: bytes that ``wire_bytes`` counts.
     sorted: the longest sort of the exchange.
     temporary: bytes of temporary memory of the exchange.
-    allowed: how many it may take.
+    allowed: how many it may take: d/2, and as many as its state has. That is donated and not counted, but read
+      until every message is there, so that the new one may be made beside it.
     passes: bytes that the exchange moves, over 4 d.
     kernels: instructions of the exchange that run on their own.
     instructions: of the exchange.

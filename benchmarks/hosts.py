@@ -19,6 +19,7 @@ _NETWORK = "10.99.0"
 _PACKET = 16_384
 # How long a bucket may save up what was not sent, and how long a packet may wait in its queue.
 _SAVED, _WAIT = 0.25e-3, "25ms"
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def missing() -> list[str]:
@@ -119,11 +120,12 @@ def hosts(count: int) -> Iterator[Hosts]:
     The hosts, whose links are not limited yet.
   """
   made = Hosts(count)
-  before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+  before = {number: signal.signal(number, _leave) for number in _ENDING}
   try:
     made.up()
     yield made
   finally:
+    _ignore_signals()
     made.down()
     for number, handler in before.items():
       signal.signal(number, handler)
@@ -131,4 +133,11 @@ def hosts(count: int) -> Iterator[Hosts]:
 
 def _leave(number: int, frame: types.FrameType | None) -> None:
   del frame
+  _ignore_signals()
   sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+  """Who ends a group of processes may signal twice, and the second time must not interrupt the end."""
+  for number in _ENDING:
+    signal.signal(number, signal.SIG_IGN)

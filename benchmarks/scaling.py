@@ -29,7 +29,7 @@ def transformations(density: float) -> dict:
     density: k/d.
 
   Returns:
-    A transformation by name.
+    A transformation by name, the dense one first.
   """
   # The same r for every n, as k is.
   selector = rtopk_jax.rtop_k(density, subsample=4)
@@ -97,9 +97,9 @@ def main() -> None:
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
   jax.config.update("jax_num_cpu_devices", max(options.workers))
-  print("| exchange | workers | bytes each way, compiled | wire_bytes | instructions |")
-  print("|---|---|---|---|---|")
-  rows = []
+  print("| exchange | workers | bytes each way, compiled | of dense | wire_bytes | instructions |")
+  print("|---|---|---|---|---|---|")
+  rows, dense = [], {}
   for name, tx in transformations(options.density).items():
     for workers in options.workers:
       program = compiled(tx, options.size, workers)
@@ -108,8 +108,10 @@ def main() -> None:
       counted = rtopk_jax.wire_bytes(tx, shape, workers).link
       rows.append(dict(name=name, workers=workers, bytes=sent, counted=counted))
       rows[-1]["instructions"] = program.instructions
+      share = 100 * sent / dense.setdefault(workers, sent)
       print(
-        f"| {name} | {workers} | {sent:,.0f} | {counted:,} | {program.instructions:,} |", flush=True
+        f"| {name} | {workers} | {sent:,.0f} | {share:.3g} % | {counted:,} | {program.instructions:,} |",
+        flush=True,
       )
       timing.save(options.json, {"options": vars(options), "rows": rows})
   curves = {

@@ -1,14 +1,15 @@
 """The worker's own share of a step, without a link: ``python -m benchmarks.step``.
 
 Clip, memory, selection and code of one worker, then decoding and adding up the messages of four, on the trees
-of the paper's two networks; beside them, in the same run, one ``optax.sgd(0.1, momentum=0.9)`` update of the
-same tree. State is donated in both, as it is in training. ``passes`` are bytes read and written, as the
-compiled program says, over 4 d.
+of the paper's two networks, or with ``--size`` (several times, if need be) on 16 leaves of so many entries in
+all; beside them, in the same run, one ``optax.sgd(0.1, momentum=0.9)`` update of the same tree and, with torch
+installed, one of its ``SGD`` on the same kind of device, which writes the parameters as well. State is
+donated, as it is in training. ``passes`` are bytes read and written, as the compiled program says, over 4 d.
 """
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -20,12 +21,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from benchmarks import hlo, models, picture, timing
+from benchmarks import hlo, models, peers, picture, timing, trees
 from rtopk_jax import _axis
 
 AXIS = "workers"
 _WORKERS = 4
-_SGD = "optax.sgd"
+_SGD, _RATE, _MOMENTUM = "optax.sgd", 0.1, 0.9
+_SCOPES = ("global", "leaf", rtopk_jax.Block(4096))
 _MEMORIES = {
   "residual": {},
   "clip, momentum, residual": {"clip_norm": 1.0, "momentum": 0.9},
@@ -76,7 +78,19 @@ def _update(tx: optax.GradientTransformation, params: Any) -> tuple[Callable[[],
   return run, passes
 
 
-def transformations(density: float, scopes: list[str]) -> dict[str, Any]:
+def _torch_sgd(params: Any, device: str) -> Callable[[], Any]:
+  import torch  # pyright: ignore[reportMissingImports]
+
+  tensors = []
+  for leaf in jax.tree.leaves(_gradient(params, seed=0)):
+    tensors.append(torch.zeros(leaf.shape, device=device, requires_grad=True))
+    tensors[-1].grad = torch.from_numpy(np.array(leaf)).to(device)
+  return peers.waited_for(torch.optim.SGD(tensors, _RATE, _MOMENTUM).step, device)
+
+
+def transformations(
+  density: float, scopes: Sequence[str | rtopk_jax.Block] = _SCOPES
+) -> dict[str, Any]:
   """What is timed.
 
   Args:
@@ -87,36 +101,65 @@ def transformations(density: float, scopes: list[str]) -> dict[str, Any]:
     A transformation by the name of its row.
   """
   selector = rtopk_jax.rtop_k(density, subsample=_WORKERS)
-  rivals: dict[str, Any] = {_SGD: optax.sgd(0.1, momentum=0.9)}
+  rivals: dict[str, Any] = {_SGD: optax.sgd(_RATE, _MOMENTUM)}
   for scope in scopes:
+    of = scope if isinstance(scope, str) else f"blocks of {scope.size}"
     for name, memory in _MEMORIES.items():
-      rivals[f"{scope}: {name}"] = rtopk_jax.sparse_exchange(
+      rivals[f"{of}: {name}"] = rtopk_jax.sparse_exchange(
         selector, AXIS, scope=scope, dense=False, **memory
       )
   return rivals
 
 
+def _scope(text: str) -> str | rtopk_jax.Block:
+  return rtopk_jax.Block(int(text)) if text.isdigit() else text
+
+
+def _trees(names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, Any]]:
+  """What is updated: the networks, or trees of so many entries."""
+  for name in names:
+    yield name, models.model(name).params
+  for size in sizes:
+    yield f"d = {size:,}", [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.equal(size)]
+
+
 def main() -> None:
-  """Prints a table a network."""
+  """Prints a table a tree."""
   parser = argparse.ArgumentParser(description="Times the worker-local step beside optax.sgd.")
   parser.add_argument("--only", action="append", choices=models.NAMES, help="networks")
-  parser.add_argument("--scope", action="append", help="default: global and leaf")
+  parser.add_argument(
+    "--size",
+    type=lambda x: int(float(x)),
+    action="append",
+    default=[],
+    help="d of a tree of equal leaves, in place of networks that --only does not name",
+  )
+  parser.add_argument(
+    "--scope",
+    type=_scope,
+    action="append",
+    help="global, leaf or a block's entries; default: global, leaf and 4096",
+  )
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
   parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
+  told = {**vars(options), "scope": [str(scope) for scope in options.scope or _SCOPES]}
   results, dots = {}, {}
-  for name in options.only or models.NAMES:
-    params = models.model(name).params
+  names = options.only or ([] if options.size else models.NAMES)
+  device = peers.torch_device()
+  for name, params in _trees(names, options.size):
     rivals, passes = {}, {}
-    for rival, tx in transformations(options.density, options.scope or ["global", "leaf"]).items():
+    for rival, tx in transformations(options.density, options.scope or _SCOPES).items():
       rivals[rival], passes[rival] = _update(tx, params)
+    if device is not None:
+      rivals["torch.optim.SGD"] = _torch_sgd(params, device)
     seconds = timing.in_turn(rivals, options.rounds)
     print(f"\n{name}\n\n{timing.table(seconds, _SGD, passes=passes)}")
     results[name] = {"seconds": seconds, "passes": passes}
     dots[name] = {rival: 1e3 * float(np.median(times)) for rival, times in seconds.items()}
-    timing.save(options.json, {"options": vars(options), "networks": results})
+    timing.save(options.json, {"options": told, "trees": results})
   picture.dots(options.png, dots, "milliseconds")
 
 

@@ -35,3 +35,14 @@ def shapes(tree: str) -> list[tuple[int, ...]]:
   """
   leaves = resnet18()
   return leaves if tree == "resnet18" else [(sum(math.prod(shape) for shape in leaves),)]
+
+
+def equal(size: int, leaves: int = 16) -> list[tuple[int, ...]]:
+  """Flat leaves of one length, the last of which may be shorter.
+
+  Args:
+    size: entries of all.
+    leaves: how many, at most.
+  """
+  each = -(-size // leaves)
+  return [(min(each, size - begin),) for begin in range(0, size, each)]

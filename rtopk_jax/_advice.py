@@ -124,13 +124,13 @@ def advise(
   .. math::
     T_\mathrm{dense} &= a d + 2(n-1)\, l + \frac{8f}{B}\, \frac{2(n-1)}n\, 4d \\
     T_\mathrm{all\_gather} &= o + c d + p\, n k + (n-1)\, l + \frac{8f}{B}\, (n-1)\, w(k, d) \\
-    T_\mathrm{reduce\_scatter} &= o + c d \left(1 + \tfrac1n\right) + 4 p k + 2(n-1)\, l
-      + \frac{8f}{B}\, (n-1) \left(w\left(\tfrac{3k}{2n}, \tfrac dn\right)
+    T_\mathrm{reduce\_scatter} &= o + c d + v\, \tfrac dn + s (k + e) + 2p (k + e) + 2(n-1)\, l
+      + \frac{8f}{B}\, (n-1) \left(w\left(\tfrac en, \tfrac dn\right)
       + w\left(\tfrac kn, \tfrac dn\right)\right)
 
-  where k/n and the like are rounded up as in the buffers. An exchange breaks even with the dense one at the B
-  for which both T are equal. Of the densities, the highest is advised of those that no lower one beats by half.
-  Nothing is run.
+  where v and s are its ``own`` and ``sort``, an owner gets e = 3k/2 entries at most, and k/n and the like are
+  rounded up as in the buffers. An exchange breaks even with the dense one at the B for which both T are equal. Of
+  the densities, the highest is advised of those that no lower one beats by half. Nothing is run.
 
   Args:
     params: d, the number of parameters.

@@ -2,7 +2,11 @@
 
 A step's exchange takes what the worker computes and what its link carries, one after the other:
 
-    seconds = compress·d + place·(entries received) + Σ over collectives (messages·latency + bytes/bandwidth)
+    seconds = overhead + compress·d + place·(entries placed) + Σ over collectives (messages·latency + bytes/bandwidth)
+
+and where every worker owns 1/n of the vector (which it reads, adds to, chooses from and writes back) besides
+
+    own·d/n + sort·(k + entries received)
 
 Bytes are those of ``rtopk_jax.wire_bytes``. Nothing here runs on a device.
 """
@@ -94,9 +98,12 @@ class LocalSpeed:
 
   Args:
     compress: seconds an entry of the vector: clip, memory, selection, code and the sum's zeros.
-    place: seconds an entry received: decoding it and adding it to the sum.
+    place: seconds an entry that is decoded and added to a vector, or written into one.
     dense: seconds an entry of the vector that the dense exchange takes beside its collective.
     overhead: seconds that compressing takes whatever the size, such as for starting kernels.
+    own: seconds an entry that a worker owns in a ``ReduceScatter``: reading it, which is from all over the
+      vector, adding up, choosing, and writing down what is left.
+    sort: seconds an entry that is sorted there, by its owner or by its place.
 
   Raises:
     TypeError: for a time that is not a number.
@@ -113,6 +120,8 @@ class LocalSpeed:
   place: float = 8e-9
   dense: float = 1e-9
   overhead: float = 0.0
+  own: float = 4e-9
+  sort: float = 5e-8
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -126,8 +135,9 @@ class LocalSpeed:
       bandwidth: bytes a second.
 
     Returns:
-      The times of a device that moves 10 numbers of 4 bytes an entry to compress and 3 to average
-      densely, waits for a transaction of 64 bytes to place an entry, and starts kernels for 1 ms.
+      The times of a device that moves 10 numbers of 4 bytes an entry to compress, 8 to own one and 3 to
+      average densely, waits for a transaction of 64 bytes to place an entry, moves 8 bytes an entry there and
+      back 8 times to sort, and starts kernels for 1 ms.
 
     Raises:
       TypeError: when the bandwidth is not a number.
@@ -140,7 +150,8 @@ class LocalSpeed:
       True
     """
     _checks.above_zero("bandwidth", bandwidth, "bytes a second")
-    return cls(compress=40 / bandwidth, place=64 / bandwidth, dense=12 / bandwidth, overhead=1e-3)
+    moved = {"compress": 40, "place": 64, "dense": 12, "own": 32, "sort": 128}
+    return cls(**{name: size / bandwidth for name, size in moved.items()}, overhead=1e-3)
 
 
 def local_speed(local: LocalSpeed | None) -> LocalSpeed:
@@ -208,17 +219,21 @@ def operands(
     return [("psum", 4 * d)]
   _checks.one_of("collective", collective, ("dense", *COLLECTIVES))
   gathered = lambda k, d: 4 * _TILE * -(-(_HEADER + wire.words(k, d)) // _TILE)
-  runs = -(-d // _RUN)
   if collective == "all_gather":
-    return [("all_gather", gathered(k, _RUN * runs))]
-  owned = _RUN * -(-runs // num_workers)
-  capacity = min(k, owned, math.ceil((1 + slack) * k / num_workers))
+    return [("all_gather", gathered(k, _RUN * -(-d // _RUN)))]
+  owned, capacity = _owner(d, k, num_workers, slack)
   # An index past the last coordinate stands for an empty place.
   row = wire.words(capacity, owned + capacity)
   return [
     ("all_to_all", 4 * num_workers * row),
     ("all_gather", gathered(min(owned, -(-k // num_workers)), owned)),
   ]
+
+
+def _owner(d: int, k: int, num_workers: int, slack: float) -> tuple[int, int]:
+  """Coordinates of an owner, and entries that a worker may send to it."""
+  owned = _RUN * -(-d // (_RUN * num_workers))
+  return owned, min(k, owned, math.ceil((1 + slack) * k / num_workers))
 
 
 def exchange_time(
@@ -257,11 +272,14 @@ def local_time(
   """Seconds of one exchange that the worker computes; arguments as of ``exchange_time``."""
   if collective == "dense":
     return local.dense * d
+  alone = local.overhead + local.compress * d
   if collective == "all_gather":
-    return local.overhead + local.compress * d + local.place * num_workers * k
-  # An owner selects again, from its share; what it got goes into the sums and into its memory.
-  again = local.compress * d / num_workers
-  return local.overhead + local.compress * d + again + local.place * (2 * (1 + slack) + 1) * k
+    return alone + local.place * num_workers * k
+  received = num_workers * _owner(d, k, num_workers, slack)[1]
+  # What an owner gets goes into its sums and its memory; what rounding left of a worker's entries
+  # goes into that worker's, and the sums that are sent on go into the update.
+  placed = local.place * 2 * (received + k)
+  return alone + local.own * d / num_workers + local.sort * (k + received) + placed
 
 
 def parse_bandwidth(value: float | str, name: str = "bandwidth") -> float:

@@ -1,5 +1,6 @@
 """The parts of the benchmarks that are not measurements."""
 
+import importlib.util
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import jax
 import pytest
 
 import rtopk_jax
-from benchmarks import hosts, link_jax, models, slow_link, timing, trees, wire
+from benchmarks import hosts, link_jax, models, peers, slow_link, step, timing, trees, wire
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -43,10 +44,34 @@ def test_trees_without_flax_have_the_same_size(tree):
   assert sum(math.prod(shape) for shape in trees.shapes(tree)) == 11_173_962
 
 
+@pytest.mark.parametrize("size", [1, 7, 16, 1_000_003])
+def test_trees_of_any_size(size):
+  shapes = trees.equal(size)
+  assert sum(math.prod(shape) for shape in shapes) == size
+  assert len(shapes) <= 16
+  assert all(shape == shapes[0] for shape in shapes[:-1])
+
+
 @pytest.mark.usefixtures("usual_promotion")
 def test_the_tree_is_that_of_the_network():
   leaves = [leaf.shape for leaf in jax.tree.leaves(models.model("resnet18").params)]
   assert sorted(map(math.prod, leaves)) == sorted(map(math.prod, trees.resnet18()))
+
+
+def test_a_step_of_trees_and_scopes_that_are_asked_for():
+  ((name, tree),) = step._trees([], [1000])
+  assert (name, sum(leaf.size for leaf in tree)) == ("d = 1,000", 1000)
+  assert [step._scope(text) for text in ("leaf", "4096")] == ["leaf", rtopk_jax.Block(4096)]
+  names = list(step.transformations(0.01))
+  assert names[0] == "optax.sgd"
+  assert "blocks of 4096: residual" in names
+
+
+def test_rivals_in_torch_run_where_jax_does():
+  installed = importlib.util.find_spec("torch") is not None
+  assert peers.torch_device() == ("cpu" if installed else None)
+  run = lambda: None
+  assert peers.waited_for(run, "cpu") is run
 
 
 @pytest.mark.parametrize(("d", "k"), [(10, 3), (1000, 1), (500, 500)])
@@ -69,12 +94,14 @@ def row(method, seconds, **more):
 def test_the_table_of_slow_links():
   ours = row("AllGather", [0.02, 0.04, 0.03], predicted=0.024, network=0.006, counted=90_000)
   lines = slow_link.table(
-    [row("dense_exchange", [3.0]), ours, row("PowerSGD rank 4", [0.3])]
+    [row("dense_exchange", [3.0, 3.0, 2.0]), ours, row("PowerSGD rank 4", [0.3])]
   ).splitlines()
   assert lines[3] == (
-    "| 4 | 100 Mbit/s | AllGather | 30.0 | 20.0 | 100.0 | 10.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
+    "| 4 | 100 Mbit/s | AllGather | 30.0 | 20.0 | 100.0 | 100.0 | 10.0 | 15.0 | 24.0 | 25 % | -20 % | 100.0 | 90.0 |"
   )
-  assert lines[4].startswith("| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 1.0 |")
+  assert lines[4].startswith(
+    "| 4 | 100 Mbit/s | PowerSGD rank 4 | 300.0 | 300.0 | 10.0 | 6.7 | 1.0 | 1.0 |"
+  )
 
 
 def test_what_is_missing_is_named(monkeypatch):
@@ -195,14 +222,26 @@ def test_hosts_leave_nothing_behind():
   assert namespaces() == before
 
 
+STAY = """
+import os, signal, time
+from benchmarks import hosts
+with hosts.hosts(1) as made:
+  print(made.names[0], flush=True)
+  try:
+    time.sleep(60)
+  finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+"""
+
+
 @needs_hosts
-def test_a_signal_removes_the_hosts():
-  program = "from benchmarks import hosts\nimport time\nwith hosts.hosts(1) as made:\n"
-  program += "  print(made.names[0], flush=True)\n  time.sleep(60)\n"
-  process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def test_a_signal_removes_the_hosts_and_another_one_does_not_prevent_it():
+  process = subprocess.Popen([sys.executable, "-c", STAY], stdout=subprocess.PIPE, text=True)
   name = process.stdout.readline().strip()
   assert name in namespaces()
   process.terminate()
+  assert process.stdout.readline() == "still here\n"
   process.wait(timeout=30)
   process.stdout.close()
   assert name not in namespaces()

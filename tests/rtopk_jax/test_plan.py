@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _plan, plan
+from rtopk_jax import _plan, _speed, plan
 
 D = 100_000
 PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
@@ -56,6 +56,18 @@ def test_the_time_of_an_all_gather():
   ((_, operand),) = _plan.operands("all_gather", D, k, 3, wire)
   network = 2 * (0.5 + 8 * operand / 1e6)
   assert found == pytest.approx(network + 7 + 1e-6 * D + 1e-3 * 3 * k)
+
+
+def test_the_time_of_an_owner():
+  link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
+  local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0, own=1e-5, sort=1e-2)
+  wire, k = rtopk_jax.Wire(), 100
+  found = _plan.exchange_time("reduce_scatter", D, k, 4, link, wire, local, slack=0.5)
+  # Room for 38 entries of each worker: 152 come to an owner.
+  (_, dealt), (_, returned) = _plan.operands("reduce_scatter", D, k, 4, wire)
+  network = 3 * (0.5 + 8 * dealt / 4 / 1e6) + 3 * (0.5 + 8 * returned / 1e6)
+  owner = 1e-5 * D / 4 + 1e-2 * (k + 152) + 1e-3 * 2 * (k + 152)
+  assert found == pytest.approx(network + 7 + 1e-6 * D + owner)
 
 
 def test_a_reduce_scatter_stops_growing_with_the_number_of_workers():
@@ -310,6 +322,25 @@ def test_the_speed_of_this_device_is_measured():
     "b": jax.ShapeDtypeStruct((7,), jnp.float32),
   }
   found = rtopk_jax.measure_local(params, density=0.01, repeats=1)
-  assert found.compress > 0
+  # Of so few entries the overhead may be all there is.
+  assert found.overhead + found.compress > 0
   assert found.dense > 0
   assert found.place >= 0
+  assert found.own >= 0
+  assert found.sort > 0
+
+
+@pytest.mark.parametrize(
+  ("seconds", "expected"),
+  [
+    ((3.0, 12.0), (2.0, 0.1)),
+    ((0.5, 20.0), (0.0, 0.2)),
+    ((6.0, 5.0), (5.0, 0.0)),
+    ((0.0, 0.0), (0.0, 0.0)),
+  ],
+)
+def test_a_line_through_two_sizes(seconds, expected):
+  """It begins at the overhead, never below 0, and always goes through the larger size's time."""
+  found = _speed._line((10, 100), seconds)
+  assert found == pytest.approx(expected)
+  assert found[0] + 100 * found[1] == pytest.approx(seconds[1])
