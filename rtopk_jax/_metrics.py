@@ -100,6 +100,9 @@ def wire_bytes(
 
   The update is traced, not run, with collectives that write down the size of their operand.
 
+  With ``Hierarchical`` a worker is all chips of the fast axis, and so are its bytes: each chip sends a part of the
+  message, up to whole tiles of 512 bytes. What the mean over the fast axis takes is not counted.
+
   Args:
     tx: an exchange, or a chain that has one.
     params: the parameters, arrays or ``ShapeDtypeStruct``.

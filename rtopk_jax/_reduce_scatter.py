@@ -47,6 +47,9 @@ class ReduceScatter(Collective):
   nothing is lost: the residuals of all workers and n times the mean still make up what they had. There is no other
   state.
 
+  A column of a matrix whose rows are a multiple of 32·n entries long has one owner. Where much of what is large
+  lies in a few such columns, ``slack`` decides how much of it a step carries.
+
   Args:
     slack: room beyond the mean number of entries an owner gets from a worker, as a share of it.
 

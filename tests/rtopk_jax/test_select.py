@@ -76,7 +76,7 @@ def test_rtop_k_is_a_subset_of_the_largest(vector, ratios, seed):
 
 
 # A vector that is searched, and no multiple of anything.
-LARGE = _select._SORT_BELOW + 4003
+LARGE = _select.SORT_BELOW + 4003
 # Of each dtype a selector: words of the search have one bit an entry for the first, and two for the others.
 LARGE_TOP_K = dict(zip(DTYPES, map(rtopk_jax.top_k, (0.002, 0.01, 0.2)), strict=True))
 
@@ -249,3 +249,17 @@ def test_contraction(subsample, r):
   expected = square - k / r * top_square
   within = 4.5 * errors.std() / math.sqrt(count) + 1e-5 * square
   assert abs(errors.mean(dtype=np.float64) - expected) <= within
+
+
+@pytest.mark.parametrize(
+  "selector", [rtopk_jax.top_k(1e-4), rtopk_jax.rtop_k(1e-4, 4), rtopk_jax.random_k(1e-4)]
+)
+def test_vectors_as_long_as_int32_can_index(selector):
+  """All numbers of such a program fit: traced, since the vector would take 4 GB."""
+  size = 2**31 - 1
+  vector = jax.ShapeDtypeStruct((size,), jnp.float16)
+  slices = jax.eval_shape(selector, vector, jax.random.key(0))
+  assert slices.indices.shape == (selector.counts(size).k,)
+  for collective in ("all_gather", "reduce_scatter"):
+    tx = rtopk_jax.sparse_exchange(selector, "w", dense=False, collective=collective)
+    assert rtopk_jax.wire_bytes(tx, {"w": vector}, 4).sent > 4 * slices.indices.size
