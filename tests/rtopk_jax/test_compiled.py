@@ -141,7 +141,10 @@ OPERANDS = {
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(x, marks=pytest.mark.slow if x == "Elias-Fano" else []) for x in OPERANDS],
+  [
+    pytest.param(x, marks=pytest.mark.slow if x in ("Elias-Fano", "owners") else [])
+    for x in OPERANDS
+  ],
 )
 def test_every_code_and_collective_sends_what_is_counted(name):
   tx = exchange(False, **OPERANDS[name])
@@ -250,7 +253,10 @@ def test_code_does_not_grow_with_the_number_of_workers(options):
   assert lines[0] == lines[1]
 
 
-@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+@pytest.mark.parametrize(
+  "outer",
+  [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
+)
 def test_code_does_not_grow_with_the_number_of_hosts(outer):
   tx = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
@@ -295,7 +301,10 @@ def test_every_code_and_collective_lowers_for_gpu_and_tpu(name):
   assert "all_gather" in text
 
 
-@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+@pytest.mark.parametrize(
+  "outer",
+  [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
+)
 def test_two_kinds_of_links_lower_for_gpu_and_tpu(outer):
   tx = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
@@ -320,7 +329,7 @@ def compiled_step(options, workers):
   [
     ({"momentum": 0.9, "clip_norm": 1.0}, 11),
     pytest.param({"momentum": 0.9}, 10, marks=pytest.mark.slow),
-    ({}, 6),
+    pytest.param({}, 6, marks=pytest.mark.slow),
   ],
   ids=["clip", "momentum", "residual"],
 )
