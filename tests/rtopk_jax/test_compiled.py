@@ -183,7 +183,9 @@ def test_what_is_counted_of_two_kinds_of_links_is_what_goes_over_the_slow_ones(o
   assert sum(size for _, size in fast) == 4 * sum(map(math.prod, SHAPES.values()))
 
 
-@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
+@pytest.mark.parametrize(
+  "collective", [pytest.param("all_gather", marks=pytest.mark.slow), "reduce_scatter"]
+)
 def test_a_sharded_model_sends_what_is_counted_of_its_shards(collective):
   """Leaves that are sharded and leaves that are not are a vector each, and so they are counted."""
   param_specs = {"w1": P(None, "fast"), "w2": P("fast"), "b1": P(), "b2": P()}

@@ -188,6 +188,7 @@ def test_draws_from_a_large_vector_are_uniform_over_all_subsets():
   assert np.sum((times - expected) ** 2 / expected) < 43.8
 
 
+@pytest.mark.slow
 def test_draws_from_a_large_vector_are_uniform_over_the_largest():
   # Each of the 1,000 largest is sent by half of the keys; as below, with 999 degrees (0.999 quantile 1142).
   rng = np.random.default_rng(6)
