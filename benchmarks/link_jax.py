@@ -76,12 +76,13 @@ def _exchange(method: Method, params: Any):
   mesh = Mesh(devices[:, 0] if single else devices, (AXIS,) if single else (AXIS, CHIPS))
   axes = AXIS if single else (AXIS, CHIPS)
   tx, specs = method.tx, rtopk_jax.state_specs(method.tx, params, axes)
-  mapped = jax.shard_map(
-    lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
-    mesh=mesh,
-    in_specs=(P(axes), specs),
-    out_specs=(P(), specs),
-  )
+
+  def exchange(gradient, state):
+    updates, state = tx.update(jax.tree.map(lambda x: x[0], gradient), state)
+    # First what is donated: its memory goes to the first result of its size, and the other would be a copy.
+    return state, updates
+
+  mapped = jax.shard_map(exchange, mesh=mesh, in_specs=(P(axes), specs), out_specs=(specs, P()))
   rng = np.random.default_rng(jax.process_index())
   rows = NamedSharding(mesh, P(axes))
   draw = lambda x: rng.standard_normal((method.chips, *x.shape), np.float32)
@@ -92,7 +93,7 @@ def _exchange(method: Method, params: Any):
 
   def run():
     nonlocal state
-    updates, state = step(gradient, state)
+    state, updates = step(gradient, state)
     jax.block_until_ready((updates, state))
 
   return run

@@ -283,14 +283,8 @@ def test_all_exchanges_train_a_network_equally_far():
   sparse = lambda **options: _trained(
     rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.02), AXIS, dense=False, **options), x, y, params
   )
-  short = rtopk_jax.Wire("int4", "elias_fano")
-  reached = {
-    "AllGather": sparse(),
-    "ReduceScatter": sparse(collective="reduce_scatter"),
-    "ReduceScatter, int4": sparse(collective="reduce_scatter", wire=short),
-  }
-  for name, loss in reached.items():
-    assert abs(loss - dense) < 0.05 * dense, (name, loss, dense)
+  for collective in ("all_gather", "reduce_scatter"):
+    assert abs(sparse(collective=collective) - dense) < 0.05 * dense
   # Where something is lost, here all that is not sent, it shows.
   assert sparse(error_feedback=False) > 1.5 * dense
 
@@ -300,7 +294,7 @@ def _mesh(names):
   return jax.make_mesh((2, 2), names, axis_types=kinds, devices=jax.devices()[:4])
 
 
-@pytest.mark.parametrize("over", ["pmap", "vmap", "two axes"])
+@pytest.mark.parametrize("over", ["pmap", pytest.param("vmap", marks=pytest.mark.slow), "two axes"])
 def test_owners_are_the_same_workers_in_every_map(over):
   tx = lambda axis: rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(0.1), axis, dense=False, momentum=0.5, collective="reduce_scatter"

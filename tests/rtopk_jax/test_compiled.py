@@ -141,7 +141,10 @@ OPERANDS = {
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(x, marks=pytest.mark.slow if x == "Elias-Fano" else []) for x in OPERANDS],
+  [
+    pytest.param(x, marks=pytest.mark.slow if x in ("Elias-Fano", "owners") else [])
+    for x in OPERANDS
+  ],
 )
 def test_every_code_and_collective_sends_what_is_counted(name):
   tx = exchange(False, **OPERANDS[name])
@@ -180,7 +183,9 @@ def test_what_is_counted_of_two_kinds_of_links_is_what_goes_over_the_slow_ones(o
   assert sum(size for _, size in fast) == 4 * sum(map(math.prod, SHAPES.values()))
 
 
-@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
+@pytest.mark.parametrize(
+  "collective", [pytest.param("all_gather", marks=pytest.mark.slow), "reduce_scatter"]
+)
 def test_a_sharded_model_sends_what_is_counted_of_its_shards(collective):
   """Leaves that are sharded and leaves that are not are a vector each, and so they are counted."""
   param_specs = {"w1": P(None, "fast"), "w2": P("fast"), "b1": P(), "b2": P()}
@@ -250,7 +255,10 @@ def test_code_does_not_grow_with_the_number_of_workers(options):
   assert lines[0] == lines[1]
 
 
-@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+@pytest.mark.parametrize(
+  "outer",
+  [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
+)
 def test_code_does_not_grow_with_the_number_of_hosts(outer):
   tx = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
@@ -295,7 +303,10 @@ def test_every_code_and_collective_lowers_for_gpu_and_tpu(name):
   assert "all_gather" in text
 
 
-@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+@pytest.mark.parametrize(
+  "outer",
+  [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
+)
 def test_two_kinds_of_links_lower_for_gpu_and_tpu(outer):
   tx = rtopk_jax.sparse_exchange(
     rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
@@ -311,8 +322,9 @@ def compiled_step(options, workers):
   shapes = {"w": (1000, 700), "v": (3, 3, 256, 256), "u": (300, 900), "b": (1000,), "c": (30, 30)}
   tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)
   step, arguments = vectors(tx, workers, shapes)
-  step = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
-  return step, sum(map(math.prod, shapes.values()))
+  # What is donated comes first: its memory goes to the first result of its size.
+  state_first = jax.jit(lambda *given: step(*given)[::-1], donate_argnums=1)
+  return state_first.lower(*arguments).compile(), sum(map(math.prod, shapes.values()))
 
 
 @pytest.mark.parametrize(
@@ -320,22 +332,17 @@ def compiled_step(options, workers):
   [
     ({"momentum": 0.9, "clip_norm": 1.0}, 11),
     pytest.param({"momentum": 0.9}, 10, marks=pytest.mark.slow),
-    ({}, 6),
+    pytest.param({}, 6, marks=pytest.mark.slow),
   ],
   ids=["clip", "momentum", "residual"],
 )
 def test_passes_over_all_entries(options, passes):
-  """Those that ``rtopk_jax/_step.py`` counts, and as many more as words and small leaves may make of 11."""
+  """Those that ``rtopk_jax/_step.py`` counts, and two more for words and small leaves."""
   step, size = compiled_step(options, WORKERS)
   program = hlo.Program(step.as_text())
-  assert passes <= sum(moved for moved, _ in program.moved()) / (4 * size) <= passes + 5
+  assert passes <= sum(moved for moved, _ in program.moved()) / (4 * size) <= passes + 2
   assert program.sorts() == []
-  # The words, and a copy of the memory, which XLA makes where there are other workers.
-  assert step.memory_analysis().temp_size_in_bytes < 5 * size
-
-
-def test_nothing_of_the_length_of_a_gradient_is_stored_beside_it():
-  step, size = compiled_step({}, 1)
+  # Nothing of the length of a gradient is stored beside it.
   assert step.memory_analysis().temp_size_in_bytes < size
   assert sum(moved for moved, _ in hlo.Program(step.as_text()).moved()) / (4 * size) < 8.5
 
