@@ -177,13 +177,13 @@ def in_parts(axis_name: AxisName) -> Iterator[None]:
     _parts_axis.reset(token)
 
 
-def _carry(x: jax.Array, send: Callable[[jax.Array], jax.Array]) -> jax.Array:
-  """What a collective makes of ``x`` along its last axis, which may be sent in parts."""
+def _carry(x: jax.Array, send: Callable[[jax.Array], jax.Array], unit: int) -> jax.Array:
+  """What a collective makes of ``x``, whose last axis may be sent in parts of whole units."""
   axis_name = _parts_axis.get()
   if axis_name is None or lax.axis_size(axis_name) == 1:
     return send(x)
   members, length = lax.axis_size(axis_name), x.shape[-1]
-  part = -(-length // (members * TILE)) * TILE
+  part = -(-length // (members * unit)) * unit
   widths = [(0, 0)] * (x.ndim - 1) + [(0, members * part - length)]
   begin = lax.axis_index(axis_name) * part
   mine = lax.dynamic_slice_in_dim(jnp.pad(x, widths), begin, part, axis=x.ndim - 1)
@@ -204,7 +204,7 @@ def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   if dry is not None:
     dry.record("all_gather", x)
     return jnp.zeros((dry.num_workers, *x.shape), x.dtype)
-  return _carry(x, lambda part: _gather(part, axis_name))
+  return _carry(x, lambda part: _gather(part, axis_name), TILE)
 
 
 def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -214,7 +214,7 @@ def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
     dry.record("all_to_all", x)
     return x
   exchange = lambda part: lax.all_to_all(to_varying(part, axis_name), axis_name, 0, 0, tiled=True)
-  return _carry(x, exchange)
+  return _carry(x, exchange, 1)
 
 
 def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:

@@ -381,11 +381,11 @@ def test_auto_takes_the_faster_one_and_says_so(caplog):
 
 def test_auto_goes_by_how_fast_workers_are():
   sizes, wire = (10_000_000, 100_000, 16), rtopk_jax.Wire()
-  speeds = {"place": 1.0}, {"compress": 1.0}
-  slow_to_place, slow_to_compress = (rtopk_jax.LocalSpeed(**speed) for speed in speeds)
-  # An owner places what does not grow with the number of workers, but selects once more.
+  speeds = {"place": 1.0}, {"own": 1.0}
+  slow_to_place, slow_to_own = (rtopk_jax.LocalSpeed(**speed) for speed in speeds)
+  # An owner places what does not grow with the number of workers, but reads and chooses once more.
   assert rtopk_jax.Auto(1e9, local=slow_to_place).choose(*sizes, wire) == rtopk_jax.ReduceScatter()
-  assert rtopk_jax.Auto(1e9, local=slow_to_compress).choose(*sizes, wire) == rtopk_jax.AllGather()
+  assert rtopk_jax.Auto(1e9, local=slow_to_own).choose(*sizes, wire) == rtopk_jax.AllGather()
 
 
 def test_choices_may_be_a_list():
