@@ -13,8 +13,6 @@ from rtopk_jax import _axis
 GROUP = 8
 _BYTES = 4
 EVERY_BYTE = np.uint32(0x0101_0101)
-# All members are found in so many turns of a loop, since what is worked out before it is worked out once.
-_TURNS = 2
 # A running total is made of totals of so many.
 _STRETCH = 512
 
@@ -88,8 +86,7 @@ class Positions:
     """
     counts = lax.population_count(self.words).astype(jnp.int32)
     begins = running_total(counts) - counts
-    length = -(-count // (32 * _TURNS))
-    blocks = _TURNS * length
+    blocks = -(-count // 32)
     # Words that begin after the last member that is wanted have no mark.
     block = jnp.where((counts > 0) & (begins < count), begins >> 5, blocks)
     mark = np.uint32(1) << (begins & 31).astype(jnp.uint32)
@@ -118,15 +115,17 @@ class Positions:
     since = place + jnp.where(up_to == 0, behind, lax.clz(up_to).astype(jnp.int32) - 31)
     members = width * jnp.clip(nth, 0, counts.size - 1) + (since & (width - 1))
 
-    def turn(number, found):
-      row = number * length
-      member = lax.dynamic_slice_in_dim(found, row, length)
+    def look_up(state):
+      pending, member = state
       nth = member >> (width.bit_length() - 1)
-      positions = width * at(marked_words, nth)
-      positions += self._in_word(at(bits, nth), member & (width - 1))
-      return lax.dynamic_update_slice_in_dim(found, positions, row, 0)
+      found = width * at(marked_words, nth)
+      return jnp.zeros_like(pending), found + self._in_word(at(bits, nth), member & (width - 1))
 
-    return lax.fori_loop(0, _TURNS, turn, members).reshape(-1)[:count]
+    # A loop of one turn, of which a compiler does not know that it is one: what was worked out before it is worked
+    # out once, and not anew for each that is looked up.
+    is_any = begins[-1] + counts[-1] > 0
+    _, found = lax.while_loop(lambda state: state[0], look_up, (is_any, members))
+    return found.reshape(-1)[:count]
 
   def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How many members each group has, and each of its words, four words to a number, in one read."""
