@@ -17,8 +17,7 @@ whose cuts are arrays with an entry a group. The result is a ``Positions``: a se
 found by the running count of its group of words. A random subset takes no more than the ranks of its members.
 
 Passes over d: one, in which the sum of squares and the largest key come out as well. Temporary memory: at most
-d/4 + 64 r bytes from some eight million entries on, and a megabyte or two below, of what is sampled and listed. On
-CPUs bfloat16 takes its own size besides, since their compilers know no such numbers in a loop.
+d/4 + 64 r bytes from some eight million entries on, and a megabyte or two below, of what is sampled and listed.
 """
 
 import functools

@@ -142,23 +142,11 @@ class Vector:
     """The same vector of flat arrays.
 
     Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
-    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short. And bfloat16 goes in
-    as bits, since compilers for CPUs would make float32 of all of it first.
+    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
     """
-
-    def bits(x: jax.Array) -> jax.Array:
-      x = x.reshape(-1)
-      return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
-
-    def rule(*arrays: jax.Array) -> jax.Array:
-      is_bits = lambda x: x.dtype == jnp.uint16
-      return self.rule(
-        *(lax.bitcast_convert_type(x, jnp.bfloat16) if is_bits(x) else x for x in arrays)
-      )
-
     where = tuple(dataclasses.replace(place, shape=(place.size,)) for place in self.where)
-    arrays = tuple(tuple(bits(x) for x in arrays) for arrays in self.arrays)
-    return Vector(where, arrays, rule)
+    arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
+    return Vector(where, arrays, self.rule)
 
   def tied_to(self, turn: jax.Array) -> "Vector":
     """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""
@@ -177,8 +165,8 @@ class Vector:
       )
     if isinstance(begin, int):
       return self.read(piece)[begin : begin + length]
-    flat = (x.reshape(-1) for x in self.arrays[piece])
-    return self.rule(*(lax.dynamic_slice(x, (begin,), (length,)) for x in flat))
+    cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
+    return self.rule(*(_as_bits(cut, x, begin) for x in self.arrays[piece]))
 
   def _read_at_once(self, piece: int) -> jax.Array:
     return self.rule(*self.arrays[piece]).reshape(-1)
@@ -225,12 +213,9 @@ class Vector:
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
     """Some entries of a piece, by their number in it."""
-    return self.rule(
-      *(
-        x.reshape(-1).at[index].get(mode="promise_in_bounds", unique_indices=True)
-        for x in self.arrays[piece]
-      )
-    )
+    options = {"mode": "promise_in_bounds", "unique_indices": True}
+    get = lambda x, index: x.reshape(-1).at[index].get(**options)
+    return self.rule(*(_as_bits(get, x, index) for x in self.arrays[piece]))
 
   def take(self, positions: jax.Array) -> jax.Array:
     """The entries at ascending positions; for one that names nothing, some entry."""
@@ -290,3 +275,17 @@ class Vector:
           positions = jnp.where(numbers >= counted, numbers + gap, positions)
         counted += run.size
     return positions
+
+
+def _as_bits(
+  pick: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, where: jax.Array
+) -> jax.Array:
+  """What is picked of an array somewhere; of bfloat16 as bits.
+
+  Compilers for CPUs would make float32 of all of it, and of its bits a copy outside of the loop that looks.
+  """
+  if x.dtype != jnp.bfloat16:
+    return pick(x, where)
+  x, where = lax.optimization_barrier((x, where))
+  bits = pick(lax.bitcast_convert_type(x, jnp.uint16), where)
+  return lax.bitcast_convert_type(bits, jnp.bfloat16)

@@ -301,7 +301,9 @@ def test_the_reference_is_a_sort():
     assert not by_search
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   "selector",
   [
