@@ -6,7 +6,7 @@ few shifts of whole arrays: no scatter, and no bit offset that could outgrow an 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,28 @@ def join(parts: Sequence[jax.Array]) -> jax.Array:
     joined = lax.dynamic_update_slice(joined, part, (start,))
     start += part.size
   return joined
+
+
+def by_halves(
+  combine: Callable[[jax.Array, jax.Array], jax.Array], numbers: jax.Array, axis: int
+) -> jax.Array:
+  """All numbers along an axis combined, of which zero changes nothing.
+
+  The halves are two results of one reduction: compilers for CPUs make vector instructions of that, and work it out
+  once, where a reduction to one result is worked out anew wherever it is read.
+  """
+  half = -(-numbers.shape[axis] // 2)
+  widths = [(0, 2 * half - length if i == axis else 0) for i, length in enumerate(numbers.shape)]
+  numbers = jnp.pad(numbers, widths)
+  halves = [lax.slice_in_dim(numbers, begin, begin + half, axis=axis) for begin in (0, half)]
+  zero = _axis.varying_like(jnp.zeros((), numbers.dtype), numbers)
+  results = lax.reduce(
+    tuple(halves),
+    (zero, zero),
+    lambda a, b: (combine(a[0], b[0]), combine(a[1], b[1])),
+    (axis,),
+  )
+  return combine(*results)
 
 
 def _fields(width: int) -> list[tuple[int, int]]:
@@ -73,15 +95,7 @@ def pack_rows(numbers: jax.Array, bits: int) -> jax.Array:
   numbers = jnp.pad(numbers, ((0, 0), (0, -numbers.shape[1] % each)))
   fields = (numbers & np.uint32((1 << bits) - 1)).reshape(rows, each, -1)
   fields <<= (bits * lax.iota(jnp.uint32, each))[None, :, None]
-  # By halves: compilers for CPUs work out what is one number a column anew wherever it is written.
-  zero = _axis.varying_like(jnp.uint32(0), numbers)
-  low, high = lax.reduce(
-    (fields[:, : each // 2], fields[:, each // 2 :]),
-    (zero, zero),
-    lambda a, b: (a[0] | b[0], a[1] | b[1]),
-    (1,),
-  )
-  return low | high
+  return by_halves(lax.bitwise_or, fields, axis=1)
 
 
 def unpack(code: jax.Array, count: int, width: int) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
+from rtopk_jax import _axis, _bits
 from rtopk_jax._keys import LARGEST_KEY, RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import EachRow, above, exact_cut
@@ -147,7 +147,8 @@ def select(
   Returns:
     The selection, each entry's block, and the factor of each value, if any.
   """
-  flat, sets = vector.flat(), _Set.all_of(vector.flat(), size)
+  flat = vector.flat()
+  sets = _Set.all_of(flat, size)
   listed, sent, large, begins = [], [], [], []
   for number, blocks in enumerate(sets):
     k, r = _counts(selector, blocks.lengths, num_workers)
@@ -201,7 +202,7 @@ def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
       one = keys[:, i : i + 1]
       ranks += ((one > keys) | ((one == keys) & (i < number))).astype(jnp.int32)
     return ranks < wanted[:, None]
-  there = _in_rows(lax.add, keys >= 0)
+  there = _count(keys >= 0)
   zero = jnp.zeros_like(wanted)
   return above(keys, lists, exact_cut(keys, lists, wanted, there, zero, zero + highest))
 
@@ -305,38 +306,24 @@ def _bounds(
     columns //= 2
   low, high = jnp.zeros_like(least), jnp.full_like(least, highest)
   if columns == width:
-    return _in_rows(lax.add, keys >= 0), low, high
+    return _count(keys >= 0), low, high
   largest = keys.reshape(rows, -1, columns).max(axis=1)
-  there, high = _in_rows(lax.add, largest >= 0), _in_rows(lax.max, largest)
+  there, high = _count(largest >= 0), _bits.by_halves(lax.max, largest, axis=1)
   # Any bound will do that is not far below.
   wanted = jnp.minimum(least + jnp.maximum(least // 4, _SLACK), there)
   lists = EachRow(largest.shape)
   low = exact_cut(largest, lists, wanted, there, low, high, wanted - least).value
   low = jnp.where(there >= least, low, 0)
-  return _in_rows(lax.add, keys >= low[:, None]), low, high
+  return _count(keys >= low[:, None]), low, high
 
 
 def _words_of(members: jax.Array) -> jax.Array:
   """Bits of words, a row of words each."""
   members = jnp.pad(members, ((0, 0), (0, -members.shape[1] % _WORD)))
   bits = members.reshape(-1, _WORD).astype(jnp.uint32) << lax.iota(jnp.uint32, _WORD)[None]
-  return _in_rows(lax.bitwise_or, bits).reshape(members.shape[0], -1)
+  return _bits.by_halves(lax.bitwise_or, bits, axis=1).reshape(members.shape[0], -1)
 
 
-def _in_rows(join: Callable, numbers: jax.Array) -> jax.Array:
-  """What the numbers of each row make together; conditions are counted.
-
-  By halves, since compilers for CPUs vectorise what makes two numbers of a row.
-  """
-  numbers = numbers.astype(jnp.int32) if numbers.dtype == jnp.bool_ else numbers
-  width = numbers.shape[1]
-  numbers = jnp.pad(numbers, ((0, 0), (0, width % 2)))
-  half = (width + 1) // 2
-  zero = _axis.varying_like(jnp.zeros((), numbers.dtype), numbers)
-  both = lax.reduce(
-    (numbers[:, :half], numbers[:, half:]),
-    (zero, zero),
-    lambda a, b: (join(a[0], b[0]), join(a[1], b[1])),
-    (1,),
-  )
-  return join(*both)
+def _count(members: jax.Array) -> jax.Array:
+  """How many of each row are true."""
+  return _bits.by_halves(lax.add, members.astype(jnp.int32), axis=1)

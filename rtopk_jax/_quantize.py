@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis, _bits
+from rtopk_jax import _bits
 
 BITS = {"int8": 8, "int4": 4, "int2": 2}
 # Values that share a scale: it adds an eighth of a bit to each.
@@ -74,19 +74,9 @@ def encode(x: jax.Array, values: str, key: jax.Array) -> list[jax.Array]:
 
 def _largest(blocks: jax.Array) -> jax.Array:
   """The largest magnitude of each block."""
-  # In the order of the numbers that their bits spell; by halves, since compilers for CPUs vectorise what makes two
-  # numbers of a row.
+  # In the order of the numbers that their bits spell.
   bits = lax.bitcast_convert_type(jnp.abs(blocks), jnp.int32)
-  bits = jnp.pad(bits, ((0, 0), (0, bits.shape[1] % 2)))
-  half = bits.shape[1] // 2
-  zero = _axis.varying_like(jnp.int32(0), blocks)
-  highest = lax.reduce(
-    (bits[:, :half], bits[:, half:]),
-    (zero, zero),
-    lambda a, b: (jnp.maximum(a[0], b[0]), jnp.maximum(a[1], b[1])),
-    (1,),
-  )
-  return lax.bitcast_convert_type(jnp.maximum(*highest), jnp.float32)
+  return lax.bitcast_convert_type(_bits.by_halves(lax.max, bits, axis=1), jnp.float32)
 
 
 def _round(blocks: jax.Array, scale: jax.Array, values: str, uniform: jax.Array) -> jax.Array:

@@ -159,6 +159,13 @@ def test_every_code_and_collective_sends_what_is_counted(name):
 TWO = ("slow", "fast")
 
 
+def over_two_links(outer):
+  """Dense over the fast axis, and over the slow one as the collective says."""
+  return rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
+  )
+
+
 def of_two_axes():
   kinds = (jax.sharding.AxisType.Auto,) * 2
   return jax.make_mesh((4, 2), TWO, axis_types=kinds, devices=jax.devices()[:8])
@@ -166,9 +173,7 @@ def of_two_axes():
 
 @pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
 def test_what_is_counted_of_two_kinds_of_links_is_what_goes_over_the_slow_ones(outer):
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
-  )
+  tx = over_two_links(outer)
   step, arguments = vectors(tx, of_two_axes(), axes=TWO)
   program = hlo.Program(compiled(step, arguments))
   # Devices are numbered along the fast axis first.
@@ -263,9 +268,7 @@ def test_code_does_not_grow_with_the_number_of_workers(options):
   [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
 )
 def test_code_does_not_grow_with_the_number_of_hosts(outer):
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
-  )
+  tx = over_two_links(outer)
   kinds = (jax.sharding.AxisType.Auto,) * 2
   found = []
   for shape in ((2, 2), (4, 2), (2, 4)):
@@ -311,9 +314,7 @@ def test_every_code_and_collective_lowers_for_gpu_and_tpu(name):
   [pytest.param(rtopk_jax.AllGather(), marks=pytest.mark.slow), rtopk_jax.ReduceScatter()],
 )
 def test_two_kinds_of_links_lower_for_gpu_and_tpu(outer):
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.rtop_k(0.01, 4), TWO, dense=False, collective=rtopk_jax.Hierarchical("fast", outer)
-  )
+  tx = over_two_links(outer)
   step, arguments = vectors(tx, of_two_axes(), LARGE_SHAPES, axes=TWO)
   text = step.trace(*arguments).lower(lowering_platforms=("cuda", "tpu")).as_text()
   assert "all_reduce" in text
