@@ -9,7 +9,8 @@ The vector itself is never written down (but on TPUs, see ``_columns``), and of 
 entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
-a few times) and by small leaves, which are put together and taken apart again: at most 16 in all. For ResNet-18
+a few times) and by small leaves, which are put together and taken apart again: at most 16 in all, and two more
+where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
 it is 13.5 and, without clipping and momentum, 8.1 on a CPU (``python -m benchmarks.step``). A step of one's own that
 returns the updates should return the donated state before them: XLA gives donated memory to the first result of its
 size, and the memory of a worker is copied where that is an update.
