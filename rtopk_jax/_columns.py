@@ -60,12 +60,14 @@ class Columns:
 
   Args:
     vector: d entries.
+    exact: as of ``Linear``.
   """
 
   has_bits = False
   width = WIDTH
 
-  def __init__(self, vector: Vector):
+  def __init__(self, vector: Vector, exact: bool = False):
+    self.exact = exact
     where, entries = [], []
     for place, arrays in zip(vector.where, vector.arrays, strict=True):
       sheet = Sheet.lying(place.shape)

@@ -29,7 +29,7 @@ def magnitude_keys(vector: jax.Array) -> jax.Array:
 def random_keys(key: jax.Array, count: int) -> jax.Array:
   """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
   # Of a multiple of many, since on CPUs an odd count takes several times as long.
-  bits = jax.random.bits(key, (-(-count // 1024) * 1024,), jnp.uint32)[:count]
+  bits = jax.random.bits(key, (-(-count // 128) * 128,), jnp.uint32)[:count]
   return (bits >> np.uint32(2)).astype(jnp.int32)
 
 

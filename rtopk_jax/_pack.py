@@ -20,7 +20,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
-from rtopk_jax._vector import Place, Vector, aligned
+from rtopk_jax._vector import ALIGN, Place, Vector, aligned
 
 # Bits of an entry, at most.
 WIDTH = 2
@@ -28,8 +28,9 @@ EVEN_BITS = np.uint32(0x5555_5555)
 _HALF = np.uint32(0xFFFF)
 # Entries of a row of what is added up.
 _ROW = 512
-# Entries of a long piece that are read at a time.
+# Entries of a piece that are read at a time, at most, and at most one in so many of it.
 _STRETCH = 1 << 20
+_TURNS = 8
 
 View = Callable[[jax.Array], jax.Array]
 
@@ -119,10 +120,13 @@ class Linear:
   Attributes:
     vector: d entries, in flat arrays.
     width: bits of an entry.
+    exact: whether there is one cut, between single entries, or two, between words: then all entries of a word
+      have their ties broken alike.
   """
 
   vector: Vector
   width: int = WIDTH
+  exact: bool = False
   # Whether a bit for each of very many things is made and read without a copy of more than that.
   has_bits = True
 
@@ -134,8 +138,26 @@ class Linear:
   def pack(
     self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
   ) -> tuple[jax.Array, "Found"]:
-    """The words of two cuts of each group, written over others in some turn of a loop, and what was found."""
-    return pack(self.vector.tied_to(turn), words, low, high, view, self.width)
+    """The words of two cuts of each group, and what was found.
+
+    Args:
+      turn: of the loop that this is in.
+      words: to write over.
+      low: the lower cut of each group.
+      high: the higher one; with one bit an entry nothing is above it.
+      view: from entries to keys.
+    """
+    form = dataclasses.replace(self, vector=self.vector.tied_to(turn))
+    parts = []
+    for i, place in enumerate(self.vector.where):
+      piece = _Piece(form, i, of_runs(place, low), of_runs(place, high), view)
+      if len(self.vector.arrays[i]) == 1:
+        words, new = piece.pack_by_stretches(words)
+      else:
+        # An array that a loop reads is not updated in place after it, as memory is.
+        words, new = piece.pack(words)
+      parts.append(new)
+    return words, Found.of_groups(parts, low.value.size)
 
   def members(self, words: jax.Array) -> Positions:
     """The set of positions that have a bit in some words."""
@@ -165,51 +187,22 @@ class Linear:
     return self.vector.take_from(piece, index)
 
 
-def pack(
-  vector: Vector, packed: jax.Array, low: Cut, high: Cut, view: View, width: int
-) -> tuple[jax.Array, Found]:
-  """The words of a vector.
-
-  Args:
-    vector: d entries, of one group, or each run of one of its own.
-    packed: words to write over, uint32.
-    low: the lower cut of each group.
-    high: the higher one; with one bit an entry nothing is above it.
-    view: from entries to keys.
-    width: bits of an entry.
-
-  Returns:
-    The words and what was found.
-  """
-  parts = []
-  for i, place in enumerate(vector.where):
-    piece = _Piece(vector, i, of_runs(place, low), of_runs(place, high), view, width)
-    if len(vector.arrays[i]) == 1:
-      packed, new = piece.pack_by_stretches(packed)
-    else:
-      # An array that a loop reads is not updated in place after it, as memory is.
-      packed, new = piece.pack(packed)
-    parts.append(new)
-  return packed, Found.of_groups(parts, low.value.size)
-
-
 class _Piece(NamedTuple):
   """A piece of a vector that is packed, and the cuts of each of its runs."""
 
-  vector: Vector
+  form: Linear
   number: int
   low: Cut
   high: Cut
   view: View
-  width: int
 
   @property
   def place(self) -> Place:
-    return self.vector.where[self.number]
+    return self.form.vector.where[self.number]
 
   def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, Found]:
     """All of it, or what follows an entry, whole words first."""
-    size, entries = self.place.size, 32 // self.width
+    size, entries = self.place.size, 32 // self.form.width
     whole, found = size // entries * entries, []
     for begin, end in ((start, whole), (whole, size)):
       if end > begin:
@@ -219,54 +212,58 @@ class _Piece(NamedTuple):
 
   def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, Found]:
     """All of it, so that what a read yields beside the words takes little memory."""
-    turns = self.place.size // _STRETCH
-    if turns < 2 or len(self.place.runs) > 1:
+    size = self.place.size
+    if size < _TURNS * _ROW or len(self.place.runs) > 1:
       return self.pack(packed)
+    stretch = min(_STRETCH, size // _TURNS // ALIGN * ALIGN)
+    turns = size // stretch
 
     def turn(number, state):
       packed, found = state
-      packed, new = self._pack(packed, number * _STRETCH, _STRETCH)
+      packed, new = self._pack(packed, number * stretch, stretch)
       return packed, found.with_(new)
 
     start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
     packed, found = lax.fori_loop(0, turns, turn, (packed, start))
-    packed, rest = self.pack(packed, turns * _STRETCH)
+    packed, rest = self.pack(packed, turns * stretch)
     return packed, found.with_(rest)
 
   def _pack(
     self, packed: jax.Array, begin: int | jax.Array, length: int
   ) -> tuple[jax.Array, Found]:
     first = self.place.first + begin
-    entries = self.vector.read(self.number, begin, length)
+    entries = self.form.vector.read(self.number, begin, length)
     runs = self.place.runs
     # With one bit an entry the higher cut is above all.
-    cuts = (self.low, self.high)[: self.width]
+    cuts = (self.low, self.high)[: self.form.width]
     if len(runs) == 1:
       cuts = [Cut(*(x[0] for x in c)) for c in cuts]
-      words, survey = _words(entries, first, cuts, self.view)
+      words, survey = _words(entries, first, cuts, self.view, self.form.exact)
       # As one reduction of two numbers, which compilers for CPUs vectorise.
       zero = _axis.varying_like(jnp.int32(0), words)
       count = lambda *kinds: [total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))]
     else:
       # Runs end with whole words, and places of several are read at once.
-      lengths = [aligned(run.size) // (32 // self.width) for run in runs]
+      lengths = [aligned(run.size) // (32 // self.form.width) for run in runs]
       run_of = np.repeat(np.arange(len(runs)), lengths)
       cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
       ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
-      words, survey = _words(entries, first, cuts, self.view, jnp.asarray(ends)[run_of])
+      words, survey = _words(
+        entries, first, cuts, self.view, self.form.exact, jnp.asarray(ends)[run_of]
+      )
       count = lambda *kinds: [
         jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
         for bits in kinds
       ]
     # The bits of both cuts, or two halves of those of one.
     lower, upper = (
-      (words, words >> 1 & EVEN_BITS) if self.width == 2 else (words & _HALF, words >> 16)
+      (words, words >> 1 & EVEN_BITS) if self.form.width == 2 else (words & _HALF, words >> 16)
     )
     in_low, in_high = count(*(lax.population_count(x).astype(jnp.int32) for x in (lower, upper)))
-    if self.width == 1:
+    if self.form.width == 1:
       in_low, in_high = in_low + in_high, jnp.zeros_like(in_high)
     found = Found(survey, in_low, in_high)
-    return lax.dynamic_update_slice(packed, words, (first // (32 // self.width),)), found
+    return lax.dynamic_update_slice(packed, words, (first // (32 // self.form.width),)), found
 
 
 def _both(a, b):
@@ -278,6 +275,7 @@ def _words(
   first: int | jax.Array,
   cuts: Sequence[Cut],
   view: View,
+  exact: bool,
   ends: jax.Array | None = None,
 ) -> tuple[jax.Array, Survey]:
   """The words of some entries, a bit for each cut, and their survey; from its end on, an entry is in no word."""
@@ -285,13 +283,14 @@ def _words(
   length = min(entries.size, 32 // width)
   keys = view(entries).reshape(-1, length)
   starts = first + length * lax.iota(jnp.int32, keys.shape[0])
-  # Cuts fall between words: all entries of a word have their ties broken alike.
-  bounds = [c.value - (starts < c.index).astype(jnp.int32) for c in cuts]
   number = lax.iota(jnp.int32, length)[None]
+  places = starts[:, None] + number if exact else starts[:, None]
+  column = lambda x: x.reshape(-1, 1)
+  bounds = [column(c.value) - (places < column(c.index)).astype(jnp.int32) for c in cuts]
   if ends is not None:
     # Below all bounds, of which -1 is the least.
     keys = jnp.where(number < (ends - starts)[:, None], keys, -1)
-  code = sum(((keys > bound[:, None]).astype(jnp.uint32) for bound in bounds), np.uint32(0))
+  code = sum(((keys > bound).astype(jnp.uint32) for bound in bounds), np.uint32(0))
   code <<= width * number.astype(jnp.uint32)
   zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
   words, squares, keys = lax.reduce(

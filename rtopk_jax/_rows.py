@@ -116,6 +116,13 @@ def part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
   return (low.count - count).astype(jnp.float32) / distance
 
 
+def log_part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
+  """The same, if their numbers fall off evenly in the logarithm, as they do among the largest."""
+  log = lambda number: jnp.log(jnp.maximum(number, 0).astype(jnp.float32) + 0.5)
+  top = log(low.count)
+  return (top - log(count)) / jnp.maximum(top - log(high.count), 1e-6)
+
+
 def between(low: Cut, high: Cut, share: jax.Array, size: int, unit: int) -> Cut:
   """A cut strictly between two, ``share`` of the way up, by values and then by indices.
 

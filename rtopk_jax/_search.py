@@ -12,12 +12,15 @@ position, so that a cut of the order is a pair (value, index), and what lies abo
 3. The few entries between the cuts are listed, the exact cut is found among them by counting, and those
    that lost are struck from the words.
 
+A short vector, which is read again in less time than a list of it takes, has no third step: there the cuts are
+moved until they are the wanted one, in some eight reads, down to single entries.
+
 A vector may consist of groups that each have an r of their own: every step above is one step for all groups,
 whose cuts are arrays with an entry a group. The result is a ``Positions``: a set as words, whose n-th member is
 found by the running count of its group of words. A random subset takes no more than the ranks of its members.
 
 Passes over d: one, in which the sum of squares and the largest key come out as well. Temporary memory: at most
-d/4 + 64 r bytes from some eight million entries on, and a megabyte or two below, of what is sampled and listed.
+d/4 + 64 r bytes of all vectors that are searched, which are those of more than 40,000 entries.
 """
 
 import functools
@@ -35,7 +38,7 @@ from rtopk_jax._columns import Columns
 from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._pack import Linear, Survey, View
 from rtopk_jax._positions import Positions
-from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, part
+from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, log_part
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import ALIGN, Vector
 
@@ -45,6 +48,8 @@ Form = Linear | Columns
 # Groups below this size are not sampled: all of their entries are between the cuts.
 _SMALL = 1 << 14
 _SAMPLE = 1 << 16
+# Vectors of up to so many entries are read again and again.
+_SHORT = 3 << 17
 # Where no more than one entry in so many is looked for, words have one bit an entry.
 _FEW = 320
 # Cuts are put this many standard deviations of the sample's error to both sides.
@@ -53,9 +58,11 @@ _SIGMAS = 3.5
 
 def per_form(vector: Vector, counts: Sequence[int], function: Callable[[Form], Any]) -> Any:
   """What a function makes of a vector in the form of words that suits the platform, and so many to be found."""
-  width = 1 if _FEW * sum(counts) <= vector.size else 2
+  exact = vector.size <= _SHORT
+  width = 1 if exact or _FEW * sum(counts) <= vector.size else 2
   return lax.platform_dependent(
-    tpu=lambda: function(Columns(vector)), default=lambda: function(Linear(vector.flat(), width))
+    tpu=lambda: function(Columns(vector, exact)),
+    default=lambda: function(Linear(vector.flat(), width, exact)),
   )
 
 
@@ -84,10 +91,12 @@ def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | 
   """
   plan = _Plan(form, counts)
   words, low, high, found = _three_kinds(form, plan, view)
+  if form.exact:
+    return form.members(words), found
 
   # Those between the cuts, of which the largest are still to be taken.
   doubtful = form.between(words)
-  rows = plan.doubtful
+  rows = Rows(plan.capacities)
   listed = low.count - high.count
   begins = jnp.cumsum(listed) - listed
   number = rows.number()
@@ -111,10 +120,13 @@ class _Plan:
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
     self.samples, self.targets, self.errors, capacities = [], [], [], []
+    # At most what the words and the lists take after it.
+    budget = min(_SAMPLE, total // 64 + 4 * sum(counts))
+    least, small = (Rows.WIDTH, 0) if form.exact else (4 * Rows.WIDTH, _SMALL)
     for size, count in zip(sizes, counts, strict=True):
-      sample = _SAMPLE * size // total // Rows.WIDTH * Rows.WIDTH
-      sample = min(max(sample, 4 * Rows.WIDTH), _SAMPLE)
-      if size <= max(_SMALL, 2 * sample):
+      sample = budget * size // total // Rows.WIDTH * Rows.WIDTH
+      sample = min(max(sample, least), _SAMPLE)
+      if size <= max(small, 2 * sample):
         self.samples.append(0)
         self.targets.append((0, 0))
         self.errors.append(0.0)
@@ -124,13 +136,15 @@ class _Plan:
       error = _SIGMAS * math.sqrt(sample * share * (1 - share)) + 2
       self.samples.append(sample)
       self.errors.append(error)
-      most, least = math.ceil(sample * share + error), math.floor(sample * share - error)
-      self.targets.append((most, 0 if self.one_sided else least))
+      most, fewest = math.ceil(sample * share + error), math.floor(sample * share - error)
+      self.targets.append((most, fewest))
       between = most if self.one_sided else 2 * error
       between += _SIGMAS * math.sqrt(between) + 2
       capacities.append(min(size, math.ceil(between * size / sample)))
-    self.doubtful = Rows(capacities)
-    self.capacities = jnp.array(self.doubtful.capacities, jnp.int32)
+    if form.exact:
+      self.capacities = tuple(counts) if self.one_sided else (0,) * len(counts)
+    else:
+      self.capacities = Rows(capacities).capacities
 
 
 def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:
@@ -153,8 +167,6 @@ def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:
   groups = np.array(sampled)
   value = low.value.at[groups].set(jnp.where(wanted[0] < sizes, lower, 0))
   low = low._replace(value=value)
-  if plan.one_sided:
-    return low, high
   value = high.value.at[groups].set(jnp.where(wanted[1] > 0, higher, LARGEST_KEY) + 1)
   return low, high._replace(value=value)
 
@@ -192,23 +204,28 @@ def _nothing(plan: _Plan, vector: Vector) -> Cut:
 def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, Cut, Survey]:
   """The words of two cuts around the wanted one with few enough keys between them."""
   count, vector = plan.counts, form.vector
+  capacities = jnp.array(plan.capacities, jnp.int32)
+  unit = 1 if form.exact else ALIGN
+  low_half = jnp.float32(1 / 2 if plan.one_sided else 1 / 3)
   low_guess, high_guess = _guesses(form, plan, view)
 
   def read(state):
     turn, low, high, _, _, words, _, _ = state
     halving = turn % 3 == 2
-    slack = (plan.capacities - count) // 2 if plan.one_sided else plan.capacities // 3
-    low_part = jnp.where(halving, jnp.float32(1 / 3), part(low, high, count + slack))
-    high_part = jnp.where(halving, jnp.float32(2 / 3), part(low, high, count - slack))
-    lower = between(low, high, low_part, vector.span, ALIGN)
-    higher = between(low, high, high_part, vector.span, ALIGN)
+    slack = (capacities - count) // 2 if plan.one_sided else capacities // 3
+    low_part = jnp.where(halving, low_half, log_part(low, high, count + slack))
+    high_part = jnp.where(halving, jnp.float32(2 / 3), log_part(low, high, count - slack))
+    lower = between(low, high, low_part, vector.span, unit)
+    higher = between(low, high, high_part, vector.span, unit)
     # Zero is the one value that very many entries share.
     one = cut(jnp.ones_like(count), jnp.full_like(count, vector.span), jnp.zeros_like(count))
     lower = choose((low.value == 0) & (high.value > 1), one, lower)
-    settled = low.count - (0 if plan.one_sided else high.count) <= plan.capacities
+    settled = low.count - (0 if plan.one_sided else high.count) <= capacities
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
-    higher = nothing if plan.one_sided else higher
+    if plan.one_sided:
+      lower = choose((turn == 1) & (high_guess.value < LARGEST_KEY), high_guess, lower)
+      higher = nothing
 
     words, found = form.pack(turn, words, lower, higher, view)
     lower, higher = lower._replace(count=found.in_low), higher._replace(count=found.in_high)
@@ -216,16 +233,22 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
       low = choose((new.count >= count) & (new.count <= low.count), new, low)
     for new in (higher, lower):
       high = choose((new.count <= count) & (new.count >= high.count), new, high)
+    if form.exact:
+      # Nothing is above the largest key. A long vector hardly needs to know, and may have no other use for it.
+      top = jnp.where(high.count == 0, found.survey.largest + 1, high.value)
+      high = high._replace(value=jnp.minimum(high.value, top))
     # Settled are the cuts that the words are of, or the next turn makes them so.
     wanted = (lower.count >= count) & (higher.count <= count)
-    done = jnp.all(wanted & (lower.count - higher.count <= plan.capacities))
+    done = jnp.all(wanted & (lower.count - higher.count <= capacities))
     return turn + 1, low, high, lower, higher, words, found.survey, done
 
   like = vector.arrays[0][0]
   varying = lambda tree: jax.tree.map(lambda x: _axis.varying_like(x, like), tree)
   low, nothing = varying(_everything(plan, vector)), varying(_nothing(plan, vector))
   found = Survey(jnp.float32(0), jnp.int32(0))
-  start = (jnp.int32(0), low, nothing, low, nothing, form.start(), found, jnp.bool_(False))
+  # No value is below zero; that words depend on one keeps them from being laid out beside the sample.
+  words = form.start() | jnp.minimum(low_guess.value[0], 0).astype(jnp.uint32)
+  start = (jnp.int32(0), low, nothing, low, nothing, words, found, jnp.bool_(False))
   start = varying(start)
-  _, _, _, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
+  *_, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
   return words, lower, higher, found

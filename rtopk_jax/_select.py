@@ -28,8 +28,8 @@ from rtopk_jax._schedule import Stages
 from rtopk_jax._search import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
 
-# Below this size a search has nothing to gain, and it takes seconds to compile.
-SORT_BELOW = 1 << 17
+# Up to this size a sort is as fast, takes no more than 0.2 MB, and compiles in a tenth of the time.
+SORT_BELOW = 40_000
 METHODS = ("search", "top_k")
 
 

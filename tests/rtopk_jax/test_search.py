@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _search
+from rtopk_jax import _search, _select
 from rtopk_jax._keys import LARGEST_KEY, magnitude_keys
 from rtopk_jax._layout import Bundle
 from rtopk_jax._pack import Linear
@@ -19,10 +19,15 @@ from rtopk_jax._rows import Rows, above, exact_cut
 from rtopk_jax._vector import Run, Vector, places
 from tests.rtopk_jax import harness
 
-# With two bits an entry, and with one.
-FORMS = [Linear, functools.partial(Linear, width=1)]
+# With two bits an entry, with one, and with a cut that is moved until it is the wanted one.
+FORMS = [
+  Linear,
+  functools.partial(Linear, width=1),
+  functools.partial(Linear, width=1, exact=True),
+]
 
 LARGE = 140_003  # above what is sorted or counted whole, and no multiple of anything
+LISTED = 400_003  # and of which those in doubt are listed
 
 
 def _sorted(keys, count):
@@ -64,22 +69,22 @@ def test_large_vectors(count, form):
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
 
-MISLED = 1 << 19  # where one entry in eight is looked at
+MISLED = 1 << 19
 
 
-@functools.cache
-def _looked_at():
+def _looked_at(count, form):
   """The positions whose keys the sample is of, in a vector of ``MISLED`` entries, found by what it returns."""
   whole = Vector(places([(MISLED,)]), ((jnp.arange(MISLED, dtype=jnp.int32),),), lambda x: x)
-  positions = np.asarray(_search._sample(Linear(whole), 0, _search._SAMPLE))
-  assert np.unique(positions).size == _search._SAMPLE
+  (size,) = _search._Plan(form(whole), [count]).samples
+  positions = np.asarray(_search._sample(form(whole), 0, size))
+  assert np.unique(positions).size == size > 0
   return positions
 
 
-def _misleading_keys():
+def _misleading_keys(count, form):
   """Keys at the positions that the sample is of, which have nothing to do with those elsewhere."""
   rng = np.random.default_rng(8)
-  sample = _looked_at()
+  sample = _looked_at(count, form)
   even, low = rng.integers(0, 2**29, MISLED), rng.integers(0, 1000, MISLED)
   half = sample[rng.permutation(sample.size)[: sample.size // 2]]
   for name, elsewhere, places_of_sample, planted in [
@@ -103,12 +108,14 @@ def _misleading_keys():
   ("count", "form"),
   [
     (300, FORMS[1]),
+    (300, FORMS[2]),
     (20_000, FORMS[0]),
+    (20_000, FORMS[2]),
     pytest.param(90_000, FORMS[0], marks=pytest.mark.slow),
   ],
 )
 def test_a_sample_that_misleads_costs_no_exactness(count, form):
-  for name, keys in _misleading_keys():
+  for name, keys in _misleading_keys(count, form):
     found, most = _searched(keys, count, form)
     assert most == keys.max()
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
@@ -121,7 +128,7 @@ few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY -
 def test_a_few_keys_many_times(few, seed):
   rng = np.random.default_rng(seed)
   keys = rng.choice(np.array(few, np.int32), LARGE, p=rng.dirichlet(np.full(len(few), 0.3)))
-  for count, form in ((300, FORMS[1]), (700, FORMS[0]), (LARGE - 1, FORMS[0])):
+  for count, form in ((300, FORMS[1]), (700, FORMS[0]), (500, FORMS[2]), (LARGE - 1, FORMS[0])):
     np.testing.assert_array_equal(_searched(keys, count, form)[0], _sorted(keys, count))
 
 
@@ -139,7 +146,8 @@ def test_small_vectors(size, form):
 @given(st.lists(st.integers(0, LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
 def test_any_forty_keys(keys):
   keys = np.array(keys, np.int32)
-  np.testing.assert_array_equal(_searched(keys, 13, FORMS[0])[0], _sorted(keys, 13))
+  for form in (FORMS[0], FORMS[2]):
+    np.testing.assert_array_equal(_searched(keys, 13, form)[0], _sorted(keys, 13))
 
 
 def test_exact_cuts_of_several_lists_at_once():
@@ -200,9 +208,12 @@ def _pieces(leaves, kind):
 
 @pytest.mark.parametrize("kind", ["one", "each", "joined"])
 @pytest.mark.parametrize("density", [0.003, 0.2])
-def test_pieces_are_searched_as_one_vector_and_as_groups(density, kind):
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:0:-1]], ids=["listed", "exact"])
+def test_pieces_are_searched_as_one_vector_and_as_groups(shapes, density, kind):
   rng = np.random.default_rng(2)
-  leaves = [rng.laplace(size=shape).astype(np.float32) for shape in SHAPES]
+  leaves = [rng.laplace(size=shape).astype(np.float32) for shape in shapes]
+  assert sum(x.size for x in leaves) > _select.SORT_BELOW
+  assert (sum(x.size for x in leaves) <= _search._SHORT) == (shapes != SHAPES)
   leaves[1][:] = 0  # where a cut among zeros must not count those that fill up a word
   selector = rtopk_jax.rtop_k(density, 3)
 
@@ -213,14 +224,14 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(density, kind):
     return chosen.positions, vector.take(chosen.positions), chosen.survey.square
 
   positions, values, square = map(np.asarray, run())
-  where = places(SHAPES)
+  where = places(shapes)
   assert np.all(np.diff(positions) > 0)
   np.testing.assert_allclose(square, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
   everything = np.full(where[-1].first + 5000, np.nan, np.float32)
   for place, x in zip(where, leaves, strict=True):
     everything[place.first : place.first + place.size] = x.reshape(-1)
   np.testing.assert_array_equal(values, everything[positions])
-  numbers = range(len(SHAPES))
+  numbers = range(len(shapes))
   for part in [numbers] if kind == "one" else [[i] for i in numbers]:
     of_part = np.concatenate(
       [np.arange(where[i].first, where[i].first + where[i].size) for i in part]
@@ -251,10 +262,10 @@ def test_leaves_longer_than_what_is_read_at_a_time(kind, form):
   np.testing.assert_array_equal(found, expected)
 
 
-def _vector(dtype="float32"):
+def _vector(size, dtype="float32"):
   rng = np.random.default_rng(0)
-  vector = rng.laplace(size=LARGE).astype(np.float32)
-  vector[rng.random(LARGE) < 0.3] = 0
+  vector = rng.laplace(size=size).astype(np.float32)
+  vector[rng.random(size) < 0.3] = 0
   vector[100:200] *= np.float32(1e-42)  # subnormal
   return jnp.asarray(vector).astype(dtype)
 
@@ -265,8 +276,9 @@ def _vector(dtype="float32"):
   [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.top_k(0.8)],
   ids=["rtop_k", "top_k"],
 )
-def test_methods_choose_the_same(selector, dtype):
-  vector, key = _vector(dtype), jax.random.key(1)
+@pytest.mark.parametrize("size", [LARGE, LISTED])
+def test_methods_choose_the_same(size, selector, dtype):
+  vector, key = _vector(size, dtype), jax.random.key(1)
   by_search = jax.jit(selector)(vector, key)
   by_top_k = jax.jit(dataclasses.replace(selector, method="top_k"))(vector, key)
   np.testing.assert_array_equal(by_search.indices, by_top_k.indices)
@@ -277,7 +289,7 @@ def test_methods_choose_the_same(selector, dtype):
 
 
 def test_methods_draw_random_entries_in_ways_of_their_own():
-  vector, key = _vector(), jax.random.key(1)
+  vector, key = _vector(LARGE), jax.random.key(1)
   drawn = [
     np.asarray(jax.jit(rtopk_jax.random_k(0.02, method=x))(vector, key).indices)
     for x in ("search", "top_k")
@@ -293,7 +305,9 @@ def test_the_reference_is_a_sort():
   """That is what it is there for: also of all entries."""
   for make in (rtopk_jax.rtop_k, rtopk_jax.top_k, rtopk_jax.random_k):
     texts = [
-      jax.jit(lambda v, k, x=x: make(0.01, method=x)(v, k, 2)).lower(_vector(), jax.random.key(0))
+      jax.jit(lambda v, k, x=x: make(0.01, method=x)(v, k, 2)).lower(
+        _vector(LISTED), jax.random.key(0)
+      )
       for x in ("search", "top_k")
     ]
     by_search, by_top_k = ("top_k" in text.as_text() for text in texts)
@@ -301,39 +315,52 @@ def test_the_reference_is_a_sort():
     assert not by_search
 
 
+# Of each kind of search the shortest vector, whose lists are long beside it.
 @pytest.mark.parametrize(
-  "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+  ("size", "dtype"),
+  [
+    (_select.SORT_BELOW + 1, "float32"),
+    (LARGE, "float32"),
+    (_search._SHORT + 1, "float32"),
+    (1 << 20, "bfloat16"),
+    (1 << 22, "float32"),
+    pytest.param(_select.SORT_BELOW + 1, "bfloat16", marks=pytest.mark.slow),
+    pytest.param(_search._SHORT + 1, "float16", marks=pytest.mark.slow),
+    pytest.param(1 << 20, "float32", marks=pytest.mark.slow),
+    pytest.param(1 << 23, "float16", marks=pytest.mark.slow),
+  ],
 )
 @pytest.mark.parametrize(
   "selector",
   [
-    rtopk_jax.top_k(1e-4),
+    rtopk_jax.top_k(1e-5),
     rtopk_jax.rtop_k(0.001, 5),
+    pytest.param(rtopk_jax.top_k(0.003), marks=pytest.mark.slow),
     pytest.param(rtopk_jax.rtop_k(0.01, 4), marks=pytest.mark.slow),
     rtopk_jax.top_k(0.1),
   ],
   ids=lambda selector: f"{selector.density}x{selector.subsample}",
 )
-def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, dtype):
-  size = 1 << 22
+def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, size, dtype):
   vector, key = jax.ShapeDtypeStruct((size,), dtype), jax.random.key(0)
   compiled = jax.jit(selector).lower(vector, key).compile()
   assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or "TopK" in x]
-  # Two bits an entry, 64 bytes for each that is looked for, and the sample.
-  allowed = size / 4 + 64 * selector.counts(size).r + 4 * _search._SAMPLE
+  # Two bits an entry, and 64 bytes for each that is looked for.
+  allowed = size / 4 + 64 * selector.counts(size).r
   assert compiled.memory_analysis().temp_size_in_bytes <= allowed
 
 
 @pytest.mark.parametrize(
-  "selector",
+  ("selector", "size"),
   [
-    pytest.param(rtopk_jax.rtop_k(0.01, 5), marks=pytest.mark.slow, id="two bits"),
-    pytest.param(rtopk_jax.top_k(0.001), id="one bit"),
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), LISTED, marks=pytest.mark.slow, id="two bits"),
+    pytest.param(rtopk_jax.top_k(0.001), LISTED, id="one bit"),
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), LARGE, id="exact"),
   ],
 )
-def test_vmap_and_shard_map_agree(selector):
+def test_vmap_and_shard_map_agree(selector, size):
   keys = jax.random.split(jax.random.key(0), 2)
-  vectors = jnp.stack([_vector(), jnp.zeros(LARGE)])  # one needs more turns than the other
+  vectors = jnp.stack([_vector(size), jnp.zeros(size)])  # one needs more turns than the other
   harness.check_mapped(lambda v, k: selector(v, k).indices, vectors, keys)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _select
+from rtopk_jax import _search, _select
 
 SIZES = (1, 7, 33)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(jnp.bfloat16))
@@ -75,9 +75,9 @@ def test_rtop_k_is_a_subset_of_the_largest(vector, ratios, seed):
   np.testing.assert_array_equal(np.asarray(slices.to_dense()), dense)
 
 
-# A vector that is searched, and no multiple of anything.
-LARGE = _select.SORT_BELOW + 4003
-# Of each dtype a selector: words of the search have one bit an entry for the first, and two for the others.
+# Vectors that are searched in either way, and no multiples of anything.
+LARGE, LISTED = _select.SORT_BELOW + 4003, _search._SHORT + 4003
+# Of each dtype a selector: words of the second way have one bit an entry for the first, and two for the others.
 LARGE_TOP_K = dict(zip(DTYPES, map(rtopk_jax.top_k, (0.002, 0.01, 0.2)), strict=True))
 
 
@@ -91,16 +91,17 @@ def large_vectors(draw):
   values = st.sampled_from([*special, infinite, -infinite]) | st.floats(-100, 100, width=16)
   few = np.array(draw(st.lists(values, min_size=1, max_size=6))).astype(dtype)
   rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-  vector = rng.choice(few, LARGE, p=rng.dirichlet(np.full(few.size, 0.3)))
-  ordinary = rng.random(LARGE) < draw(st.sampled_from([0.0, 1e-4, 0.1]))
-  return np.where(ordinary, rng.standard_normal(LARGE).astype(dtype), vector)
+  size = draw(st.sampled_from([LARGE, LISTED]))
+  vector = rng.choice(few, size, p=rng.dirichlet(np.full(few.size, 0.3)))
+  ordinary = rng.random(size) < draw(st.sampled_from([0.0, 1e-4, 0.1]))
+  return np.where(ordinary, rng.standard_normal(size).astype(dtype), vector)
 
 
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(large_vectors())
 def test_top_k_of_a_large_vector_is_a_stable_sort(vector):
   selector = LARGE_TOP_K[vector.dtype]
-  k = round(selector.density * LARGE)
+  k = round(selector.density * vector.size)
   slices = select(selector, vector, 0)
   np.testing.assert_array_equal(slices.indices, np.sort(largest(vector, k)))
   assert np.asarray(slices.values).tobytes() == vector[np.asarray(slices.indices)].tobytes()

@@ -67,16 +67,16 @@ def _expected(leaves, groups, counts):
   return np.concatenate(found)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _found(leaves, kind, counts):
-  form = Columns(_vector_of(leaves, kind))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _found(leaves, kind, counts, exact):
+  form = Columns(_vector_of(leaves, kind), exact)
   found, survey = _search.largest(form, counts, magnitude_keys)
   positions = found.locate(jnp.arange(sum(counts), dtype=jnp.int32))
   return positions, form.take(positions), survey.square
 
 
-def _check(leaves, kind, counts, groups):
-  positions, values, square = _found(leaves, kind, tuple(counts))
+def _check(leaves, kind, counts, groups, exact=False):
+  positions, values, square = _found(leaves, kind, tuple(counts), exact)
   expected = _expected(leaves, groups, counts)
   np.testing.assert_array_equal(positions, expected)
   everything = np.zeros(places(SHAPES)[-1].first + leaves[-1].size, np.float32)
@@ -86,18 +86,20 @@ def _check(leaves, kind, counts, groups):
   np.testing.assert_allclose(square, sum(np.sum(x**2) for x in leaves), rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 700, COUNT - 1])
-def test_one_vector(count):
+@pytest.mark.parametrize(
+  ("count", "exact"), [(1, False), (700, False), (700, True), (COUNT - 1, False)]
+)
+def test_one_vector(count, exact):
   for kind in ("plain", "ties", "zeros"):
-    _check(_leaves(kind), "one", [count], [range(len(SHAPES))])
+    _check(_leaves(kind), "one", [count], [range(len(SHAPES))], exact)
 
 
-@pytest.mark.parametrize("kind", ["each", "joined"])
-def test_groups(kind):
+@pytest.mark.parametrize(("kind", "exact"), [("each", False), ("joined", False), ("joined", True)])
+def test_groups(kind, exact):
   counts = [max(1, int(np.prod(shape)) // 9) for shape in SHAPES]
   counts[1], counts[6] = 1, 7000
   for values in ("plain", "ties"):
-    _check(_leaves(values), kind, counts, [[i] for i in range(len(SHAPES))])
+    _check(_leaves(values), kind, counts, [[i] for i in range(len(SHAPES))], exact)
 
 
 def _select_in_columns(monkeypatch):
