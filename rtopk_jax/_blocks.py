@@ -175,7 +175,7 @@ def select(
   if not np.array_equal(k, r):
     drawn = random_keys(key_of(len(sets)), keys.size).reshape(keys.shape)
     chosen = _largest_of(jnp.where(chosen, drawn, -1), k, RANDOM_BELOW)
-  row, column = _places(_words_of(chosen), int(sum(k)))
+  row, column = _places(_bits.of_members(chosen), int(sum(k)))
   selection = Selection.of(vector, positions.at[row, column].get(mode="promise_in_bounds"))
   lengths = np.concatenate([blocks.lengths for blocks in sets]).tolist()
   of_entries = Blocks(np.concatenate(begins).astype(np.int32), size)
@@ -281,7 +281,7 @@ def _above_cuts(
     there, low, high = _bounds(keys, least, int(max(counts)), highest)
     lists, wanted = EachRow(keys.shape), jnp.minimum(least + slack, there)
     cut = exact_cut(keys, lists, wanted, there, low, high, wanted - least)
-    made = _words_of(above(keys, lists, cut))
+    made = _bits.of_members(above(keys, lists, cut))
     return (
       lax.dynamic_update_slice(words, made, (first, 0)),
       lax.dynamic_update_slice(listed, cut.count, (first,)),
@@ -315,13 +315,6 @@ def _bounds(
   low = exact_cut(largest, lists, wanted, there, low, high, wanted - least).value
   low = jnp.where(there >= least, low, 0)
   return _count(keys >= low[:, None]), low, high
-
-
-def _words_of(members: jax.Array) -> jax.Array:
-  """Bits of words, a row of words each."""
-  members = jnp.pad(members, ((0, 0), (0, -members.shape[1] % _WORD)))
-  bits = members.reshape(-1, _WORD).astype(jnp.uint32) << lax.iota(jnp.uint32, _WORD)[None]
-  return _bits.by_halves(lax.bitwise_or, bits, axis=1).reshape(members.shape[0], -1)
 
 
 def _count(members: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
+from rtopk_jax import _axis, _bits
 
 # Words that share one running count.
 GROUP = 8
@@ -32,8 +32,7 @@ class Positions:
   @classmethod
   def of(cls, members: jax.Array) -> "Positions":
     """The set of positions where a bool is true; their number is a multiple of a group's bits."""
-    bits = members.astype(jnp.uint32).reshape(-1, 32) << lax.iota(jnp.uint32, 32)[None]
-    return cls(jnp.sum(bits, axis=1, dtype=jnp.uint32), 1)
+    return cls(_bits.of_members(members.reshape(1, -1))[0], 1)
 
   def locate(self, ranks: jax.Array) -> jax.Array:
     """The positions of some members.
