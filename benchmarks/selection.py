@@ -3,8 +3,9 @@
 Beside it, on the same vector: one read of it, the reference by ``lax.top_k``, the obvious way by
 ``lax.top_k`` and ``random.permutation``, and with torch installed its ``topk`` and ``randperm`` and the
 sampled, inexact threshold that Deep Gradient Compression uses, on the kind of device that JAX uses.
-``--size`` may be given several times. ``temporary`` is memory that the compiled program asks for, in bytes
-an entry of the vector; ``passes`` are bytes that it reads and writes, as it says itself, over 4 d.
+Each call that is timed follows one of its own kind: after a rival that works on one core, another would wait for
+the others to wake. ``--size`` may be given several times. ``temporary`` is memory that the compiled program asks
+for, in bytes an entry of the vector; ``passes`` are bytes that it reads and writes, as it says itself, over 4 d.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def main() -> None:
   results, dots = [], {}
   for size, density in itertools.product(options.size or [_SIZE], options.density):
     rivals, temporary, passes = _rivals(size, density, options.subsample)
-    seconds = timing.in_turn(rivals, options.rounds)
+    seconds = timing.in_turn(rivals, options.rounds, warm=1)
     title = (
       f"d = {size:,}, k/d = {100 * density:g} %, r/d = {100 * density * options.subsample:g} %"
     )

@@ -17,7 +17,7 @@ def in_turn(
   Args:
     rivals: a name and a function that returns when its work is done; the first call is not counted.
     rounds: how many times each is timed.
-    warm: calls before each that is timed, of what has its data in the caches where it is used.
+    warm: calls before each that is timed, of what finds its data in the caches and all cores awake where it is used.
 
   Returns:
     Seconds of every call.
