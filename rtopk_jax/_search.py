@@ -12,15 +12,16 @@ position, so that a cut of the order is a pair (value, index), and what lies abo
 3. The few entries between the cuts are listed, the exact cut is found among them by counting, and those
    that lost are struck from the words.
 
-A short vector, which is read again in less time than a list of it takes, has no third step: there the cuts are
-moved until they are the wanted one, in some eight reads, down to single entries.
+Of a short vector the list would be long beside the words, and reading it again costs little. So it has no third
+step: its cuts are moved until they are the wanted one, down to single entries, in some eight reads.
 
 A vector may consist of groups that each have an r of their own: every step above is one step for all groups,
 whose cuts are arrays with an entry a group. The result is a ``Positions``: a set as words, whose n-th member is
 found by the running count of its group of words. A random subset takes no more than the ranks of its members.
 
-Passes over d: one, in which the sum of squares and the largest key come out as well. Temporary memory: at most
-d/4 + 64 r bytes of all vectors that are searched, which are those of more than 40,000 entries.
+Passes over d: one, if the vector is long, in which the sum of squares and the largest key come out as well. Temporary
+memory for a vector in one array: at most d/4 + 64 r bytes whenever there is a search, which is above 40,000 entries;
+on TPUs what ``Columns`` writes down comes in addition.
 """
 
 import functools
