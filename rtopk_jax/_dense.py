@@ -119,7 +119,7 @@ def dense_exchange(
       if old is not None and new is not None:
         kept.append(jnp.where(finite, new, old))
     updates = [
-      _state.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
+      _memory.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
       for x, g in zip(directions, gradients, strict=True)
     ]
     new_momentum = _state.write_rows(kept, state.momentum) if momentum else ()

@@ -70,6 +70,14 @@ def _single(x: jax.Array | None) -> jax.Array | None:
   return None if x is None else x.astype(jnp.float32)
 
 
+def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """float32 numbers in another dtype; what is finite stays so (an infinite memory would never end)."""
+  largest = jnp.finfo(dtype).max
+  if largest < jnp.finfo(jnp.float32).max:
+    x = jnp.clip(x, -float(largest), float(largest))
+  return x.astype(dtype)
+
+
 def clip_scale(square: jax.Array, max_norm: float) -> jax.Array:
   """The factor that brings a norm, given squared, down to ``max_norm``, at most 1.
 

@@ -56,14 +56,6 @@ def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[
   return [row for _, row in paths]
 
 
-def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """float32 numbers in another dtype; what is finite stays so (an infinite memory would never end)."""
-  largest = jnp.finfo(dtype).max
-  if largest < jnp.finfo(jnp.float32).max:
-    x = jnp.clip(x, -float(largest), float(largest))
-  return x.astype(dtype)
-
-
 def write_rows(new: list[jax.Array], rows: Any) -> Any:
   """A field of the state after a step, in the shape it had."""
   old, structure = jax.tree.flatten(rows)

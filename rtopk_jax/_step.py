@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _state, _sums, _write
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -268,22 +268,20 @@ class Step:
       old = old.astype(jnp.float32)
       new = memory.correct(gradient, old)
       momenta.append(old if new is None else jnp.where(here, new, old))
-    kept = momenta
+    # In the dtype that they are kept in before anything is put to them: what is put to is written down.
+    kept = [_memory.cast(x, old.dtype) for x, old in zip(momenta, before.momentum, strict=True)]
     if memory.masks and incoming is not None:
       for positions, keep in incoming.sent:
-        zero = jnp.float32(0)
-        kept = _write.put(kept, where, positions, zero, keep=here & keep)
-    # Where momentum was cleared the residual is set below, so the one will do for the other.
-    exact = all(x.dtype == jnp.float32 for x in before.momentum)
-    momenta = kept if exact else momenta
-    kept = [_state.cast(x, old.dtype) for x, old in zip(kept, before.momentum, strict=True)]
+        kept = _write.put(kept, where, positions, jnp.float32(0), keep=here & keep)
     if not before.residual or incoming is None:
       return kept, []
+    # Where momentum was cleared the residual is set below, so the one will do for the other.
+    exact = all(x.dtype == jnp.float32 for x in kept)
+    momenta = kept if exact else momenta
     residuals = []
-    for number, rest in enumerate(before.residual):
+    for number, old in enumerate(before.residual):
       direction = memory.direction(gradients[number], momenta[number] if momenta else None)
-      rest = rest.astype(jnp.float32)
-      residuals.append(jnp.where(here, memory.accumulate(direction, rest), rest))
-    residuals = incoming.settle(residuals, where, here)
-    casts = zip(residuals, before.residual, strict=True)
-    return kept, [_state.cast(x, old.dtype) for x, old in casts]
+      rest = old.astype(jnp.float32)
+      rest = jnp.where(here, memory.accumulate(direction, rest), rest)
+      residuals.append(_memory.cast(rest, old.dtype))
+    return kept, incoming.settle(residuals, where, here)

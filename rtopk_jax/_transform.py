@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _collectives, _layout, _schedule, _state
+from rtopk_jax import _axis, _checks, _collectives, _layout, _memory, _schedule, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective
 from rtopk_jax._layout import Dense, Scope
@@ -200,7 +200,7 @@ def sparse_exchange(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))
     )
     means, momenta, residuals = (plan.split(leaves) for leaves in after)
-    means = [_state.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
+    means = [_memory.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     return jax.tree.unflatten(structure, means), SparseExchangeState(
       count=_state.increment(state.count),
       residual=_state.write_rows(residuals, state.residual) if error_feedback else (),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis, _vector
+from rtopk_jax import _axis, _memory, _vector
 from rtopk_jax._pack import WIDTH
 from rtopk_jax._tiles import LANES, SUBLANES, Lying, Parts, Sheet, lies_by_columns, look_up
 from rtopk_jax._vector import MAX_SIZE, Place
@@ -42,7 +42,7 @@ def put(
     leaves: one a place.
     where: their places.
     positions: shape (m,), int32, strictly ascending.
-    values: shape (m,), or a scalar.
+    values: shape (m,), or a scalar, float32; what is finite stays so in the leaves' dtype.
     keep: which are written at all, shape (m,) or a scalar.
     are_zero: whether all values are known to be zero, which saves TPUs an array of them.
 
@@ -82,8 +82,16 @@ def put_in_place(
       for x in (positions, values, keep)
     )
     index = place.index(jnp.where(kept, here, np.int32(-1)))
-    written.append(leaf.at[index].set(new, mode="drop", unique_indices=True))
+    written.append(_set(leaf, index, _memory.cast(new, leaf.dtype)))
   return written
+
+
+def _set(leaf: jax.Array, index: tuple[jax.Array, ...], values: jax.Array) -> jax.Array:
+  """A leaf with values at distinct places; of bfloat16 as bits, or compilers for CPUs would make float32 of it."""
+  if leaf.dtype == jnp.bfloat16:
+    leaf, values = (lax.bitcast_convert_type(x, jnp.uint16) for x in (leaf, values))
+    return lax.bitcast_convert_type(_set(leaf, index, values), jnp.bfloat16)
+  return leaf.at[index].set(values, mode="drop", unique_indices=True)
 
 
 def in_folds(
@@ -168,11 +176,15 @@ def put_in_tiles(
   there = _is_there(where, positions) & keep
   marked = _marks(leaves, where, positions, there)
   if not values.ndim:
-    return [jnp.where(here, values, leaf) for here, leaf in zip(marked, leaves, strict=True)]
+    set_to = lambda here, leaf: jnp.where(here, _memory.cast(values, leaf.dtype), leaf)
+    return [set_to(here, leaf) for here, leaf in zip(marked, leaves, strict=True)]
   tiled = Tiled(where)
   sums, _ = tiled.add(jnp.zeros_like(values, shape=(tiled.size,)), positions, values, keep)
   new = [_fold_up(place, x) for place, x in zip(where, tiled.leaves(sums), strict=True)]
-  return [jnp.where(here, x, leaf) for here, x, leaf in zip(marked, new, leaves, strict=True)]
+  return [
+    jnp.where(here, _memory.cast(x, leaf.dtype), leaf)
+    for here, x, leaf in zip(marked, new, leaves, strict=True)
+  ]
 
 
 def _is_there(where: Sequence[Place], positions: jax.Array) -> jax.Array:

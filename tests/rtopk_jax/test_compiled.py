@@ -350,6 +350,13 @@ def test_passes_over_all_entries(options, passes):
   assert step.memory_analysis().temp_size_in_bytes < size
 
 
+@pytest.mark.parametrize(("dtype", "bytes_an_entry"), [("float16", 1), ("bfloat16", 3)])
+def test_a_residual_of_16_bits_is_not_worked_on_in_float32(dtype, bytes_an_entry):
+  """One of bfloat16 is written to as bits, of which CPUs make a copy."""
+  step, size = compiled_step({"memory_dtype": dtype}, WORKERS)
+  assert step.memory_analysis().temp_size_in_bytes < bytes_an_entry * size
+
+
 def test_the_ready_made_step_lowers_for_gpu_and_tpu():
   step, arguments = ready_made(optax.chain(exchange(), optax.sgd(0.1)), WORKERS)
   lowered = jax.jit(step.__wrapped__).trace(*arguments).lower(lowering_platforms=("cuda", "tpu"))
