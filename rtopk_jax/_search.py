@@ -225,7 +225,8 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
     lower, higher = choose(settled, low, lower), choose(settled, high, higher)
     lower, higher = choose(turn == 0, low_guess, lower), choose(turn == 0, high_guess, higher)
     if plan.one_sided:
-      lower = choose((turn == 1) & (high_guess.value < LARGEST_KEY), high_guess, lower)
+      other = (turn == 1) & ~settled & (high_guess.value < high.value)
+      lower = choose(other, high_guess, lower)
       higher = nothing
 
     words, found = form.pack(turn, words, lower, higher, view)
