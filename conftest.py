@@ -1,6 +1,7 @@
 """What every test runs under, the doctests of the package too: eight CPU devices and strict arithmetic."""
 
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most programs run once, here and in the processes that tests start: plain machine code is ready in less
@@ -12,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 # The library promises not to promote silently; a test that needs the usual rules asks for them by name.
@@ -21,3 +23,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example of a shape compiles, which no deadline allows for. Derandomised: same run, same tests.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("tests")
+
+# Half of what Linux lets a process map.
+_MANY_MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings():
+  """Forgets compiled programs when there are many: each is mapped in pieces, and one too many ends the process."""
+  yield
+  mappings = pathlib.Path("/proc/self/maps")
+  if mappings.exists() and len(mappings.read_bytes().splitlines()) > _MANY_MAPPINGS:
+    jax.clear_caches()
