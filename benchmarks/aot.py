@@ -190,7 +190,7 @@ def examine(
     target=target.name,
     model=name,
     scope=scope,
-    collective=collective,
+    collective=f"hierarchical, {collective}" if hierarchical else collective,
     workers=workers,
     collectives=[str(x) for x in crossing],
     sent=rtopk_jax.wire_bytes(exchange, model.params, workers).sent,
