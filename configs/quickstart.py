@@ -2,7 +2,8 @@
 
     python -m train.main --config=configs/quickstart.py --workdir=DIR
 
-No download: scikit-learn carries the images with it. About two minutes on two cores.
+No download: scikit-learn carries the images with it. About two minutes on two cores. Test accuracy of three seeds:
+98.9 ± 0.5 % without compression, 97.8 ± 1.0 % with rTop-k, 98.4 ± 1.0 % with top-k, 90.9 ± 3.2 % with random-k.
 """
 
 from configs import default
