@@ -175,12 +175,12 @@ def put_in_tiles(
   """``put`` on TPUs."""
   there = _is_there(where, positions) & keep
   marked = _marks(leaves, where, positions, there)
-  if not values.ndim:
-    set_to = lambda here, leaf: jnp.where(here, _memory.cast(values, leaf.dtype), leaf)
-    return [set_to(here, leaf) for here, leaf in zip(marked, leaves, strict=True)]
-  tiled = Tiled(where)
-  sums, _ = tiled.add(jnp.zeros_like(values, shape=(tiled.size,)), positions, values, keep)
-  new = [_fold_up(place, x) for place, x in zip(where, tiled.leaves(sums), strict=True)]
+  if values.ndim:
+    tiled = Tiled(where)
+    sums, _ = tiled.add(jnp.zeros_like(values, shape=(tiled.size,)), positions, values, keep)
+    new = [_fold_up(place, x) for place, x in zip(where, tiled.leaves(sums), strict=True)]
+  else:
+    new = [values] * len(leaves)
   return [
     jnp.where(here, _memory.cast(x, leaf.dtype), leaf)
     for here, x, leaf in zip(marked, new, leaves, strict=True)

@@ -184,7 +184,7 @@ jax.distributed.shutdown()
 def test_an_interface_sends_what_is_counted():
   """Headers of packets and acknowledgements are at most 5 % and, where messages are short, 1.5 kB a step.
 
-  A machine that is busy with other things sends some packets again, so that the best of three counts.
+  A machine that was busy with other things sent half a per cent more, so that the least of three counts.
   """
   with hosts.hosts(2) as made:
     processes = [

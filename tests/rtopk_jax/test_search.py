@@ -26,8 +26,8 @@ FORMS = [
   functools.partial(Linear, width=1, exact=True),
 ]
 
-LARGE = 140_003  # above what is sorted or counted whole, and no multiple of anything
-LISTED = 400_003  # and of which those in doubt are listed
+LARGE = 140_003  # above what is sorted, and no multiple of anything
+LISTED = 400_003  # above what is read again and again, too
 
 
 def _sorted(keys, count):
