@@ -10,7 +10,7 @@ are between the cuts, and the words take half the memory.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,15 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
-from rtopk_jax._vector import ALIGN, Place, Vector, aligned
+from rtopk_jax._vector import Place, Vector, aligned
 
 # Bits of an entry, at most.
 WIDTH = 2
 EVEN_BITS = np.uint32(0x5555_5555)
 _HALF = np.uint32(0xFFFF)
-# Entries of a row of what is added up.
+# Entries of a row of what is added up, and those that are made words of at once on CPUs.
 _ROW = 512
+_TOGETHER = 128
 # Entries of a piece that are read at a time, at most, and at most one in so many of it.
 _STRETCH = 1 << 20
 _TURNS = 8
@@ -201,13 +202,17 @@ class _Piece(NamedTuple):
     return self.form.vector.where[self.number]
 
   def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, Found]:
-    """All of it, or what follows an entry, whole words first."""
-    size, entries = self.place.size, 32 // self.form.width
-    whole, found = size // entries * entries, []
-    for begin, end in ((start, whole), (whole, size)):
-      if end > begin:
-        packed, new = self._pack(packed, begin, end - begin)
+    """All of it, or what follows an entry: what is read together, the words left over, the entries left over."""
+    return self._on_platform(packed, self._pack_all, start)
+
+  def _pack_all(self, packed: jax.Array, start: int, together: int) -> tuple[jax.Array, Found]:
+    size, begin, found = self.place.size, start, []
+    for unit in (together, self._word, 1):
+      length = (size - begin) // unit * unit
+      if length:
+        packed, new = self._pack(packed, begin, length, unit)
         found.append(new)
+        begin += length
     return packed, functools.reduce(Found.with_, found, Found.nothing(len(self.place.runs)))
 
   def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, Found]:
@@ -215,12 +220,13 @@ class _Piece(NamedTuple):
     size = self.place.size
     if size < _TURNS * _ROW or len(self.place.runs) > 1:
       return self.pack(packed)
-    stretch = min(_STRETCH, size // _TURNS // ALIGN * ALIGN)
+    stretch = min(_STRETCH, size // _TURNS // _TOGETHER * _TOGETHER)
     turns = size // stretch
 
     def turn(number, state):
       packed, found = state
-      packed, new = self._pack(packed, number * stretch, stretch)
+      one = lambda packed, together: self._pack(packed, number * stretch, stretch, together)
+      packed, new = self._on_platform(packed, one)
       return packed, found.with_(new)
 
     start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
@@ -228,28 +234,48 @@ class _Piece(NamedTuple):
     packed, rest = self.pack(packed, turns * stretch)
     return packed, found.with_(rest)
 
+  @property
+  def _word(self) -> int:
+    """Entries of a word."""
+    return 32 // self.form.width
+
+  def _on_platform(self, packed: jax.Array, pack: Callable[..., Any], *start: int) -> Any:
+    """Packs so many entries together as suit the platform.
+
+    A CPU is the faster the more places it reads from at once, for each of which it fetches ahead. And compilers
+    for CPUs vectorise the reduction of a row to one number, whose parts are put together in the end: of words in
+    several places, there is one sum of squares and one largest key to put together for all.
+    """
+    return lax.platform_dependent(
+      packed,
+      cpu=lambda packed: pack(packed, *start, together=_TOGETHER),
+      default=lambda packed: pack(packed, *start, together=self._word),
+    )
+
   def _pack(
-    self, packed: jax.Array, begin: int | jax.Array, length: int
+    self, packed: jax.Array, begin: int | jax.Array, length: int, together: int
   ) -> tuple[jax.Array, Found]:
-    first = self.place.first + begin
-    entries = self.form.vector.read(self.number, begin, length)
+    """So many entries from one on: a multiple of those that are read together, or less than a word."""
+    first, word = self.place.first + begin, min(self._word, length)
+    abreast = max(1, together // word)
+    parts = self.form.vector.read_abreast(self.number, begin, length, abreast, word)
     runs = self.place.runs
     # With one bit an entry the higher cut is above all.
     cuts = (self.low, self.high)[: self.form.width]
     if len(runs) == 1:
       cuts = [Cut(*(x[0] for x in c)) for c in cuts]
-      words, survey = _words(entries, first, cuts, self.view, self.form.exact)
+      words, survey = _words(parts, first, cuts, self.view, self.form.exact)
       # As one reduction of two numbers, which compilers for CPUs vectorise.
       zero = _axis.varying_like(jnp.int32(0), words)
       count = lambda *kinds: [total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))]
     else:
-      # Runs end with whole words, and places of several are read at once.
-      lengths = [aligned(run.size) // (32 // self.form.width) for run in runs]
-      run_of = np.repeat(np.arange(len(runs)), lengths)
+      # Runs end with whole words, and nothing of places of several is read in a loop.
+      lengths = [aligned(run.size) // word for run in runs]
+      run_of = np.repeat(np.arange(len(runs)), lengths)[begin // word : (begin + length) // word]
       cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
       ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
       words, survey = _words(
-        entries, first, cuts, self.view, self.form.exact, jnp.asarray(ends)[run_of]
+        parts, first, cuts, self.view, self.form.exact, jnp.asarray(ends)[run_of]
       )
       count = lambda *kinds: [
         jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
@@ -263,7 +289,7 @@ class _Piece(NamedTuple):
     if self.form.width == 1:
       in_low, in_high = in_low + in_high, jnp.zeros_like(in_high)
     found = Found(survey, in_low, in_high)
-    return lax.dynamic_update_slice(packed, words, (first // (32 // self.form.width),)), found
+    return lax.dynamic_update_slice(packed, words, (first // self._word,)), found
 
 
 def _both(a, b):
@@ -271,32 +297,50 @@ def _both(a, b):
 
 
 def _words(
-  entries: jax.Array,
+  parts: Sequence[jax.Array],
   first: int | jax.Array,
   cuts: Sequence[Cut],
   view: View,
   exact: bool,
   ends: jax.Array | None = None,
 ) -> tuple[jax.Array, Survey]:
-  """The words of some entries, a bit for each cut, and their survey; from its end on, an entry is in no word."""
+  """The words of some entries, a bit for each cut, and their survey; from its end on, an entry is in no word.
+
+  Args:
+    parts: equal parts of the entries in order, with a row for each word, shape (rows, length).
+    first: the position of the first entry.
+    cuts: the lower one, or both; of one group, or with an entry for each word.
+    view: from entries to keys.
+    exact: whether ties are broken entry by entry.
+    ends: beyond the last position of each word's group.
+
+  Returns:
+    The words in order.
+  """
   width = len(cuts)
-  length = min(entries.size, 32 // width)
-  keys = view(entries).reshape(-1, length)
-  starts = first + length * lax.iota(jnp.int32, keys.shape[0])
+  rows, length = parts[0].shape
   number = lax.iota(jnp.int32, length)[None]
-  places = starts[:, None] + number if exact else starts[:, None]
-  column = lambda x: x.reshape(-1, 1)
-  bounds = [column(c.value) - (places < column(c.index)).astype(jnp.int32) for c in cuts]
-  if ends is not None:
-    # Below all bounds, of which -1 is the least.
-    keys = jnp.where(number < (ends - starts)[:, None], keys, -1)
-  code = sum(((keys > bound).astype(jnp.uint32) for bound in bounds), np.uint32(0))
-  code <<= width * number.astype(jnp.uint32)
-  zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
-  words, squares, keys = lax.reduce(
-    (code, square(entries).reshape(keys.shape), keys),
-    tuple(_axis.varying_like(x, entries) for x in zeros),
-    lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
+  starts = first + length * lax.iota(jnp.int32, rows)[:, None]
+  codes, squares, largest = [], [], []
+  for i, entries in enumerate(parts):
+    of_part = lambda x, i=i: x.reshape(-1, rows)[i][:, None] if x.ndim else x
+    keys = view(entries)
+    begins = starts + length * rows * i
+    places = begins + number if exact else begins
+    bounds = [of_part(c.value) - (places < of_part(c.index)).astype(jnp.int32) for c in cuts]
+    if ends is not None:
+      # Below all bounds, of which -1 is the least.
+      keys = jnp.where(number < of_part(ends) - begins, keys, -1)
+    code = sum(((keys > bound).astype(jnp.uint32) for bound in bounds), np.uint32(0))
+    codes.append(code << (width * number.astype(jnp.uint32)))
+    squares.append(square(entries))
+    largest.append(keys)
+  operands = (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
+  zeros = [_axis.varying_like(jnp.zeros((), x.dtype), parts[0]) for x in operands]
+  *words, squares, keys = lax.reduce(
+    operands,
+    tuple(zeros),
+    lambda a, b: (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1])),
     (1,),
   )
-  return words, Survey(squares.sum(), keys.max())
+  return jnp.concatenate(words), Survey(squares.sum(), keys.max())

@@ -168,6 +168,34 @@ class Vector:
     cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
     return self.rule(*(_as_bits(cut, x, begin) for x in self.arrays[piece]))
 
+  def read_abreast(
+    self, piece: int, begin: int | jax.Array, length: int, abreast: int, width: int
+  ) -> list[jax.Array]:
+    """So many entries of a piece, from one on, in equal parts.
+
+    Args:
+      piece: its number.
+      begin: the first entry.
+      length: how many, a multiple of ``abreast * width``.
+      abreast: how many parts.
+      width: entries of a row.
+
+    Returns:
+      The parts in order, shape (rows, width).
+    """
+    size = length // abreast
+
+    def part(x, begin):
+      if isinstance(begin, int):
+        return x.reshape(-1)[begin : begin + size].reshape(-1, width)
+      cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (size,))
+      return _as_bits(cut, x, begin).reshape(-1, width)
+
+    # The rule is applied to parts: compilers for CPUs would write down what is cut to many.
+    return [
+      self.rule(*(part(x, begin + size * i) for x in self.arrays[piece])) for i in range(abreast)
+    ]
+
   def _read_at_once(self, piece: int) -> jax.Array:
     return self.rule(*self.arrays[piece]).reshape(-1)
 
