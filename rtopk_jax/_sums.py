@@ -5,6 +5,8 @@ entries differ from zero in the end comes out of the same touch: an entry counts
 taken back when it returns there.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _write
 from rtopk_jax._exchange import Contributions
+from rtopk_jax._spent import Spent, zeros_over
 from rtopk_jax._vector import Place
 
 # Entries that are added to a leaf at a time where that is done in turns.
@@ -34,6 +37,7 @@ def reduce(
   keep: jax.Array,
   weights: jax.Array | None,
   average: str,
+  spent: Sequence[Spent] = (),
 ) -> tuple[list[jax.Array], jax.Array]:
   """The mean of all contributions, leaf by leaf.
 
@@ -44,6 +48,7 @@ def reduce(
     weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
     average: "workers" divides by their number, "senders" each entry by the number of workers that sent
       it, "sum" does not divide.
+    spent: an array a leaf, of its size, in whose memory its sums may be made; empty where there are none.
 
   Returns:
     Leaves in float32, and how many of their entries are not zero.
@@ -52,7 +57,7 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  def added_up(form):
+  def added_up(form, spent=()):
     def add(worker, state):
       totals, senders = state
       positions, values = contributions.read(worker)
@@ -65,14 +70,15 @@ def reduce(
     # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a size,
     # and copy it for each.
     positions, values = contributions.read(jnp.int32(0))
-    count = len(form.sizes)
+    count = len(form.shapes)
     nothing = jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
     zeros = lambda dtype: [
-      jnp.broadcast_to(nothing[i].astype(dtype), (size,)) for i, size in enumerate(form.sizes)
+      jnp.broadcast_to(nothing[i].astype(dtype), shape) for i, shape in enumerate(form.shapes)
     ]
     none = _axis.varying_like(jnp.int32(0), nothing)
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
-    start = (_Sums(zeros(jnp.float32), none), counted)
+    over = [_axis.varying_like(zeros_over(each), nothing) for each in spent]
+    start = (_Sums(over or zeros(jnp.float32), none), counted)
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
     leaves = form.leaves(totals.arrays)
     if by_senders:
@@ -80,18 +86,28 @@ def reduce(
       leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
     return leaves, totals.nonzero
 
-  in_tiles = _InTiles(where) if _write.Tiled.fits(where) else _InPlace(where)
+  in_tiles = _InTiles(where) if _write.Tiled.fits(where) else _InPlace(where, flat=True)
   return lax.platform_dependent(
-    tpu=lambda: added_up(in_tiles), default=lambda: added_up(_InPlace(where))
+    cpu=lambda: added_up(_InPlace(where), spent),
+    tpu=lambda: added_up(in_tiles),
+    default=lambda: added_up(_InPlace(where, flat=True)),
   )
 
 
 class _InPlace:
-  """A flat array for each leaf."""
+  """An array of its own for each leaf.
 
-  def __init__(self, where: Sequence[Place]):
-    self.where = where
-    self.sizes = [place.size for place in where]
+  Args:
+    where: the places of the leaves.
+    flat: whether arrays are flat, which are quicker to index. One of a leaf's shape can take the place of another.
+  """
+
+  def __init__(self, where: Sequence[Place], flat: bool = False):
+    self._leaves = where
+    self.where = [
+      dataclasses.replace(place, shape=(place.size,)) if flat else place for place in where
+    ]
+    self.shapes = [place.shape for place in self.where]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """Adds values at strictly ascending positions, if they are wanted at all."""
@@ -103,12 +119,12 @@ class _InPlace:
     for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
       array, change = lax.platform_dependent(
         array,
-        positions - np.int32(place.first),
+        positions,
         values,
         begins[i],
         ends[i],
-        cpu=_add_in_turns,
-        default=_add_at_once,
+        cpu=functools.partial(_add_in_turns, place),
+        default=functools.partial(_add_at_once, place),
       )
       arrays.append(array)
       nonzero += change
@@ -116,7 +132,7 @@ class _InPlace:
 
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """The arrays as leaves."""
-    return [x.reshape(place.shape) for x, place in zip(arrays, self.where, strict=True)]
+    return [x.reshape(place.shape) for x, place in zip(arrays, self._leaves, strict=True)]
 
 
 class _InTiles:
@@ -124,7 +140,7 @@ class _InTiles:
 
   def __init__(self, where: Sequence[Place]):
     self._tiled = _write.Tiled(where)
-    self.sizes = [self._tiled.size]
+    self.shapes = [(self._tiled.size,)]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """As ``_InPlace.add``."""
@@ -137,22 +153,33 @@ class _InTiles:
 
 
 def _add_at_once(
-  leaf: jax.Array, index: jax.Array, values: jax.Array, begin: jax.Array, end: jax.Array
+  place: Place,
+  leaf: jax.Array,
+  positions: jax.Array,
+  values: jax.Array,
+  begin: jax.Array,
+  end: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
-  length = min(index.size, leaf.size)
-  return _add_window(leaf, index, values, begin, end, length)
+  length = min(positions.size, place.size)
+  return _add_window(place, leaf, positions, values, begin, end, length)
 
 
 def _add_in_turns(
-  leaf: jax.Array, index: jax.Array, values: jax.Array, begin: jax.Array, end: jax.Array
+  place: Place,
+  leaf: jax.Array,
+  positions: jax.Array,
+  values: jax.Array,
+  begin: jax.Array,
+  end: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """The same a stretch at a time, for what does one thing after another."""
-  length = min(_STRETCH, index.size, leaf.size)
+  length = min(_STRETCH, positions.size, place.size)
 
   def turn(state):
     leaf, nonzero, begin = state
-    leaf, change = _add_window(leaf, index, values, begin, jnp.minimum(begin + length, end), length)
+    stop = jnp.minimum(begin + length, end)
+    leaf, change = _add_window(place, leaf, positions, values, begin, stop, length)
     return leaf, nonzero + change, begin + length
 
   none = _axis.varying_like(jnp.int32(0), leaf)
@@ -162,16 +189,18 @@ def _add_in_turns(
 
 
 def _add_window(
+  place: Place,
   leaf: jax.Array,
-  index: jax.Array,
+  positions: jax.Array,
   values: jax.Array,
   begin: jax.Array,
   end: jax.Array,
   length: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Adds up to so many entries, and says by how many the entries that are not zero have become more."""
-  start = jnp.minimum(begin, index.size - length)
-  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (index, values))
+  start = jnp.minimum(begin, positions.size - length)
+  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (positions, values))
   number = start + lax.iota(jnp.int32, length)
-  here = (number >= begin) & (number < end) & (at < leaf.size)
-  return _write.add_counted(leaf, at, new, here, unique=True)
+  here = (number >= begin) & (number < end) & (at < place.first + place.size)
+  index = place.index(jnp.where(here, at, np.int32(-1)))
+  return _write.add_counted(leaf, index, new, here, unique=True)

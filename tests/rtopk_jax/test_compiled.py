@@ -341,13 +341,38 @@ def compiled_step(options, workers):
   ids=["clip", "momentum", "residual"],
 )
 def test_passes_over_all_entries(options, passes):
-  """Those that ``rtopk_jax/_step.py`` counts, and two more for words and small leaves."""
+  """Those that ``rtopk_jax/_step.py`` counts, two more for words and small leaves, and one that is not made.
+
+  Where the update is written over the gradient the program names that, but it is not read.
+  """
   step, size = compiled_step(options, WORKERS)
   program = hlo.Program(step.as_text())
-  assert passes <= sum(moved for moved, _ in program.moved()) / (4 * size) <= passes + 2
+  assert passes + 1 <= sum(moved for moved, _ in program.moved()) / (4 * size) <= passes + 3
   assert program.sorts() == []
   # Nothing of the length of a gradient is stored beside it.
   assert step.memory_analysis().temp_size_in_bytes < size
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"momentum": 0.9, "clip_norm": 1.0}], ids=["residual", "clip"]
+)
+def test_the_mean_takes_the_memory_of_a_gradient_that_is_donated(options):
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)
+  shapes = {"w": (1000, 700), "v": (3, 3, 256, 256)}
+  _, (gradient, state) = vectors(tx, WORKERS, shapes)
+  specs = jax.tree.map(lambda x: P(AXIS) if x.ndim > 1 else P(), state)
+
+  def exchange(state, gradient):
+    updates, state = tx.update(jax.tree.map(lambda x: x[0], gradient), state)
+    return state, jax.tree.map(lambda x: x[None], updates)
+
+  rows = (specs, P(AXIS))
+  mapped = jax.shard_map(exchange, mesh=harness.mesh(WORKERS), in_specs=rows, out_specs=rows)
+  step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
+  # No second half of a gradient is stored beside it, and no leaf is copied.
+  assert step.memory_analysis().temp_size_in_bytes < 2 * sum(map(math.prod, shapes.values()))
+  leaves = [",".join(map(str, (1, *shape))) for shape in shapes.values()]
+  assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
 
 @pytest.mark.parametrize(("dtype", "bytes_an_entry"), [("float16", 1), ("bfloat16", 3)])
