@@ -21,7 +21,7 @@ import rtopk_jax
 from benchmarks import link_protocol, trees
 
 AXIS, CHIPS = "workers", "chips"
-# Devices of a host, for the exchange that averages densely between them first.
+# Devices of a host for the exchange that averages densely between them first; for others it has one.
 CHIPS_OF_HOST = 2
 
 
@@ -65,8 +65,7 @@ def methods(density: float) -> dict[str, Method]:
   }
 
 
-def _exchange(method: Method, params: Any):
-  """A function of no arguments that exchanges a gradient and waits for the mean."""
+def _exchange(method: Method, params: Any) -> link_protocol.Exchange:
   chips = [
     [device for device in jax.devices() if device.process_index == host][: method.chips]
     for host in range(jax.process_count())
@@ -77,26 +76,34 @@ def _exchange(method: Method, params: Any):
   axes = AXIS if single else (AXIS, CHIPS)
   tx, specs = method.tx, rtopk_jax.state_specs(method.tx, params, axes)
 
-  def exchange(gradient, state):
+  def exchange(state, gradient):
     updates, state = tx.update(jax.tree.map(lambda x: x[0], gradient), state)
-    # First what is donated: its memory goes to the first result of its size, and the other would be a copy.
-    return state, updates
+    # Donated memory goes to the first result of its size: arguments and results are in the same order.
+    return state, jax.tree.map(lambda x: x[None], updates)
 
-  mapped = jax.shard_map(exchange, mesh=mesh, in_specs=(P(axes), specs), out_specs=(specs, P()))
+  mapped = jax.shard_map(exchange, mesh=mesh, in_specs=(specs, P(axes)), out_specs=(specs, P(axes)))
   rng = np.random.default_rng(jax.process_index())
   rows = NamedSharding(mesh, P(axes))
   draw = lambda x: rng.standard_normal((method.chips, *x.shape), np.float32)
   place = lambda x: jax.make_array_from_process_local_data(rows, draw(x))
-  gradient = jax.tree.map(place, params)
+  drawn = jax.tree.map(place, params)
+  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+  gradient = copy(drawn)
   state = rtopk_jax.init(tx, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params), mesh, axes)
-  step = jax.jit(mapped, donate_argnums=1).lower(gradient, state).compile()
+  # The mean is written over the gradient, as PyTorch's hooks do it.
+  step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
+
+  def fill():
+    nonlocal gradient
+    gradient = None
+    gradient = jax.block_until_ready(copy(drawn))
 
   def run():
-    nonlocal state
-    state, updates = step(gradient, state)
-    jax.block_until_ready((updates, state))
+    nonlocal state, gradient
+    state, gradient = step(state, gradient)
+    jax.block_until_ready((gradient, state))
 
-  return run
+  return link_protocol.Exchange(fill, run)
 
 
 def main() -> None:
@@ -105,7 +112,7 @@ def main() -> None:
   options = json.loads(sys.argv[5])
   # Gloo tells the others to find this worker where its host's name points.
   socket.sethostname(address)
-  jax.config.update("jax_num_cpu_devices", CHIPS_OF_HOST)
+  jax.config.update("jax_num_cpu_devices", options["chips"])
   jax.distributed.initialize(coordinator, workers, rank)
   mesh = Mesh(np.array([jax.local_devices(host)[0] for host in range(workers)]), (AXIS,))
   params = [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.shapes(options["tree"])]

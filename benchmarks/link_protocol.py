@@ -3,6 +3,7 @@
 A worker reads a line of JSON for every rate, ``{method: rounds}``, and answers with a line for every method.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,6 +12,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _SENT = pathlib.Path("/sys/class/net/eth0/statistics/tx_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+  """What is timed.
+
+  Attributes:
+    fill: puts a new gradient where the last mean is, as a backward pass does; is not timed.
+    run: returns when the gradient's mean is there in its place.
+  """
+
+  fill: Callable[[], Any]
+  run: Callable[[], Any]
 
 
 def orders() -> Iterator[dict[str, int]]:
@@ -36,27 +50,29 @@ def sent() -> int:
 
 
 def measure(
-  methods: dict[str, Callable[[], Any]], order: dict[str, int], barrier: Callable[[], Any]
+  methods: dict[str, Exchange], order: dict[str, int], barrier: Callable[[], Any]
 ) -> None:
   """Times methods in turn, from a barrier to this worker's end, and counts what its interface sent.
 
   Args:
-    methods: each returns when its exchange is done.
+    methods: an exchange by its name.
     order: how often each is timed.
     barrier: returns once all workers have come to it.
   """
   methods = {name: methods[name] for name in order}
   seconds: dict[str, list[float]] = {name: [] for name in order}
   counted: dict[str, list[int]] = {name: [] for name in order}
-  for run in methods.values():
-    run()
+  for method in methods.values():
+    method.fill()
+    method.run()
   for turn in range(max(order.values())):
-    for name, run in methods.items():
+    for name, method in methods.items():
       if turn < order[name]:
+        method.fill()
         barrier()
         before = sent()
         begun = time.perf_counter()
-        run()
+        method.run()
         seconds[name].append(time.perf_counter() - begun)
         # The last of it may wait in a queue until everybody has what it needs.
         barrier()

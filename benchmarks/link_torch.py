@@ -7,6 +7,7 @@ hook is handed the same bucket directly, so that its time is the exchange's and 
 """
 
 import datetime
+import functools
 import json
 import math
 import os
@@ -129,11 +130,12 @@ def main() -> None:
 
   methods = {}
   for name, (hook, state) in hooks.items():
-    methods[name] = lambda hook=hook, state=state: exchange(hook, state)
+    run = functools.partial(exchange, hook, state)
+    methods[name] = link_protocol.Exchange(bucket.fill, run)
   one = torch.ones(1)
   barrier = lambda: dist.all_reduce(one.fill_(1))
   for order in link_protocol.orders():
-    link_protocol.measure(methods, order, lambda: (bucket.fill(), barrier()))
+    link_protocol.measure(methods, order, barrier)
   dist.destroy_process_group()
 
 

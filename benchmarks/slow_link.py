@@ -3,8 +3,8 @@
 Makes hosts with rate-limited links on this machine (root and iproute2 are needed), runs one process on each, which
 gets one core, times every exchange of the library and, where PyTorch is installed (``--torch=PYTHON`` names another
 Python that has it), what its users have, and removes the hosts whatever happens. All exchange gradients of the
-same shapes; the time is from a barrier to the end of the slowest worker. PyTorch's hooks are handed a full
-bucket directly, so that no forward or backward pass is in their time.
+same shapes, and write the mean over the gradient; the time is from a barrier to the end of the slowest worker.
+PyTorch's hooks are handed a full bucket directly, so that no forward or backward pass is in their time.
 
 Beside each measured time stands what ``rtopk_jax``'s cost model makes of the link, the latency of a
 barrier and the speed of one worker without a link, both measured in the same run; beside the bytes that
@@ -193,6 +193,41 @@ class Case:
     return max(_FEWEST, min(_MOST, int(_BUDGET / seconds)))
 
 
+def _run_jax(
+  case: Case,
+  hosts: slow_hosts.Hosts,
+  rates: list[float],
+  chips: int,
+  options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+  """Times the library's exchanges between hosts of so many devices: one has no threads for a second."""
+  names = [name for name in options.methods if case.methods[name].chips == chips]
+  told = {"tree": options.tree, "density": options.density, "methods": names, "chips": chips}
+  program = [sys.executable, "-m", "benchmarks.link_jax"]
+  group = Group(hosts, program, told, 29_400 + chips, options.timeout)
+  rows = []
+  try:
+    parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
+    local = rtopk_jax.LocalSpeed(**{part: _mean(group.opening, "local", part) for part in parts})
+    for rate in rates:
+      hosts.limit(rate)
+      answers = group.ask({name: case.rounds(name, rate) for name in names})
+      link = rtopk_jax.Link(rate, latency=_mean(answers, "latency"))
+      barrier = _mean(answers, "barrier")
+      for name, found in _by_method(answers).items():
+        traffic = [_plan.traffic_of(*x, case.workers).bytes for x in case.operands(name)]
+        found |= {
+          "predicted": case.predicted(name, link, local),
+          "network": link.seconds(case.operands(name), case.workers),
+          "counted": sum(traffic),
+          "sent": found["sent"] - barrier,
+        }
+        rows.append({"workers": case.workers, "rate": rate, "method": name, **found})
+  finally:
+    group.end()
+  return rows
+
+
 def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[dict[str, Any]]:
   """Times all methods for one number of workers.
 
@@ -205,30 +240,12 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
     A row for every rate and method.
   """
   case = Case(options.tree, options.density, workers)
-  told = {"tree": options.tree, "density": options.density, "methods": options.methods}
+  told = {"tree": options.tree, "density": options.density}
   rows = []
   with slow_hosts.hosts(workers) as hosts:
-    program = [sys.executable, "-m", "benchmarks.link_jax"]
-    group = Group(hosts, program, told, 29_400, options.timeout)
-    try:
-      parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
-      local = rtopk_jax.LocalSpeed(**{part: _mean(group.opening, "local", part) for part in parts})
-      for rate in rates:
-        hosts.limit(rate)
-        answers = group.ask({name: case.rounds(name, rate) for name in options.methods})
-        link = rtopk_jax.Link(rate, latency=_mean(answers, "latency"))
-        barrier = _mean(answers, "barrier")
-        for name, found in _by_method(answers).items():
-          traffic = [_plan.traffic_of(*x, workers).bytes for x in case.operands(name)]
-          found |= {
-            "predicted": case.predicted(name, link, local),
-            "network": link.seconds(case.operands(name), workers),
-            "counted": sum(traffic),
-            "sent": found["sent"] - barrier,
-          }
-          rows.append({"workers": workers, "rate": rate, "method": name, **found})
-    finally:
-      group.end()
+    for chips in sorted({case.methods[name].chips for name in options.methods}):
+      rows += _run_jax(case, hosts, rates, chips, options)
+    rows.sort(key=lambda row: (rates.index(row["rate"]), options.methods.index(row["method"])))
     if options.torch:
       program = [options.torch, str(_ROOT / "benchmarks" / "link_torch.py")]
       group = Group(hosts, program, told, 29_500, options.timeout)

@@ -167,7 +167,7 @@ jax.distributed.initialize(coordinator, 2, rank)
 params = [jax.ShapeDtypeStruct({SHAPE}, "float32")]
 sent = {{}}
 for name in {EXCHANGES}:
-  run = link_jax._exchange(link_jax.methods({DENSITY})[name], params)
+  run = link_jax._exchange(link_jax.methods({DENSITY})[name], params).run
   run()
   sent[name] = []
   for _ in range(3):
