@@ -66,6 +66,7 @@ def methods(density: float) -> dict[str, Method]:
 
 
 def _exchange(method: Method, params: Any) -> link_protocol.Exchange:
+  """An exchange of a gradient that is drawn at random."""
   chips = [
     [device for device in jax.devices() if device.process_index == host][: method.chips]
     for host in range(jax.process_count())

@@ -94,6 +94,15 @@ def reduce(
   )
 
 
+class _Part(NamedTuple):
+  """Some entries of a message: from one on, up to another."""
+
+  positions: jax.Array
+  values: jax.Array
+  begin: jax.Array
+  end: jax.Array
+
+
 class _InPlace:
   """An array of its own for each leaf.
 
@@ -119,10 +128,7 @@ class _InPlace:
     for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
       array, change = lax.platform_dependent(
         array,
-        positions,
-        values,
-        begins[i],
-        ends[i],
+        _Part(positions, values, begins[i], ends[i]),
         cpu=functools.partial(_add_in_turns, place),
         default=functools.partial(_add_at_once, place),
       )
@@ -152,55 +158,35 @@ class _InTiles:
     return self._tiled.leaves(arrays[0])
 
 
-def _add_at_once(
-  place: Place,
-  leaf: jax.Array,
-  positions: jax.Array,
-  values: jax.Array,
-  begin: jax.Array,
-  end: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def _add_at_once(place: Place, leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
   """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
-  length = min(positions.size, place.size)
-  return _add_window(place, leaf, positions, values, begin, end, length)
+  length = min(part.positions.size, place.size)
+  return _add_window(place, leaf, part, length)
 
 
-def _add_in_turns(
-  place: Place,
-  leaf: jax.Array,
-  positions: jax.Array,
-  values: jax.Array,
-  begin: jax.Array,
-  end: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def _add_in_turns(place: Place, leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
   """The same a stretch at a time, for what does one thing after another."""
-  length = min(_STRETCH, positions.size, place.size)
+  length = min(_STRETCH, part.positions.size, place.size)
 
   def turn(state):
     leaf, nonzero, begin = state
-    stop = jnp.minimum(begin + length, end)
-    leaf, change = _add_window(place, leaf, positions, values, begin, stop, length)
+    window = part._replace(begin=begin, end=jnp.minimum(begin + length, part.end))
+    leaf, change = _add_window(place, leaf, window, length)
     return leaf, nonzero + change, begin + length
 
   none = _axis.varying_like(jnp.int32(0), leaf)
-  begin = _axis.varying_like(begin, leaf)
-  leaf, nonzero, _ = lax.while_loop(lambda state: state[2] < end, turn, (leaf, none, begin))
+  begin = _axis.varying_like(part.begin, leaf)
+  leaf, nonzero, _ = lax.while_loop(lambda state: state[2] < part.end, turn, (leaf, none, begin))
   return leaf, nonzero
 
 
 def _add_window(
-  place: Place,
-  leaf: jax.Array,
-  positions: jax.Array,
-  values: jax.Array,
-  begin: jax.Array,
-  end: jax.Array,
-  length: int,
+  place: Place, leaf: jax.Array, part: _Part, length: int
 ) -> tuple[jax.Array, jax.Array]:
   """Adds up to so many entries, and says by how many the entries that are not zero have become more."""
-  start = jnp.minimum(begin, positions.size - length)
-  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (positions, values))
+  start = jnp.minimum(part.begin, part.positions.size - length)
+  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (part.positions, part.values))
   number = start + lax.iota(jnp.int32, length)
-  here = (number >= begin) & (number < end) & (at < place.first + place.size)
+  here = (number >= part.begin) & (number < part.end) & (at < place.first + place.size)
   index = place.index(jnp.where(here, at, np.int32(-1)))
   return _write.add_counted(leaf, index, new, here, unique=True)

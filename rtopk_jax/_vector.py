@@ -163,10 +163,14 @@ class Vector:
         cpu=lambda: self.flat()._read_by_stretches(piece),
         default=lambda: self._read_at_once(piece),
       )
+    return self.rule(*self._cut(piece, begin, length))
+
+  def _cut(self, piece: int, begin: int | jax.Array, length: int) -> list[jax.Array]:
+    """So many entries of each of a piece's arrays, flat, from one on."""
     if isinstance(begin, int):
-      return self.read(piece)[begin : begin + length]
+      return [x.reshape(-1)[begin : begin + length] for x in self.arrays[piece]]
     cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
-    return self.rule(*(_as_bits(cut, x, begin) for x in self.arrays[piece]))
+    return [_as_bits(cut, x, begin) for x in self.arrays[piece]]
 
   def read_abreast(
     self, piece: int, begin: int | jax.Array, length: int, abreast: int, width: int
@@ -184,17 +188,9 @@ class Vector:
       The parts in order, shape (rows, width).
     """
     size = length // abreast
-
-    def part(x, begin):
-      if isinstance(begin, int):
-        return x.reshape(-1)[begin : begin + size].reshape(-1, width)
-      cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (size,))
-      return _as_bits(cut, x, begin).reshape(-1, width)
-
+    cuts = (self._cut(piece, begin + size * i, size) for i in range(abreast))
     # The rule is applied to parts: compilers for CPUs would write down what is cut to many.
-    return [
-      self.rule(*(part(x, begin + size * i) for x in self.arrays[piece])) for i in range(abreast)
-    ]
+    return [self.rule(*(x.reshape(-1, width) for x in cut)) for cut in cuts]
 
   def _read_at_once(self, piece: int) -> jax.Array:
     return self.rule(*self.arrays[piece]).reshape(-1)
