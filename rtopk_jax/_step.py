@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _sums, _write
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _stretches, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -34,7 +35,6 @@ from rtopk_jax._layout import Block, Layout, Scope, Segment
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics
 from rtopk_jax._select import Selector
-from rtopk_jax._spent import Spent
 from rtopk_jax._vector import Place, Vector
 from rtopk_jax._wire import Wire
 
@@ -109,24 +109,14 @@ class Step:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     received = jnp.float32(0)
     for segment, arrived, weights in incoming:
-      self._advance(segment, here, scale, after, arrived)
+      cleared = self._advance(segment, here, scale, after, arrived)
       means, count = _sums.reduce(
-        arrived.contributions,
-        segment.where,
-        finite,
-        weights,
-        self.options.average,
-        self._spent(segment, after),
+        arrived.contributions, segment.where, finite, weights, self.options.average, cleared
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
       for i, mean in zip(segment.leaves, means, strict=True):
         updates[i] = mean
     return after, metrics._replace(received=received), finite
-
-  def _spent(self, segment: Segment, after: Leaves) -> list[Spent]:
-    """The gradients of a segment, of which its memory has been made; without memory nothing is the last to be."""
-    memory = after.residual or after.momentum
-    return [Spent(self.leaves.gradient[i], memory[i]) for i in segment.leaves if memory]
 
   def _clip_scale(self) -> jax.Array | None:
     """The factor that brings the norm of the whole gradient down to this worker's share of the limit."""
@@ -251,20 +241,46 @@ class Step:
     scale: jax.Array | None,
     after: Leaves,
     incoming: Incoming | None = None,
-  ) -> None:
+  ) -> list[jax.Array]:
     """Writes the memory of a segment after the step to ``after``, unchanged where the step is not taken.
 
-    The momentum comes first and the residual is made of it, so that each array is updated in place.
+    Returns:
+      Arrays for the segment's means, ``cleared`` in ``_sums.reduce``.
     """
-    before = [[x[i] for i in segment.leaves] if x else [] for x in self.leaves]
-    advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
+    before = Leaves(*([x[i] for i in segment.leaves] if x else [] for x in self.leaves))
     if incoming is None:
-      momenta, residuals = advanced(segment.where, before)
+      momenta, residuals = self._advanced(segment.where, before, here, scale, None)
+      cleared = []
     else:
-      momenta, residuals = _write.in_folds(segment.where, before, advanced)
+      momenta, residuals, cleared = self._settled(segment.where, before, here, scale, incoming)
     for new, leaves in ((momenta, after.momentum), (residuals, after.residual)):
       for i, x in zip(segment.leaves, new, strict=bool(new)):
         leaves[i] = x
+    return cleared
+
+  def _settled(
+    self,
+    where: Sequence[Place],
+    before: Leaves,
+    here: jax.Array,
+    scale: jax.Array | None,
+    incoming: Incoming,
+  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """Momentum, residual and cleared gradients of leaves that are compressed, as each platform does it best."""
+
+    def in_folds(cleared):
+      advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
+      momenta, residuals = _write.in_folds(where, before, advanced)
+      return momenta, residuals, cleared
+
+    arrays = [x for leaves in before for x in leaves]
+    if len(arrays) == len(where) or any(x.dtype != jnp.float32 for x in arrays):
+      return in_folds([])
+    # Other platforms make zeros without looking at the gradients.
+    return lax.platform_dependent(
+      cpu=lambda: self._by_stretches(where, before, here, scale, incoming),
+      default=lambda: in_folds(before.gradient),
+    )
 
   def _advanced(
     self,
@@ -274,19 +290,19 @@ class Step:
     scale: jax.Array | None,
     incoming: Incoming | None,
   ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Momentum and residual of some leaves after the step; nothing for what there is not, or does not change."""
-    memory = self.options.memory
+    """Momentum and residual of some leaves after the step; nothing for what there is not, or does not change.
+
+    The momentum comes first and the residual is made of it, so that each array is updated in place.
+    """
     gradients = [self._local(x, scale) for x in before.gradient]
-    momenta = []
-    for gradient, old in zip(gradients, before.momentum, strict=bool(before.momentum)):
-      old = old.astype(jnp.float32)
-      new = memory.correct(gradient, old)
-      momenta.append(old if new is None else jnp.where(here, new, old))
+    momenta = [
+      self._next_momentum(gradient, old.astype(jnp.float32), here)
+      for gradient, old in zip(gradients, before.momentum, strict=bool(before.momentum))
+    ]
     # In the dtype that they are kept in before anything is put to them: what is put to is written down.
     kept = [_memory.cast(x, old.dtype) for x, old in zip(momenta, before.momentum, strict=True)]
-    if memory.masks and incoming is not None:
-      for positions, keep in incoming.sent:
-        kept = _write.put(kept, where, positions, jnp.float32(0), keep=here & keep)
+    if incoming is not None:
+      kept = self._masked(kept, where, here, incoming)
     if not before.residual or incoming is None:
       return kept, []
     # Where momentum was cleared the residual is set below, so the one will do for the other.
@@ -294,8 +310,55 @@ class Step:
     momenta = kept if exact else momenta
     residuals = []
     for number, old in enumerate(before.residual):
-      direction = memory.direction(gradients[number], momenta[number] if momenta else None)
-      rest = old.astype(jnp.float32)
-      rest = jnp.where(here, memory.accumulate(direction, rest), rest)
+      momentum = momenta[number] if momenta else None
+      rest = self._next_residual(gradients[number], momentum, old.astype(jnp.float32), here)
       residuals.append(_memory.cast(rest, old.dtype))
     return kept, incoming.settle(residuals, where, here)
+
+  def _by_stretches(
+    self,
+    where: Sequence[Place],
+    before: Leaves,
+    here: jax.Array,
+    scale: jax.Array | None,
+    incoming: Incoming,
+  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """``_settled`` on CPUs, of leaves in float32."""
+    rules = [lambda *arrays: jnp.zeros_like(arrays[-1])]
+    if before.residual:
+      rules.insert(
+        0,
+        lambda *arrays: self._next_residual(
+          self._local(arrays[-1], scale), arrays[0] if before.momentum else None, arrays[-2], here
+        ),
+      )
+    if before.momentum:
+      rules.insert(
+        0, lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
+      )
+    lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
+    made = [_stretches.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
+    *kept, cleared = (list(x) for x in zip(*made, strict=True))
+    residuals = incoming.settle(kept.pop(), where, here) if before.residual else []
+    momenta = self._masked(kept.pop(), where, here, incoming) if before.momentum else []
+    return momenta, residuals, cleared
+
+  def _next_momentum(self, gradient: jax.Array, old: jax.Array, here: jax.Array) -> jax.Array:
+    new = self.options.memory.correct(gradient, old)
+    return old if new is None else jnp.where(here, new, old)
+
+  def _next_residual(
+    self, gradient: jax.Array, momentum: jax.Array | None, old: jax.Array, here: jax.Array
+  ) -> jax.Array:
+    """Before anything is taken from it; ``momentum`` is that after the step."""
+    memory = self.options.memory
+    return jnp.where(here, memory.accumulate(memory.direction(gradient, momentum), old), old)
+
+  def _masked(
+    self, momenta: list[jax.Array], where: Sequence[Place], here: jax.Array, incoming: Incoming
+  ) -> list[jax.Array]:
+    """Momenta that start anew where something was sent."""
+    if self.options.memory.masks:
+      for positions, keep in incoming.sent:
+        momenta = _write.put(momenta, where, positions, jnp.float32(0), keep=here & keep)
+    return momenta

@@ -17,7 +17,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _write
 from rtopk_jax._exchange import Contributions
-from rtopk_jax._spent import Spent, zeros_over
+from rtopk_jax._spent import zeros_in
 from rtopk_jax._vector import Place
 
 # Entries that are added to a leaf at a time where that is done in turns.
@@ -37,7 +37,7 @@ def reduce(
   keep: jax.Array,
   weights: jax.Array | None,
   average: str,
-  spent: Sequence[Spent] = (),
+  cleared: Sequence[jax.Array] = (),
 ) -> tuple[list[jax.Array], jax.Array]:
   """The mean of all contributions, leaf by leaf.
 
@@ -48,7 +48,8 @@ def reduce(
     weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
     average: "workers" divides by their number, "senders" each entry by the number of workers that sent
       it, "sum" does not divide.
-    spent: an array a leaf, of its size, in whose memory its sums may be made; empty where there are none.
+    cleared: an array a leaf, of its shape, in whose memory its sums may be made, float32; on CPUs all are zeros.
+      Empty where there are none.
 
   Returns:
     Leaves in float32, and how many of their entries are not zero.
@@ -57,7 +58,7 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  def added_up(form, spent=()):
+  def added_up(form, cleared=()):
     def add(worker, state):
       totals, senders = state
       positions, values = contributions.read(worker)
@@ -77,7 +78,7 @@ def reduce(
     ]
     none = _axis.varying_like(jnp.int32(0), nothing)
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
-    over = [_axis.varying_like(zeros_over(each), nothing) for each in spent]
+    over = [_axis.varying_like(zeros_in(x), nothing) for x in cleared]
     start = (_Sums(over or zeros(jnp.float32), none), counted)
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
     leaves = form.leaves(totals.arrays)
@@ -88,7 +89,7 @@ def reduce(
 
   in_tiles = _InTiles(where) if _write.Tiled.fits(where) else _InPlace(where, flat=True)
   return lax.platform_dependent(
-    cpu=lambda: added_up(_InPlace(where), spent),
+    cpu=lambda: added_up(_InPlace(where), cleared),
     tpu=lambda: added_up(in_tiles),
     default=lambda: added_up(_InPlace(where, flat=True)),
   )

@@ -1,0 +1,65 @@
+"""Arrays of one size written over entry by entry, a stretch of all of them at a time.
+
+What a worker keeps of a leaf, and the update, are made of the same arrays one after another. Made a leaf at a time, each
+array would come from memory anew for each of them. A stretch stays in a CPU's cache until all has been made of it, so
+that each array comes from memory once and goes back once.
+
+An array that somebody needs later is copied first, and the copy written over.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+
+# Entries of each array, which take far longer than a loop's turn does; those of three arrays fit into small caches.
+_STRETCH = 1 << 14
+
+# What makes the new entries of an array out of those of all arrays, one by one.
+Rule = Callable[..., jax.Array]
+
+
+def write_over(arrays: Sequence[jax.Array], rules: Sequence[Rule]) -> list[jax.Array]:
+  """Arrays after rules.
+
+  Args:
+    arrays: of the same size.
+    rules: one for each, applied in order: it sees what those before it have made of their arrays.
+
+  Returns:
+    The arrays, in their dtypes.
+  """
+  # What a rule makes may vary over the axes of all arrays.
+  for like in arrays:
+    arrays = [_axis.varying_like(x, like) for x in arrays]
+  size = arrays[0].size
+  length = min(_STRETCH, size)
+
+  def stretch(number, made):
+    made = list(made)
+    # The last one is as long as the others, and passes over what has been dealt with.
+    begin = jnp.minimum(number * length, size - length)
+    rest = lax.iota(jnp.int32, length) >= number * length - begin
+    for i, rule in enumerate(rules):
+      entries = [lax.dynamic_slice(x, (begin,), (length,)) for x in made]
+      new = rule(*entries).astype(made[i].dtype)
+      if size % length:
+        new = jnp.where(rest, new, entries[i])
+      made[i] = lax.dynamic_update_slice(made[i], new, (begin,))
+      # The next rule begins when this one has ended: a compiler that did not see that would copy the whole array.
+      begin += _zero_of(lax.dynamic_slice(made[i], (begin,), (1,)))
+    return made
+
+  made = lax.fori_loop(0, -(-size // length), stretch, [x.reshape(-1) for x in arrays])
+  return [x.reshape(y.shape) for x, y in zip(made, arrays, strict=True)]
+
+
+def _zero_of(x: jax.Array) -> jax.Array:
+  """Zero, for which a compiler waits until there is a number."""
+  bits = lax.bitcast_convert_type(x.reshape(()).astype(jnp.float32), jnp.int32)
+  # It is never negative, which XLA does not know.
+  return jnp.minimum(bits & np.int32(0x7FFF_FFFF), np.int32(0))
