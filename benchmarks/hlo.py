@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator
 
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
@@ -145,6 +144,14 @@ class Program:
     inner = re.findall(r"(?:calls|to_apply|comparator|select|scatter)=%?([\w.\-]+)", text)
     called = re.findall(r" call\(.*to_apply=%?([\w.\-]+)", text)
     self._inner = set(inner) - set(called)
+    # The computation that each loop's body is turned by, and how often, if that is known.
+    self._loops: dict[str, tuple[str, int]] = {}
+    for name, body in self._computations.items():
+      for x in body:
+        turned = re.search(r"body=%?([\w.\-]+)", x.text) if x.opcode == "while" else None
+        if turned:
+          known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', x.text)
+          self._loops[turned[1]] = name, int(known[1]) if known else 1
 
   @property
   def instructions(self) -> int:
@@ -154,14 +161,8 @@ class Program:
   @property
   def launches(self) -> int:
     """Instructions that run on their own, each once."""
-    return sum(1 for _, x in self._outer() if not _FREE.match(x.opcode))
-
-  def _outer(self) -> Iterator[tuple[dict[str, Instruction], Instruction]]:
-    for name, body in self._computations.items():
-      if name not in self._inner:
-        names = {x.name: x for x in body}
-        for instruction in body:
-          yield names, instruction
+    outer = (body for name, body in self._computations.items() if name not in self._inner)
+    return sum(not _FREE.match(x.opcode) for body in outer for x in body)
 
   def collectives(self) -> list[Collective]:
     """All of them, those between TPU slices (which are sends through the hosts) included."""
@@ -198,13 +199,23 @@ class Program:
     """Bytes that every instruction that runs on its own reads and writes in the device's memory.
 
     Of what is only sliced or gathered from, the slice counts; of what is updated in place, the update.
-    The body of a loop counts once.
+    The body of a loop counts as often as it is known to turn, else once.
     """
-    return [
-      (self._moved(names, instruction), instruction)
-      for names, instruction in self._outer()
-      if not _FREE.match(instruction.opcode)
-    ]
+    found = []
+    for name, body in self._computations.items():
+      if name not in self._inner:
+        turns, names = self._turns(name), {x.name: x for x in body}
+        kept = [x for x in body if not _FREE.match(x.opcode)]
+        found += [(turns * self._moved(names, x), x) for x in kept]
+    return found
+
+  def _turns(self, computation: str) -> int:
+    """How often a computation runs in one run of the program, as far as that is known."""
+    turns = 1
+    while computation in self._loops:
+      computation, times = self._loops[computation]
+      turns *= times
+    return turns
 
   def _moved(self, names: dict[str, Instruction], x: Instruction) -> float:
     sources = [names[name].results if name in names else () for name in x.operands]
@@ -248,7 +259,9 @@ def _fused(body: list[Instruction], x: Instruction, sources: list[tuple[Array, .
       y = names[y.operands[0]]
     if y.opcode in _UPDATES:
       update = _entries(names[y.operands[_UPDATES[y.opcode]]])
-      total += 0 if result.on_chip else 2 * update * result.item
+      # What is added to is read as well.
+      times = 1 if y.opcode == "dynamic-update-slice" else 2
+      total += 0 if result.on_chip else times * update * result.item
     else:
       total += _off_chip(result)
   for y in reversed(body):

@@ -324,7 +324,7 @@ class Step:
     incoming: Incoming,
   ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
     """``_settled`` on CPUs, of leaves in float32."""
-    rules = [lambda *arrays: jnp.zeros_like(arrays[-1])]
+    rules: list[_stretches.Rule | None] = [None]
     if before.residual:
       rules.insert(
         0,
@@ -339,9 +339,13 @@ class Step:
     lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
     made = [_stretches.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
     *kept, cleared = (list(x) for x in zip(*made, strict=True))
-    residuals = incoming.settle(kept.pop(), where, here) if before.residual else []
-    momenta = self._masked(kept.pop(), where, here, incoming) if before.momentum else []
-    return momenta, residuals, cleared
+    flat = [place.flat() for place in where]
+    residuals = incoming.settle(kept.pop(), flat, here) if before.residual else []
+    momenta = self._masked(kept.pop(), flat, here, incoming) if before.momentum else []
+    shaped = lambda leaves: [
+      x.reshape(place.shape) for x, place in zip(leaves, where, strict=bool(leaves))
+    ]
+    return shaped(momenta), shaped(residuals), shaped(cleared)
 
   def _next_momentum(self, gradient: jax.Array, old: jax.Array, here: jax.Array) -> jax.Array:
     new = self.options.memory.correct(gradient, old)

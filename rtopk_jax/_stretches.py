@@ -23,15 +23,15 @@ _STRETCH = 1 << 14
 Rule = Callable[..., jax.Array]
 
 
-def write_over(arrays: Sequence[jax.Array], rules: Sequence[Rule]) -> list[jax.Array]:
+def write_over(arrays: Sequence[jax.Array], rules: Sequence[Rule | None]) -> list[jax.Array]:
   """Arrays after rules.
 
   Args:
     arrays: of the same size.
-    rules: one for each, applied in order: it sees what those before it have made of their arrays.
+    rules: one for each, applied in order: it sees what those before it have made of their arrays. None clears one.
 
   Returns:
-    The arrays, in their dtypes.
+    The arrays, flat, in their dtypes.
   """
   # What a rule makes may vary over the axes of all arrays.
   for like in arrays:
@@ -46,16 +46,15 @@ def write_over(arrays: Sequence[jax.Array], rules: Sequence[Rule]) -> list[jax.A
     rest = lax.iota(jnp.int32, length) >= number * length - begin
     for i, rule in enumerate(rules):
       entries = [lax.dynamic_slice(x, (begin,), (length,)) for x in made]
-      new = rule(*entries).astype(made[i].dtype)
-      if size % length:
+      new = jnp.zeros_like(entries[i]) if rule is None else rule(*entries).astype(made[i].dtype)
+      if rule is not None and size % length:
         new = jnp.where(rest, new, entries[i])
       made[i] = lax.dynamic_update_slice(made[i], new, (begin,))
       # The next rule begins when this one has ended: a compiler that did not see that would copy the whole array.
       begin += _zero_of(lax.dynamic_slice(made[i], (begin,), (1,)))
     return made
 
-  made = lax.fori_loop(0, -(-size // length), stretch, [x.reshape(-1) for x in arrays])
-  return [x.reshape(y.shape) for x, y in zip(made, arrays, strict=True)]
+  return lax.fori_loop(0, -(-size // length), stretch, [x.reshape(-1) for x in arrays])
 
 
 def _zero_of(x: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ entries differ from zero in the end comes out of the same touch: an entry counts
 taken back when it returns there.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -78,7 +77,7 @@ def reduce(
     ]
     none = _axis.varying_like(jnp.int32(0), nothing)
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
-    over = [_axis.varying_like(zeros_in(x), nothing) for x in cleared]
+    over = [_axis.varying_like(zeros_in(x.reshape(-1)), nothing) for x in cleared]
     start = (_Sums(over or zeros(jnp.float32), none), counted)
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
     leaves = form.leaves(totals.arrays)
@@ -87,11 +86,12 @@ def reduce(
       leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
     return leaves, totals.nonzero
 
-  in_tiles = _InTiles(where) if _write.Tiled.fits(where) else _InPlace(where, flat=True)
+  in_place = _InPlace(where)
+  in_tiles = _InTiles(where) if _write.Tiled.fits(where) else in_place
   return lax.platform_dependent(
-    cpu=lambda: added_up(_InPlace(where), cleared),
+    cpu=lambda: added_up(in_place, cleared),
     tpu=lambda: added_up(in_tiles),
-    default=lambda: added_up(_InPlace(where, flat=True)),
+    default=lambda: added_up(in_place),
   )
 
 
@@ -105,18 +105,15 @@ class _Part(NamedTuple):
 
 
 class _InPlace:
-  """An array of its own for each leaf.
+  """A flat array for each leaf.
 
   Args:
     where: the places of the leaves.
-    flat: whether arrays are flat, which are quicker to index. One of a leaf's shape can take the place of another.
   """
 
-  def __init__(self, where: Sequence[Place], flat: bool = False):
+  def __init__(self, where: Sequence[Place]):
     self._leaves = where
-    self.where = [
-      dataclasses.replace(place, shape=(place.size,)) if flat else place for place in where
-    ]
+    self.where = [place.flat() for place in where]
     self.shapes = [place.shape for place in self.where]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:

@@ -68,6 +68,10 @@ class Place:
     """How many are selected from."""
     return sum(run.size for run in self.runs)
 
+  def flat(self) -> "Place":
+    """The same of a flat array."""
+    return dataclasses.replace(self, shape=(self.size,))
+
   def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
     """The places of some positions in the leaf, axis by axis; outside of it, out of bounds.
 
@@ -144,7 +148,7 @@ class Vector:
     Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
     where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
     """
-    where = tuple(dataclasses.replace(place, shape=(place.size,)) for place in self.where)
+    where = tuple(place.flat() for place in self.where)
     arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
     return Vector(where, arrays, self.rule)
 
