@@ -246,9 +246,11 @@ class _Piece(NamedTuple):
     for CPUs vectorise the reduction of a row to one number, whose parts are put together in the end: of words in
     several places, there is one sum of squares and one largest key to put together for all.
     """
+    # The places are of all arrays together, and beyond some they do harm.
+    together = _TOGETHER if len(self.form.vector.arrays[self.number]) == 1 else _TOGETHER // 2
     return lax.platform_dependent(
       packed,
-      cpu=lambda packed: pack(packed, *start, together=_TOGETHER),
+      cpu=lambda packed: pack(packed, *start, together=together),
       default=lambda packed: pack(packed, *start, together=self._word),
     )
 

@@ -49,6 +49,8 @@ Form = Linear | Columns
 # Groups below this size are not sampled: all of their entries are between the cuts.
 _SMALL = 1 << 14
 _SAMPLE = 1 << 16
+# Entries of a sample that lie side by side: to fetch one of them from memory takes as long as to fetch all.
+_BESIDE = 2
 # Vectors of up to so many entries are read again and again.
 _SHORT = 3 << 17
 # Where no more than one entry in so many is looked for, words have one bit an entry.
@@ -173,7 +175,7 @@ def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:
 
 
 def _sample(form: Form, group: int, count: int) -> jax.Array:
-  """One entry out of each of ``count`` equal stretches, at a place that a hash of its number names."""
+  """``count`` entries, some side by side out of each of equal stretches, at a place that a hash of its number names."""
   runs = [(i, run) for i, place in enumerate(form.vector.where) for run in place.runs]
   runs = [(i, run) for i, run in runs if run.group == group]
   sizes = [run.size for _, run in runs]
@@ -182,12 +184,12 @@ def _sample(form: Form, group: int, count: int) -> jax.Array:
   taken = []
   for (i, run), share in zip(runs, shares, strict=True):
     if share:
-      stretch = run.size // share
-      number = lax.iota(jnp.uint32, share)
+      stretch = run.size // -(-share // _BESIDE)
+      number, beside = jnp.divmod(lax.iota(jnp.uint32, share), np.uint32(_BESIDE))
       mixed = number * np.uint32(0x9E37_79B1)
       mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EB_CA77)
-      offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch)
-      index = np.uint32(run.begin) + number * np.uint32(stretch) + offset
+      offset = (mixed ^ (mixed >> np.uint32(13))) % np.uint32(stretch - _BESIDE + 1)
+      index = np.uint32(run.begin) + number * np.uint32(stretch) + offset + beside
       taken.append(form.take_from(i, index.astype(jnp.int32)))
   return jnp.concatenate(taken)
 
