@@ -10,10 +10,12 @@ entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
 a few times) and by small leaves, which are put together and taken apart again: at most 16 in all, and two more
-where a worker first averages over its chips (``Hierarchical``), as training without compression does. On CPUs the
-update is written over the gradient, if nobody needs that any more (``_spent``), and a compiled program names it as
-read once more, which it is not. So for ResNet-18 it says 14.5 and, without clipping and momentum, 9.1
-(``python -m benchmarks.step``).
+where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
+it is PASSES_CLIP on CPUs and, without clipping and momentum, PASSES_RESIDUAL (``python -m benchmarks.step``).
+
+CPUs make momentum and residual, and clear the gradient for the update, a stretch at a time (``_stretches``): of what a
+program names then, reading the new momentum and, of all that is written, what lay there before come from a cache. Where
+somebody needs the gradient later, it is copied first, in two passes more.
 
 XLA gives donated memory to the first result of its size. A step of one's own that returns the updates should take and
 return the state before them, or the memory of a worker is copied where it is an update that gets its place.
@@ -324,18 +326,19 @@ class Step:
     incoming: Incoming,
   ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
     """``_settled`` on CPUs, of leaves in float32."""
-    rules: list[_stretches.Rule | None] = [None]
+    # A rule is given what there is of momentum, residual and gradient, in this order.
+    rules: list[_stretches.Rule | None] = []
+    if before.momentum:
+      rules.append(
+        lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
+      )
     if before.residual:
-      rules.insert(
-        0,
+      rules.append(
         lambda *arrays: self._next_residual(
           self._local(arrays[-1], scale), arrays[0] if before.momentum else None, arrays[-2], here
-        ),
+        )
       )
-    if before.momentum:
-      rules.insert(
-        0, lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
-      )
+    rules.append(None)
     lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
     made = [_stretches.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
     *kept, cleared = (list(x) for x in zip(*made, strict=True))
