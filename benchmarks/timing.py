@@ -10,7 +10,10 @@ import numpy as np
 
 
 def in_turn(
-  rivals: dict[str, Callable[[], Any]], rounds: int, warm: int = 0
+  rivals: dict[str, Callable[[], Any]],
+  rounds: int,
+  warm: int = 0,
+  first: Mapping[str, Callable[[], Any]] | None = None,
 ) -> dict[str, list[float]]:
   """Times every rival once a round.
 
@@ -18,17 +21,23 @@ def in_turn(
     rivals: a name and a function that returns when its work is done; the first call is not counted.
     rounds: how many times each is timed.
     warm: calls before each that is timed, of what finds its data in the caches and all cores awake where it is used.
+    first: what has to be done before each call of some rivals, and is not timed.
 
   Returns:
     Seconds of every call.
   """
-  for run in rivals.values():
+  first = first or {}
+  nothing = lambda: None
+  for name, run in rivals.items():
+    first.get(name, nothing)()
     run()
   seconds: dict[str, list[float]] = {name: [] for name in rivals}
   for _ in range(rounds):
     for name, run in rivals.items():
       for _ in range(warm):
+        first.get(name, nothing)()
         run()
+      first.get(name, nothing)()
       start = time.perf_counter()
       run()
       seconds[name].append(time.perf_counter() - start)

@@ -33,6 +33,13 @@ def test_rivals_are_timed_in_turn():
   assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
 
 
+def test_what_comes_first_is_done_before_every_call():
+  calls = []
+  rivals = {name: lambda name=name: calls.append(name) for name in "ab"}
+  timing.in_turn(rivals, rounds=1, warm=1, first={"b": lambda: calls.append("fill b")})
+  assert calls == ["a", "fill b", "b", "a", "a", "fill b", "b", "fill b", "b"]
+
+
 @pytest.mark.usefixtures("usual_promotion")
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 11_173_962), ("lstm", 51_022_000)])
 def test_models_have_the_papers_sizes(name, size):
