@@ -195,18 +195,21 @@ class Program:
           found.append(max(array.entries for array in arrays))
     return found
 
-  def moved(self) -> list[tuple[float, Instruction]]:
+  def moved(self, turns: bool = False) -> list[tuple[float, Instruction]]:
     """Bytes that every instruction that runs on its own reads and writes in the device's memory.
 
     Of what is only sliced or gathered from, the slice counts; of what is updated in place, the update.
-    The body of a loop counts as often as it is known to turn, else once.
+
+    Args:
+      turns: whether the body of a loop counts as often as it is known to turn, which is what a loop over stretches
+        moves; else once, and a loop over messages counts as one message.
     """
     found = []
     for name, body in self._computations.items():
       if name not in self._inner:
-        turns, names = self._turns(name), {x.name: x for x in body}
+        times, names = self._turns(name) if turns else 1, {x.name: x for x in body}
         kept = [x for x in body if not _FREE.match(x.opcode)]
-        found += [(turns * self._moved(names, x), x) for x in kept]
+        found += [(times * self._moved(names, x), x) for x in kept]
     return found
 
   def _turns(self, computation: str) -> int:

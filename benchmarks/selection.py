@@ -46,7 +46,7 @@ def _rivals(size: int, density: float, subsample: float) -> tuple[dict, dict, di
     analysis = compiled.memory_analysis()
     if analysis is not None:
       temporary[name] = f"{analysis.temp_size_in_bytes / size:.2f} d"
-    moved = hlo.Program(str(compiled.as_text())).moved()
+    moved = hlo.Program(str(compiled.as_text())).moved(turns=True)
     passes[name] = sum(bytes for bytes, _ in moved) / (4 * size)
   device = peers.torch_device()
   if device is not None:

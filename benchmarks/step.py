@@ -86,7 +86,9 @@ def _update(tx: optax.GradientTransformation, params: Any) -> _Update:
   with _others():
     step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
-  passes = sum(moved for moved, _ in hlo.Program(str(step.as_text())).moved()) / (4 * size)
+  passes = sum(moved for moved, _ in hlo.Program(str(step.as_text())).moved(turns=True)) / (
+    4 * size
+  )
 
   def fill():
     nonlocal gradient
