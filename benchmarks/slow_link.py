@@ -313,7 +313,11 @@ def main() -> None:
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()
-  options.methods = options.methods or list(link_jax.methods(options.density))
+  methods = list(link_jax.methods(options.density))
+  unknown = [name for name in options.methods or () if name not in methods]
+  if unknown:
+    parser.error(f"--methods must be of {methods}, got {unknown}.")
+  options.methods = options.methods or methods
   lacks = slow_hosts.missing()
   if lacks:
     sys.exit(f"Making hosts with slow links needs {', '.join(lacks)}.")
