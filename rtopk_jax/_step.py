@@ -276,7 +276,9 @@ class Step:
       return momenta, residuals, cleared
 
     arrays = [x for leaves in before for x in leaves]
-    if len(arrays) == len(where) or any(x.dtype != jnp.float32 for x in arrays):
+    keeps = len(arrays) > len(where)
+    suited = keeps and all(x.dtype == jnp.float32 for x in arrays)
+    if not suited or max(place.size for place in where) < _stretches.LONG:
       return in_folds([])
     # Other platforms make zeros without looking at the gradients.
     return lax.platform_dependent(

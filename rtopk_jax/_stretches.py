@@ -19,6 +19,9 @@ from rtopk_jax import _axis
 # Entries of each array, which take far longer than a loop's turn does; those of three arrays fit into small caches.
 _STRETCH = 1 << 14
 
+# An array of fewer entries stays in a cache for as long as it is needed, and takes no loop to be compiled.
+LONG = 1 << 17
+
 # What makes the new entries of an array out of those of all arrays, one by one.
 Rule = Callable[..., jax.Array]
 

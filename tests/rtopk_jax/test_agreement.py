@@ -134,3 +134,14 @@ def test_pairs_are_covered_and_cases_allowed():
     for x, y in itertools.product(FACTORS[a], FACTORS[b]):
       assert not allowed({a: x, b: y}) or any(case[a] == x and case[b] == y for case in cases)
   assert len(cases) < 30
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "vmap"])
+@pytest.mark.parametrize(
+  "options",
+  [{}, {"momentum": 0.5, "clip_norm": CLIP}, {"momentum": 0.5, "error_feedback": False}],
+  ids=["residual", "both", "momentum"],
+)
+def test_leaves_that_cpus_work_on_by_stretches(mode, options):
+  grads = harness.gradients({"c": (3, 40), "w": (350, 400)}, 3, 2)
+  harness.check(mode, grads, density=0.001, **options)
