@@ -5,7 +5,6 @@ entries differ from zero in the end comes out of the same touch: an entry counts
 taken back when it returns there.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -70,10 +69,10 @@ def reduce(
     # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a size,
     # and copy it for each.
     positions, values = contributions.read(jnp.int32(0))
-    count = len(form.shapes)
+    count = len(form.sizes)
     nothing = jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
     zeros = lambda dtype: [
-      jnp.broadcast_to(nothing[i].astype(dtype), shape) for i, shape in enumerate(form.shapes)
+      jnp.broadcast_to(nothing[i].astype(dtype), (size,)) for i, size in enumerate(form.sizes)
     ]
     none = _axis.varying_like(jnp.int32(0), nothing)
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
@@ -96,9 +95,9 @@ def reduce(
 
 
 class _Part(NamedTuple):
-  """Some entries of a message: from one on, up to another."""
+  """Some entries of a message: from one on, up to another; their numbers in a leaf, beyond it after its end."""
 
-  positions: jax.Array
+  index: jax.Array
   values: jax.Array
   begin: jax.Array
   end: jax.Array
@@ -112,9 +111,8 @@ class _InPlace:
   """
 
   def __init__(self, where: Sequence[Place]):
-    self._leaves = where
-    self.where = [place.flat() for place in where]
-    self.shapes = [place.shape for place in self.where]
+    self.where = where
+    self.sizes = [place.size for place in where]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """Adds values at strictly ascending positions, if they are wanted at all."""
@@ -126,9 +124,9 @@ class _InPlace:
     for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
       array, change = lax.platform_dependent(
         array,
-        _Part(positions, values, begins[i], ends[i]),
-        cpu=functools.partial(_add_in_turns, place),
-        default=functools.partial(_add_at_once, place),
+        _Part(positions - np.int32(place.first), values, begins[i], ends[i]),
+        cpu=_add_in_turns,
+        default=_add_at_once,
       )
       arrays.append(array)
       nonzero += change
@@ -136,7 +134,7 @@ class _InPlace:
 
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """The arrays as leaves."""
-    return [x.reshape(place.shape) for x, place in zip(arrays, self._leaves, strict=True)]
+    return [x.reshape(place.shape) for x, place in zip(arrays, self.where, strict=True)]
 
 
 class _InTiles:
@@ -144,7 +142,7 @@ class _InTiles:
 
   def __init__(self, where: Sequence[Place]):
     self._tiled = _write.Tiled(where)
-    self.shapes = [(self._tiled.size,)]
+    self.sizes = [self._tiled.size]
 
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """As ``_InPlace.add``."""
@@ -156,20 +154,20 @@ class _InTiles:
     return self._tiled.leaves(arrays[0])
 
 
-def _add_at_once(place: Place, leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
+def _add_at_once(leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
   """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
-  length = min(part.positions.size, place.size)
-  return _add_window(place, leaf, part, length)
+  length = min(part.index.size, leaf.size)
+  return _add_window(leaf, part, length)
 
 
-def _add_in_turns(place: Place, leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
+def _add_in_turns(leaf: jax.Array, part: _Part) -> tuple[jax.Array, jax.Array]:
   """The same a stretch at a time, for what does one thing after another."""
-  length = min(_STRETCH, part.positions.size, place.size)
+  length = min(_STRETCH, part.index.size, leaf.size)
 
   def turn(state):
     leaf, nonzero, begin = state
     window = part._replace(begin=begin, end=jnp.minimum(begin + length, part.end))
-    leaf, change = _add_window(place, leaf, window, length)
+    leaf, change = _add_window(leaf, window, length)
     return leaf, nonzero + change, begin + length
 
   none = _axis.varying_like(jnp.int32(0), leaf)
@@ -178,13 +176,10 @@ def _add_in_turns(place: Place, leaf: jax.Array, part: _Part) -> tuple[jax.Array
   return leaf, nonzero
 
 
-def _add_window(
-  place: Place, leaf: jax.Array, part: _Part, length: int
-) -> tuple[jax.Array, jax.Array]:
+def _add_window(leaf: jax.Array, part: _Part, length: int) -> tuple[jax.Array, jax.Array]:
   """Adds up to so many entries, and says by how many the entries that are not zero have become more."""
-  start = jnp.minimum(part.begin, part.positions.size - length)
-  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (part.positions, part.values))
+  start = jnp.minimum(part.begin, part.index.size - length)
+  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (part.index, part.values))
   number = start + lax.iota(jnp.int32, length)
-  here = (number >= part.begin) & (number < part.end) & (at < place.first + place.size)
-  index = place.index(jnp.where(here, at, np.int32(-1)))
-  return _write.add_counted(leaf, index, new, here, unique=True)
+  here = (number >= part.begin) & (number < part.end) & (at < leaf.size)
+  return _write.add_counted(leaf, at, new, here, unique=True)

@@ -230,22 +230,18 @@ def _marks(
 
 
 def add_counted(
-  array: jax.Array,
-  index: tuple[jax.Array, ...],
-  values: jax.Array,
-  keep: jax.Array,
-  unique: bool = False,
+  array: jax.Array, index: jax.Array, values: jax.Array, keep: jax.Array, unique: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-  """An array with values added at distinct places, and by how many its entries that are not zero are more.
+  """A flat array with values added at distinct places, and by how many its entries that are not zero are more.
 
   Args:
-    array: of any shape.
-    index: along each of its axes, shape (m,), int32; out of bounds where nothing is added.
+    array: shape (n,).
+    index: shape (m,), int32.
     values: shape (m,).
     keep: which are added, shape (m,).
     unique: whether the compiler is told that places are distinct.
   """
-  at = array.at[index]
+  at = array.at[jnp.where(keep, index, np.int32(array.size))]
   old = at.get(mode="fill", fill_value=0, unique_indices=unique)
   new = old + values
   change = (keep & (new != 0)).astype(jnp.int32) - (keep & (old != 0)).astype(jnp.int32)
@@ -338,8 +334,7 @@ class Tiled:
     row, column = jnp.where(turned == 1, column, row), jnp.where(turned == 1, row, column)
     tile = lax.div(row, tall) * across + column // LANES
     place = begin + (tile * tall + lax.rem(row, tall)) * LANES + column % LANES
-    place = jnp.where(there, place, np.int32(sums.size))
-    return add_counted(sums, (place,), values, there)
+    return add_counted(sums, place, values, there)
 
   def leaves(self, sums: jax.Array) -> list[jax.Array]:
     """The flat array as leaves."""
