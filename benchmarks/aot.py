@@ -38,7 +38,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from benchmarks import hlo, models, timing
+from benchmarks import hlo, models, timing, trees
 
 # With the lines of the sources in a program, libtpu 0.0.42's inlining of calls may go round in circles for ever.
 jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -322,7 +322,7 @@ def main() -> int:
   """Compiles, prints the table, and says what is amiss."""
   parser = argparse.ArgumentParser(description="Compiles training steps for absent hardware.")
   parser.add_argument("platform", choices=TARGETS)
-  parser.add_argument("--only", action="append", choices=models.NAMES, help="models")
+  parser.add_argument("--only", action="append", choices=trees.NETWORKS, help="models")
   parser.add_argument("--scope", action="append", choices=("global", "leaf"))
   parser.add_argument(
     "--collective", choices=COLLECTIVES, default="all-gather", help="between workers"
@@ -336,7 +336,7 @@ def main() -> int:
   for target in TARGETS[options.platform]:
     if options.target and target.name not in options.target:
       continue
-    for name in options.only or models.NAMES:
+    for name in options.only or trees.NETWORKS:
       for scope in options.scope or ("global", "leaf"):
         one = examine(target, name, scope, options.collective, options.density, options.passes)
         print(

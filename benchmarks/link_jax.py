@@ -4,10 +4,12 @@ python -m benchmarks.link_jax RANK WORKERS ADDRESS COORDINATOR OPTIONS
 """
 
 import dataclasses
+import functools
 import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,13 +109,29 @@ def _exchange(method: Method, params: Any) -> link_protocol.Exchange:
   return link_protocol.Exchange(fill, run)
 
 
+def _probe(workers: int, rounds: int, barrier: Callable[[], Any]) -> None:
+  """Answers what a message's way takes, in seconds, and the bytes of a barrier."""
+  seconds, before = [], 0
+  for _ in range(rounds):
+    begun = time.perf_counter()
+    before = link_protocol.sent()
+    barrier()
+    seconds.append(time.perf_counter() - begun)
+  barrier()
+  # A sum over n workers takes 2 (n - 1) messages one after another.
+  latency = float(np.median(seconds)) / (2 * (workers - 1))
+  link_protocol.answer({"latency": latency, "barrier": (link_protocol.sent() - before) // 2})
+
+
 def main() -> None:
-  """Answers orders until there are no more."""
+  """Answers orders until there are no more: of one exchange, or of the link and this worker's speed."""
   rank, workers, address, coordinator = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
   options = json.loads(sys.argv[5])
+  method = methods(options["density"])[options["method"]] if options["method"] else None
   # Gloo tells the others to find this worker where its host's name points.
   socket.sethostname(address)
-  jax.config.update("jax_num_cpu_devices", options["chips"])
+  # An exchange has no threads for devices that it does not use.
+  jax.config.update("jax_num_cpu_devices", method.chips if method else 1)
   jax.distributed.initialize(coordinator, workers, rank)
   mesh = Mesh(np.array([jax.local_devices(host)[0] for host in range(workers)]), (AXIS,))
   params = [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.shapes(options["tree"])]
@@ -122,26 +140,15 @@ def main() -> None:
   total = jax.shard_map(lambda x: lax.psum(x, AXIS), mesh=mesh, in_specs=P(AXIS), out_specs=P())
   meet = jax.jit(total).lower(one).compile()
   barrier = lambda: jax.block_until_ready(meet(one))
-  runs = {
-    name: _exchange(method, params)
-    for name, method in methods(options["density"]).items()
-    if name in options["methods"]
-  }
   barrier()
-  local = rtopk_jax.measure_local(params, options["density"])
-  link_protocol.answer({"local": dataclasses.asdict(local)})
-  for order in link_protocol.orders():
-    seconds, before = [], 0
-    for _ in range(20):
-      begun = time.perf_counter()
-      before = link_protocol.sent()
-      barrier()
-      seconds.append(time.perf_counter() - begun)
-    barrier()
-    # A sum over n workers takes 2 (n - 1) messages one after another.
-    latency = float(np.median(seconds)) / (2 * (workers - 1))
-    link_protocol.answer({"latency": latency, "barrier": (link_protocol.sent() - before) // 2})
-    link_protocol.measure(runs, order, barrier)
+  if method is None:
+    local = rtopk_jax.measure_local(params, options["density"])
+    link_protocol.answer({"local": dataclasses.asdict(local)})
+    time_it = functools.partial(_probe, workers)
+  else:
+    time_it = functools.partial(link_protocol.measure, _exchange(method, params))
+  for rounds in link_protocol.orders():
+    time_it(rounds, barrier)
   barrier()
   jax.distributed.shutdown()
 

@@ -1,6 +1,7 @@
 """What the workers of ``slow_link`` have in common: timing in step, and talking to who started them.
 
-A worker reads a line of JSON for every rate, ``{method: rounds}``, and answers with a line for every method.
+A worker has one exchange, as in training. It reads how often to time it, line by line, and answers each line with
+lines of JSON.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ class Exchange:
   run: Callable[[], Any]
 
 
-def orders() -> Iterator[dict[str, int]]:
-  """How often each method is to be timed, one order after another, after saying that all is ready."""
+def orders() -> Iterator[int]:
+  """How often the exchange is to be timed, one order after another, after saying that all is ready."""
   answer({"ready": True})
   for line in sys.stdin:
     yield json.loads(line)
@@ -49,33 +50,25 @@ def sent() -> int:
   return int(_SENT.read_text())
 
 
-def measure(
-  methods: dict[str, Exchange], order: dict[str, int], barrier: Callable[[], Any]
-) -> None:
-  """Times methods in turn, from a barrier to this worker's end, and counts what its interface sent.
+def measure(exchange: Exchange, rounds: int, barrier: Callable[[], Any]) -> None:
+  """Times an exchange, from a barrier to this worker's end, and counts what its interface sent.
 
   Args:
-    methods: an exchange by its name.
-    order: how often each is timed.
+    exchange: what is timed; a first time is not counted.
+    rounds: how often.
     barrier: returns once all workers have come to it.
   """
-  methods = {name: methods[name] for name in order}
-  seconds: dict[str, list[float]] = {name: [] for name in order}
-  counted: dict[str, list[int]] = {name: [] for name in order}
-  for method in methods.values():
-    method.fill()
-    method.run()
-  for turn in range(max(order.values())):
-    for name, method in methods.items():
-      if turn < order[name]:
-        method.fill()
-        barrier()
-        before = sent()
-        begun = time.perf_counter()
-        method.run()
-        seconds[name].append(time.perf_counter() - begun)
-        # The last of it may wait in a queue until everybody has what it needs.
-        barrier()
-        counted[name].append(sent() - before)
-  for name in order:
-    answer({"method": name, "seconds": seconds[name], "sent": counted[name]})
+  seconds, counted = [], []
+  exchange.fill()
+  exchange.run()
+  for _ in range(rounds):
+    exchange.fill()
+    barrier()
+    before = sent()
+    begun = time.perf_counter()
+    exchange.run()
+    seconds.append(time.perf_counter() - begun)
+    # The last of it may wait in a queue until everybody has what it needs.
+    barrier()
+    counted.append(sent() - before)
+  answer({"seconds": seconds, "sent": counted})

@@ -7,7 +7,6 @@ hook is handed the same bucket directly, so that its time is the exchange's and 
 """
 
 import datetime
-import functools
 import json
 import math
 import os
@@ -125,17 +124,12 @@ def main() -> None:
     "DDP top-k hook": (TopK(options["density"]), None),
   }
 
-  def exchange(hook, state):
-    hook(state, bucket).wait()
-
-  methods = {}
-  for name, (hook, state) in hooks.items():
-    run = functools.partial(exchange, hook, state)
-    methods[name] = link_protocol.Exchange(bucket.fill, run)
+  hook, state = hooks[options["method"]]
+  exchange = link_protocol.Exchange(bucket.fill, lambda: hook(state, bucket).wait())
   one = torch.ones(1)
   barrier = lambda: dist.all_reduce(one.fill_(1))
-  for order in link_protocol.orders():
-    link_protocol.measure(methods, order, barrier)
+  for rounds in link_protocol.orders():
+    link_protocol.measure(exchange, rounds, barrier)
   dist.destroy_process_group()
 
 

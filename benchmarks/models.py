@@ -12,7 +12,6 @@ from flax import nnx
 
 from train import models
 
-NAMES = ("resnet18", "lstm")
 _KEY = "threefry2x32"
 
 

@@ -1,10 +1,12 @@
 """The whole exchange on slow links, from local gradient to mean: ``python -m benchmarks.slow_link``.
 
-Makes hosts with rate-limited links on this machine (root and iproute2 are needed), runs one process on each, which
-gets one core, times every exchange of the library and, where PyTorch is installed (``--torch=PYTHON`` names another
-Python that has it), what its users have, and removes the hosts whatever happens. All exchange gradients of the
-same shapes, and write the mean over the gradient; the time is from a barrier to the end of the slowest worker.
-PyTorch's hooks are handed a full bucket directly, so that no forward or backward pass is in their time.
+Makes hosts with rate-limited links on this machine (root and iproute2 are needed), times every exchange of the library
+and, where PyTorch is installed (``--torch=PYTHON`` names another Python that has it), what its users have, and removes
+the hosts whatever happens. As in training, a process has one exchange: each exchange, a peer's too, has a process on
+every host, which gets one core. They are timed in turn, a few times each, while the others wait for theirs, so that
+whatever else the machine does meets all alike. All exchange gradients of the same shapes, and write the mean over the
+gradient; the time is from a barrier to the end of the slowest worker. PyTorch's hooks are handed a full bucket directly,
+so that no forward or backward pass is in their time.
 
 Beside each measured time stands what ``rtopk_jax``'s cost model makes of the link, the latency of a
 barrier and the speed of one worker without a link, both measured in the same run; beside the bytes that
@@ -12,6 +14,7 @@ barrier and the speed of one worker without a link, both measured in the same ru
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -32,33 +35,39 @@ from benchmarks import hosts as slow_hosts
 from benchmarks import link_jax, picture, timing, trees
 from rtopk_jax import _axis, _plan
 
-# Seconds that a method may take at a rate, and how often it is timed.
-_BUDGET, _FEWEST, _MOST = 8.0, 3, 15
+# Seconds that an exchange may take at a rate, how often it is timed, and in how many turns.
+_BUDGET, _FEWEST, _MOST, _TURNS = 8.0, 3, 15, 5
+_BARRIERS = 20
 _PEERS = ("DDP dense", "PowerSGD rank 4", "DDP top-k hook")
 _DENSE, _POWER = "dense_exchange", "PowerSGD rank 4"
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class Group:
-  """One worker on each of some hosts.
+  """One worker on each of some hosts, for as long as the context lasts.
 
   Args:
     hosts: the hosts.
-    program: of a worker, with the arguments that are the same for all.
-    options: what all workers are told.
+    program: of a worker.
+    told: what all workers are told.
     port: of the first, where they meet.
-    timeout: seconds after which they are ended.
+    timeout: seconds after which they are ended, from their start or from an order.
+
+  Attributes:
+    opening: what every worker said at first.
   """
 
   def __init__(
     self,
     hosts: slow_hosts.Hosts,
     program: list[str],
-    options: dict[str, Any],
+    told: dict[str, Any],
     port: int,
     timeout: float,
   ):
     workers = len(hosts.names)
+    self._timeout = timeout
+    self._late = threading.Event()
     self._errors = [tempfile.TemporaryFile("w+") for _ in hosts.names]  # noqa: SIM115 (it outlives this)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
     self._processes = [
@@ -70,7 +79,7 @@ class Group:
           str(workers),
           address,
           f"{hosts.addresses[0]}:{port}",
-          json.dumps(options),
+          json.dumps(told),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -80,10 +89,6 @@ class Group:
       )
       for rank, address in enumerate(hosts.addresses)
     ]
-    self._late = threading.Event()
-    self._watch = threading.Timer(timeout, self._give_up)
-    self._watch.daemon = True
-    self._watch.start()
     try:
       self.opening = self._read_until("ready")
     except BaseException:
@@ -91,32 +96,44 @@ class Group:
       self.end()
       raise
 
-  def ask(self, order: dict[str, int]) -> list[list[dict[str, Any]]]:
+  def __enter__(self) -> "Group":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.end()
+
+  def ask(self, rounds: int) -> list[list[dict[str, Any]]]:
     """Every worker's answers.
 
     Args:
-      order: how often each method is to be timed.
+      rounds: how often they are to time what they have.
     """
     for process in self._processes:
-      process.stdin.write(json.dumps(order) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
+      process.stdin.write(f"{rounds}\n")  # pyright: ignore[reportOptionalMemberAccess]
       process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
     return self._read_until("done")
 
   def _read_until(self, last: str) -> list[list[dict[str, Any]]]:
-    answers = []
-    for process, errors in zip(self._processes, self._errors, strict=True):
-      mine: list[dict[str, Any]] = []
-      while not mine or last not in mine[-1]:
-        line = process.stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
-        if not line:
-          self.end()
-          errors.seek(0)
-          reason = "took longer than --timeout" if self._late.is_set() else "ended early"
-          raise RuntimeError(f"a worker {reason}:\n{errors.read()[-3000:]}")
-        if line.startswith("{"):
-          mine.append(json.loads(line))
-      answers.append(mine[:-1])
-    return answers
+    watch = threading.Timer(self._timeout, self._give_up)
+    watch.daemon = True
+    watch.start()
+    try:
+      return [self._answers(rank, last) for rank in range(len(self._processes))]
+    finally:
+      watch.cancel()
+
+  def _answers(self, rank: int, last: str) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = []
+    while not answers or last not in answers[-1]:
+      line = self._processes[rank].stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
+      if not line:
+        self.end()
+        self._errors[rank].seek(0)
+        reason = "took longer than --timeout" if self._late.is_set() else "ended early"
+        raise RuntimeError(f"a worker {reason}:\n{self._errors[rank].read()[-3000:]}")
+      if line.startswith("{"):
+        answers.append(json.loads(line))
+    return answers[:-1]
 
   def _give_up(self) -> None:
     self._late.set()
@@ -124,22 +141,28 @@ class Group:
 
   def end(self) -> None:
     """Ends them."""
-    self._watch.cancel()
     for process in self._processes:
       process.kill()
       process.wait()
 
 
-def _by_method(answers: list[list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-  """The slowest worker's seconds of each round, and the mean worker's bytes."""
-  found = {}
-  names = [line["method"] for line in answers[0] if "method" in line]
-  for name in names:
-    lines = [line for worker in answers for line in worker if line.get("method") == name]
-    seconds = np.max([line["seconds"] for line in lines], axis=0).tolist()
-    sent = float(np.mean([np.median(line["sent"]) for line in lines]))
-    found[name] = {"seconds": seconds, "sent": sent}
-  return found
+@dataclasses.dataclass
+class _Times:
+  """What was seen of one exchange at one rate.
+
+  Attributes:
+    seconds: of the slowest worker, each time.
+    sent: by the mean worker's interface in one time of each turn, in bytes.
+  """
+
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  sent: list[float] = dataclasses.field(default_factory=list)
+
+  def add(self, group: Group, rounds: int) -> None:
+    """Has a group time its exchange."""
+    lines = [line for worker in group.ask(rounds) for line in worker]
+    self.seconds += np.max([line["seconds"] for line in lines], axis=0).tolist()
+    self.sent.append(float(np.mean([np.median(line["sent"]) for line in lines])))
 
 
 def _mean(answers: list[list[dict[str, Any]]], *keys: str) -> float:
@@ -185,6 +208,19 @@ class Case:
     # All chips of a host do the same work, and share its cores.
     return network + known.chips * own
 
+  def model(
+    self, method: str, link: rtopk_jax.Link, local: rtopk_jax.LocalSpeed
+  ) -> dict[str, float]:
+    """The columns of what is predicted and counted; peers have none."""
+    if method not in self.methods:
+      return {}
+    operands = self.operands(method)
+    return {
+      "predicted": self.predicted(method, link, local),
+      "network": link.seconds(operands, self.workers),
+      "counted": sum(_plan.traffic_of(*operand, self.workers).bytes for operand in operands),
+    }
+
   def rounds(self, method: str, rate: float) -> int:
     """How often a method is timed; peers are taken for as slow as what they do is."""
     known = method if method in self.methods else "AllGather"
@@ -193,39 +229,15 @@ class Case:
     return max(_FEWEST, min(_MOST, int(_BUDGET / seconds)))
 
 
-def _run_jax(
-  case: Case,
-  hosts: slow_hosts.Hosts,
-  rates: list[float],
-  chips: int,
-  options: argparse.Namespace,
-) -> list[dict[str, Any]]:
-  """Times the library's exchanges between hosts of so many devices: one has no threads for a second."""
-  names = [name for name in options.methods if case.methods[name].chips == chips]
-  told = {"tree": options.tree, "density": options.density, "methods": names, "chips": chips}
-  program = [sys.executable, "-m", "benchmarks.link_jax"]
-  group = Group(hosts, program, told, 29_400 + chips, options.timeout)
-  rows = []
-  try:
-    parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
-    local = rtopk_jax.LocalSpeed(**{part: _mean(group.opening, "local", part) for part in parts})
-    for rate in rates:
-      hosts.limit(rate)
-      answers = group.ask({name: case.rounds(name, rate) for name in names})
-      link = rtopk_jax.Link(rate, latency=_mean(answers, "latency"))
-      barrier = _mean(answers, "barrier")
-      for name, found in _by_method(answers).items():
-        traffic = [_plan.traffic_of(*x, case.workers).bytes for x in case.operands(name)]
-        found |= {
-          "predicted": case.predicted(name, link, local),
-          "network": link.seconds(case.operands(name), case.workers),
-          "counted": sum(traffic),
-          "sent": found["sent"] - barrier,
-        }
-        rows.append({"workers": case.workers, "rate": rate, "method": name, **found})
-  finally:
-    group.end()
-  return rows
+def _in_turn(groups: dict[str, Group], rounds: dict[str, int]) -> dict[str, _Times]:
+  """Times every group's exchange so often, a few times in each turn."""
+  times = {name: _Times() for name in groups}
+  for _ in range(_TURNS):
+    for name, group in groups.items():
+      left = rounds[name] - len(times[name].seconds)
+      if left:
+        times[name].add(group, min(left, -(-rounds[name] // _TURNS)))
+  return times
 
 
 def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -240,25 +252,34 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
     A row for every rate and method.
   """
   case = Case(options.tree, options.density, workers)
-  told = {"tree": options.tree, "density": options.density}
+  in_jax = [sys.executable, "-m", "benchmarks.link_jax"]
+  in_torch = [options.torch, str(_ROOT / "benchmarks" / "link_torch.py")]
+  programs = dict.fromkeys(options.methods, in_jax)
+  programs |= dict.fromkeys(_PEERS if options.torch else (), in_torch)
   rows = []
-  with slow_hosts.hosts(workers) as hosts:
-    for chips in sorted({case.methods[name].chips for name in options.methods}):
-      rows += _run_jax(case, hosts, rates, chips, options)
-    rows.sort(key=lambda row: (rates.index(row["rate"]), options.methods.index(row["method"])))
-    if options.torch:
-      program = [options.torch, str(_ROOT / "benchmarks" / "link_torch.py")]
-      group = Group(hosts, program, told, 29_500, options.timeout)
-      try:
-        for rate in rates:
-          hosts.limit(rate)
-          answers = group.ask({name: case.rounds(name, rate) for name in _PEERS})
-          rows += [
-            {"workers": workers, "rate": rate, "method": name, **found}
-            for name, found in _by_method(answers).items()
-          ]
-      finally:
-        group.end()
+  with slow_hosts.hosts(workers) as hosts, contextlib.ExitStack() as stack:
+
+    def start(port: int, program: list[str], method: str | None) -> Group:
+      told = {"tree": options.tree, "density": options.density, "method": method}
+      return stack.enter_context(Group(hosts, program, told, port, options.timeout))
+
+    probe = start(29_400, in_jax, None)
+    parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
+    local = rtopk_jax.LocalSpeed(**{part: _mean(probe.opening, "local", part) for part in parts})
+    groups = {
+      method: start(29_401 + i, program, method)
+      for i, (method, program) in enumerate(programs.items())
+    }
+    for rate in rates:
+      hosts.limit(rate)
+      answers = probe.ask(_BARRIERS)
+      link = rtopk_jax.Link(rate, latency=_mean(answers, "latency"))
+      rounds = {method: case.rounds(method, rate) for method in groups}
+      for method, times in _in_turn(groups, rounds).items():
+        sent = float(np.median(times.sent)) - _mean(answers, "barrier")
+        row = {"workers": workers, "rate": rate, "method": method, "seconds": times.seconds}
+        row["sent"] = sent
+        rows.append(row | case.model(method, link, local))
   return rows
 
 
@@ -309,7 +330,7 @@ def main() -> None:
   parser.add_argument("--methods", nargs="+", help="default: all")
   installed = sys.executable if importlib.util.find_spec("torch") else None
   parser.add_argument("--torch", default=installed, help="a Python that has PyTorch; '': no peers")
-  parser.add_argument("--timeout", type=float, default=600, help="seconds for one set of workers")
+  parser.add_argument("--timeout", type=float, default=600, help="seconds for an answer of workers")
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
   options = parser.parse_args()

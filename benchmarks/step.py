@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from benchmarks import hlo, models, peers, picture, timing, trees
+from benchmarks import hlo, peers, picture, timing, trees
 from rtopk_jax import _axis
 
 AXIS = "workers"
@@ -143,6 +143,9 @@ def _scope(text: str) -> str | rtopk_jax.Block:
 def _trees(names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, Any]]:
   """What is updated: the networks, or trees of so many entries."""
   for name in names:
+    # Needs what training needs.
+    from benchmarks import models
+
     yield name, models.model(name).params
   for size in sizes:
     yield f"d = {size:,}", [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.equal(size)]
@@ -151,7 +154,7 @@ def _trees(names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, An
 def main() -> None:
   """Prints a table a tree."""
   parser = argparse.ArgumentParser(description="Times the worker-local step beside optax.sgd.")
-  parser.add_argument("--only", action="append", choices=models.NAMES, help="networks")
+  parser.add_argument("--only", action="append", choices=trees.NETWORKS, help="networks")
   parser.add_argument(
     "--size",
     type=lambda x: int(float(x)),
@@ -172,7 +175,7 @@ def main() -> None:
   options = parser.parse_args()
   told = {**vars(options), "scope": [str(scope) for scope in options.scope or _SCOPES]}
   results, dots = {}, {}
-  names = options.only or ([] if options.size else models.NAMES)
+  names = options.only or ([] if options.size else trees.NETWORKS)
   device = peers.torch_device()
   for name, params in _trees(names, options.size):
     updates = {

@@ -3,6 +3,8 @@
 import math
 
 TREES = ("resnet18", "vector")
+# What ``benchmarks.models`` has the real trees of.
+NETWORKS = ("resnet18", "lstm")
 # ResNet-18 for CIFAR-10, d = 11,173,962, as PyTorch orders its axes: (outputs, inputs, 3, 3).
 _BLOCKS = [
   (64, 64),
