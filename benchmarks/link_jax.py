@@ -3,6 +3,7 @@
 python -m benchmarks.link_jax RANK WORKERS ADDRESS COORDINATOR OPTIONS
 """
 
+import ctypes
 import dataclasses
 import functools
 import json
@@ -124,10 +125,10 @@ def _probe(workers: int, rounds: int, barrier: Callable[[], Any]) -> None:
 
 
 def main() -> None:
-  """Answers orders until there are no more: of one exchange, or of the link and this worker's speed."""
+  """Answers orders until there are no more: of one exchange, or of the link alone."""
   rank, workers, address, coordinator = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
   options = json.loads(sys.argv[5])
-  method = methods(options["density"])[options["method"]] if options["method"] else None
+  method = methods(options["density"]).get(options["does"])
   # Gloo tells the others to find this worker where its host's name points.
   socket.sethostname(address)
   # An exchange has no threads for devices that it does not use.
@@ -141,12 +142,13 @@ def main() -> None:
   meet = jax.jit(total).lower(one).compile()
   barrier = lambda: jax.block_until_ready(meet(one))
   barrier()
-  if method is None:
+  if options["does"] == "local":
     local = rtopk_jax.measure_local(params, options["density"])
-    link_protocol.answer({"local": dataclasses.asdict(local)})
-    time_it = functools.partial(_probe, workers)
-  else:
-    time_it = functools.partial(link_protocol.measure, _exchange(method, params))
+    link_protocol.answer(dataclasses.asdict(local))
+  exchange = functools.partial(link_protocol.measure, _exchange(method, params)) if method else None
+  # What compiling took, which the workers of all exchanges together may not have.
+  ctypes.CDLL(None).malloc_trim(0)
+  time_it = exchange or functools.partial(_probe, workers)
   for rounds in link_protocol.orders():
     time_it(rounds, barrier)
   barrier()

@@ -124,7 +124,7 @@ def main() -> None:
     "DDP top-k hook": (TopK(options["density"]), None),
   }
 
-  hook, state = hooks[options["method"]]
+  hook, state = hooks[options["does"]]
   exchange = link_protocol.Exchange(bucket.fill, lambda: hook(state, bucket).wait())
   one = torch.ones(1)
   barrier = lambda: dist.all_reduce(one.fill_(1))

@@ -109,8 +109,10 @@ class Group:
       rounds: how often they are to time what they have.
     """
     for process in self._processes:
-      process.stdin.write(f"{rounds}\n")  # pyright: ignore[reportOptionalMemberAccess]
-      process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
+      # What ended one of them is in what it wrote last.
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f"{rounds}\n")  # pyright: ignore[reportOptionalMemberAccess]
+        process.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
     return self._read_until("done")
 
   def _read_until(self, last: str) -> list[list[dict[str, Any]]]:
@@ -165,16 +167,8 @@ class _Times:
     self.sent.append(float(np.mean([np.median(line["sent"]) for line in lines])))
 
 
-def _mean(answers: list[list[dict[str, Any]]], *keys: str) -> float:
-  found = []
-  for worker in answers:
-    for line in worker:
-      value: Any = line
-      for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-      if value is not None:
-        found.append(value)
-  return float(np.mean(found))
+def _mean(answers: list[list[dict[str, Any]]], key: str) -> float:
+  return float(np.mean([line[key] for worker in answers for line in worker]))
 
 
 class Case:
@@ -259,15 +253,17 @@ def run(workers: int, rates: list[float], options: argparse.Namespace) -> list[d
   rows = []
   with slow_hosts.hosts(workers) as hosts, contextlib.ExitStack() as stack:
 
-    def start(port: int, program: list[str], method: str | None) -> Group:
-      told = {"tree": options.tree, "density": options.density, "method": method}
-      return stack.enter_context(Group(hosts, program, told, port, options.timeout))
+    def start(port: int, program: list[str], does: str) -> Group:
+      told = {"tree": options.tree, "density": options.density, "does": does}
+      return Group(hosts, program, told, port, options.timeout)
 
-    probe = start(29_400, in_jax, None)
-    parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
-    local = rtopk_jax.LocalSpeed(**{part: _mean(probe.opening, "local", part) for part in parts})
+    # It takes a lot of memory, which nobody needs afterwards.
+    with start(29_400, in_jax, "local") as group:
+      parts = [part.name for part in dataclasses.fields(rtopk_jax.LocalSpeed)]
+      local = rtopk_jax.LocalSpeed(**{part: _mean(group.opening, part) for part in parts})
+    probe = stack.enter_context(start(29_401, in_jax, "probe"))
     groups = {
-      method: start(29_401 + i, program, method)
+      method: stack.enter_context(start(29_402 + i, program, method))
       for i, (method, program) in enumerate(programs.items())
     }
     for rate in rates:

@@ -8,6 +8,7 @@ Passes over d: one, in which entries become keys, and one for the survey. What i
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _bits
+from rtopk_jax._gpus import on_gpus
 from rtopk_jax._keys import LARGEST_KEY, RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import EachRow, above, exact_cut
@@ -26,6 +28,8 @@ from rtopk_jax._wire import Blocks
 
 # So many keys are made and counted at a time.
 _STRETCH = 1 << 18
+# And on GPUs, which have no cache of that kind, but wait after each turn.
+_OF_GPU = 1 << 24
 # Bits of a word.
 _WORD = 32
 # Words for one bit that is looked for.
@@ -270,9 +274,8 @@ def _above_cuts(
     The words, a row each, and how many bits they have.
   """
   rows, words_of_row = counts.size, -(-width // _WORD)
-  together = min(rows, max(1, _STRETCH // (_WORD * words_of_row)))
 
-  def turn(number, state):
+  def turn(number, state, together):
     words, listed = state
     # The last stretch begins where it ends with the last row.
     first = jnp.minimum(number * together, rows - together)
@@ -289,7 +292,13 @@ def _above_cuts(
 
   start = (jnp.zeros((rows, words_of_row), jnp.uint32), jnp.zeros(rows, jnp.int32))
   start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
-  return lax.fori_loop(0, -(-rows // together), turn, start)
+
+  def in_stretches(length):
+    together = min(rows, max(1, length // (_WORD * words_of_row)))
+    one = functools.partial(turn, together=together)
+    return lambda start: lax.fori_loop(0, -(-rows // together), one, start)
+
+  return on_gpus(start, gpu=in_stretches(_OF_GPU), default=in_stretches(_STRETCH))
 
 
 def _bounds(

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._columns import Columns
+from rtopk_jax._gpus import turn_once_or_more
 from rtopk_jax._keys import RANDOM_BELOW, random_keys
 from rtopk_jax._pack import Linear
 from rtopk_jax._positions import GROUP, Positions
@@ -87,9 +87,8 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
 
   start = (jnp.int32(0), jnp.zeros(words, jnp.uint32), jnp.zeros_like(wanted))
   start = jax.tree.map(lambda x: _axis.varying_like(x, key), start)
-  turns, marked, different = lax.while_loop(
-    lambda state: jnp.any(state[2] < wanted), attempt, start
-  )
+  enough = lambda state: jnp.all(state[2] >= wanted)
+  turns, marked, different = turn_once_or_more(enough, attempt, start)
   taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
   taken = Positions.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.

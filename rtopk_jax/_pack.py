@@ -10,7 +10,7 @@ are between the cuts, and the words take half the memory.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._gpus import by_threads, on_gpus
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._vector import Place, Vector, aligned
@@ -32,6 +33,8 @@ _TOGETHER = 128
 # Entries of a piece that are read at a time, at most, and at most one in so many of it.
 _STRETCH = 1 << 20
 _TURNS = 8
+# Parts of a piece that GPUs read one after another.
+_PARTS = 4
 
 View = Callable[[jax.Array], jax.Array]
 
@@ -149,16 +152,16 @@ class Linear:
       view: from entries to keys.
     """
     form = dataclasses.replace(self, vector=self.vector.tied_to(turn))
-    parts = []
-    for i, place in enumerate(self.vector.where):
-      piece = _Piece(form, i, of_runs(place, low), of_runs(place, high), view)
-      if len(self.vector.arrays[i]) == 1:
-        words, new = piece.pack_by_stretches(words)
-      else:
-        # An array that a loop reads is not updated in place after it, as memory is.
-        words, new = piece.pack(words)
-      parts.append(new)
-    return words, Found.of_groups(parts, low.value.size)
+    pieces = [
+      _Piece(form, i, of_runs(place, low), of_runs(place, high), view)
+      for i, place in enumerate(self.vector.where)
+    ]
+    groups = low.value.size
+    return on_gpus(
+      words,
+      gpu=lambda words: _by_threads(pieces, words, groups),
+      default=lambda words: _by_rows(pieces, words, groups),
+    )
 
   def members(self, words: jax.Array) -> Positions:
     """The set of positions that have a bit in some words."""
@@ -201,101 +204,175 @@ class _Piece(NamedTuple):
   def place(self) -> Place:
     return self.form.vector.where[self.number]
 
-  def pack(self, packed: jax.Array, start: int = 0) -> tuple[jax.Array, Found]:
-    """All of it, or what follows an entry: what is read together, the words left over, the entries left over."""
-    return self._on_platform(packed, self._pack_all, start)
-
-  def _pack_all(self, packed: jax.Array, start: int, together: int) -> tuple[jax.Array, Found]:
-    size, begin, found = self.place.size, start, []
-    for unit in (together, self._word, 1):
-      length = (size - begin) // unit * unit
-      if length:
-        packed, new = self._pack(packed, begin, length, unit)
-        found.append(new)
-        begin += length
-    return packed, functools.reduce(Found.with_, found, Found.nothing(len(self.place.runs)))
-
-  def pack_by_stretches(self, packed: jax.Array) -> tuple[jax.Array, Found]:
-    """All of it, so that what a read yields beside the words takes little memory."""
-    size = self.place.size
-    if size < _TURNS * _ROW or len(self.place.runs) > 1:
-      return self.pack(packed)
-    stretch = min(_STRETCH, size // _TURNS // _TOGETHER * _TOGETHER)
-    turns = size // stretch
-
-    def turn(number, state):
-      packed, found = state
-      one = lambda packed, together: self._pack(packed, number * stretch, stretch, together)
-      packed, new = self._on_platform(packed, one)
-      return packed, found.with_(new)
-
-    start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
-    packed, found = lax.fori_loop(0, turns, turn, (packed, start))
-    packed, rest = self.pack(packed, turns * stretch)
-    return packed, found.with_(rest)
-
   @property
-  def _word(self) -> int:
+  def word(self) -> int:
     """Entries of a word."""
     return 32 // self.form.width
 
-  def _on_platform(self, packed: jax.Array, pack: Callable[..., Any], *start: int) -> Any:
-    """Packs so many entries together as suit the platform.
+  def put(self, packed: jax.Array, words: jax.Array, begin: int | jax.Array) -> jax.Array:
+    """Words of entries from one on at their place among all."""
+    return lax.dynamic_update_slice(packed, words, ((self.place.first + begin) // self.word,))
 
-    A CPU is the faster the more places it reads from at once, for each of which it fetches ahead. And compilers
-    for CPUs vectorise the reduction of a row to one number, whose parts are put together in the end: of words in
-    several places, there is one sum of squares and one largest key to put together for all.
-    """
-    # The places are of all arrays together, and beyond some they do harm.
-    together = _TOGETHER if len(self.form.vector.arrays[self.number]) == 1 else _TOGETHER // 2
-    return lax.platform_dependent(
-      packed,
-      cpu=lambda packed: pack(packed, *start, together=together),
-      default=lambda packed: pack(packed, *start, together=self._word),
-    )
-
-  def _pack(
-    self, packed: jax.Array, begin: int | jax.Array, length: int, together: int
-  ) -> tuple[jax.Array, Found]:
-    """So many entries from one on: a multiple of those that are read together, or less than a word."""
-    first, word = self.place.first + begin, min(self._word, length)
-    abreast = max(1, together // word)
+  def words(
+    self, begin: int | jax.Array, length: int, reduce: "_Reduce", abreast: int = 1
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The words of so many entries from one on, of several parts, and sums of squares and largest keys of rows."""
+    first, word = self.place.first + begin, min(self.word, length)
     parts = self.form.vector.read_abreast(self.number, begin, length, abreast, word)
-    runs = self.place.runs
     # With one bit an entry the higher cut is above all.
     cuts = (self.low, self.high)[: self.form.width]
+    exact, runs = self.form.exact, self.place.runs
     if len(runs) == 1:
       cuts = [Cut(*(x[0] for x in c)) for c in cuts]
-      words, survey = _words(parts, first, cuts, self.view, self.form.exact)
-      # As one reduction of two numbers, which compilers for CPUs vectorise.
-      zero = _axis.varying_like(jnp.int32(0), words)
-      count = lambda *kinds: [total[None] for total in lax.reduce(kinds, (zero, zero), _both, (0,))]
-    else:
-      # Runs end with whole words, and nothing of places of several is read in a loop.
-      lengths = [aligned(run.size) // word for run in runs]
-      run_of = np.repeat(np.arange(len(runs)), lengths)[begin // word : (begin + length) // word]
-      cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
-      ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
-      words, survey = _words(
-        parts, first, cuts, self.view, self.form.exact, jnp.asarray(ends)[run_of]
-      )
-      count = lambda *kinds: [
-        jax.ops.segment_sum(bits, jnp.asarray(run_of), len(runs), indices_are_sorted=True)
-        for bits in kinds
-      ]
-    # The bits of both cuts, or two halves of those of one.
+      return _words(parts, first, cuts, self.view, exact, reduce)
+    run_of = self._runs(begin, -(-length // self.word))
+    cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
+    ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
+    return _words(parts, first, cuts, self.view, exact, reduce, jnp.asarray(ends)[run_of])
+
+  def _runs(self, begin: int | jax.Array, words: int) -> np.ndarray:
+    """Which run each of some words is of; runs end with whole words."""
+    runs = self.place.runs
+    run_of = np.repeat(np.arange(len(runs)), [aligned(run.size) // self.word for run in runs])
+    # Nothing of places of several runs is read in a loop.
+    return run_of[begin // self.word :][:words]
+
+  def count(self, words: jax.Array, begin: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
+    """How many entries of each run are above the lower cut in some words, and above the higher one."""
+    if len(self.place.runs) == 1:
+      return count(words, self.form.width)
+    run_of = jnp.asarray(self._runs(begin, words.size))
+    add_up = functools.partial(jax.ops.segment_sum, indices_are_sorted=True)
     lower, upper = (
-      (words, words >> 1 & EVEN_BITS) if self.form.width == 2 else (words & _HALF, words >> 16)
+      add_up(bits, run_of, len(self.place.runs)) for bits in _bits_of(words, self.form.width)
     )
-    in_low, in_high = count(*(lax.population_count(x).astype(jnp.int32) for x in (lower, upper)))
-    if self.form.width == 1:
-      in_low, in_high = in_low + in_high, jnp.zeros_like(in_high)
-    found = Found(survey, in_low, in_high)
-    return lax.dynamic_update_slice(packed, words, (first // self._word,)), found
+    return _of_cuts(lower, upper, self.form.width)
 
 
-def _both(a, b):
-  return a[0] + b[0], a[1] + b[1]
+def count(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+  """How many entries are above the lower cut in some words, and above the higher one; shape (1,) each."""
+  # As one reduction of two numbers, which compilers for CPUs vectorise.
+  zero = _axis.varying_like(jnp.int32(0), words)
+  both = lambda a, b: (a[0] + b[0], a[1] + b[1])
+  lower, upper = lax.reduce(_bits_of(words, width), (zero, zero), both, (0,))
+  return _of_cuts(lower[None], upper[None], width)
+
+
+def _bits_of(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+  """How many bits of both cuts each word has, or of two halves with those of one."""
+  kinds = (words, words >> 1 & EVEN_BITS) if width == 2 else (words & _HALF, words >> 16)
+  lower, upper = (lax.population_count(x).astype(jnp.int32) for x in kinds)
+  return lower, upper
+
+
+def _of_cuts(lower: jax.Array, upper: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+  return (lower, upper) if width == 2 else (lower + upper, jnp.zeros_like(upper))
+
+
+def _by_rows(pieces: Sequence[_Piece], packed: jax.Array, groups: int) -> tuple[jax.Array, Found]:
+  """Words on CPUs, piece by piece.
+
+  A CPU is the faster the more places it reads from at once, for each of which it fetches ahead. And compilers
+  for CPUs vectorise the reduction of a row to one number, whose parts are put together in the end: of words in
+  several places, there is one sum of squares and one largest key to put together for all.
+  """
+  parts = []
+  for piece in pieces:
+    if len(piece.form.vector.arrays[piece.number]) == 1:
+      packed, new = _by_stretches(piece, packed)
+    else:
+      # An array that a loop reads is not updated in place after it, as memory is.
+      packed, new = _from(piece, packed, 0)
+    parts.append(new)
+  return packed, Found.of_groups(parts, groups)
+
+
+def _by_stretches(piece: _Piece, packed: jax.Array) -> tuple[jax.Array, Found]:
+  """A piece, so that what a read yields beside the words takes little memory."""
+  size = piece.place.size
+  if size < _TURNS * _ROW or len(piece.place.runs) > 1:
+    return _from(piece, packed, 0)
+  stretch = min(_STRETCH, size // _TURNS // _TOGETHER * _TOGETHER)
+  turns = size // stretch
+
+  def turn(number, state):
+    packed, found = state
+    packed, new = _stretch(piece, packed, number * stretch, stretch, _TOGETHER)
+    return packed, found.with_(new)
+
+  start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
+  packed, found = lax.fori_loop(0, turns, turn, (packed, start))
+  packed, rest = _from(piece, packed, turns * stretch)
+  return packed, found.with_(rest)
+
+
+def _from(piece: _Piece, packed: jax.Array, begin: int) -> tuple[jax.Array, Found]:
+  """All of a piece from an entry on: what is read together, the words left over, the entries left over."""
+  found = Found.nothing(len(piece.place.runs))
+  # The places that are read from are of all arrays together, and beyond some they do harm.
+  arrays = len(piece.form.vector.arrays[piece.number])
+  for unit in (_TOGETHER if arrays == 1 else _TOGETHER // 2, piece.word, 1):
+    length = (piece.place.size - begin) // unit * unit
+    if length:
+      packed, new = _stretch(piece, packed, begin, length, unit)
+      found, begin = found.with_(new), begin + length
+  return packed, found
+
+
+def _stretch(
+  piece: _Piece, packed: jax.Array, begin: int | jax.Array, length: int, together: int
+) -> tuple[jax.Array, Found]:
+  """So many entries from one on: a multiple of those that are read together, or less than a word."""
+  abreast = max(1, together // min(piece.word, length))
+  words, squares, keys = piece.words(begin, length, _reduce_rows, abreast)
+  found = Found(Survey(squares.sum(), keys.max()), *piece.count(words, begin))
+  return piece.put(packed, words, begin), found
+
+
+def _by_threads(
+  pieces: Sequence[_Piece], packed: jax.Array, groups: int
+) -> tuple[jax.Array, Found]:
+  """Words on GPUs, as few kernels as possible: what is found of pieces is added up for all of them at once."""
+  surveys, rows, counts = [], [], []
+  for piece in pieces:
+    size, arrays = piece.place.size, piece.form.vector.arrays[piece.number]
+    # What is found of a long vector, as long as its words each, is added up part by part.
+    parts = _PARTS if len(pieces) == len(arrays) == len(piece.place.runs) == 1 else 1
+    whole = size // (piece.word * parts) * piece.word
+    later = jnp.int32(0)
+    for number in range(parts):
+      # One after another, so that they have the same memory: no key is below zero.
+      begin = whole * number + later if number else 0
+      words, *found = piece.words(begin, whole, _reduce_by_threads)
+      packed = piece.put(packed, words, begin)
+      if parts > 1:
+        surveys.append(_survey([found]))
+        later = jnp.minimum(surveys[-1].largest, 0)
+      else:
+        rows.append(found)
+    begin = whole * parts
+    for unit in (piece.word, 1):
+      length = (size - begin) // unit * unit
+      if length:
+        words, *found = piece.words(begin, length, _reduce_by_threads)
+        packed = piece.put(packed, words, begin)
+        rows.append(found)
+        begin += length
+    if groups > 1:
+      first = piece.place.first // piece.word
+      counts.append(piece.count(packed[first : first + -(-size // piece.word)]))
+  if rows:
+    surveys.append(_survey(rows))
+  counts = counts or [count(packed, pieces[0].form.width)]
+  in_low, in_high = (jnp.concatenate(x) for x in zip(*counts, strict=True))
+  return packed, Found(functools.reduce(Survey.with_, surveys), in_low, in_high)
+
+
+def _survey(rows: Sequence[Sequence[jax.Array]]) -> Survey:
+  """Of the sums of squares and the largest keys of rows, in one reduction."""
+  squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
+  zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
+  return Survey(*lax.reduce((squares, keys), zeros, _with_next, (0,)))
 
 
 def _words(
@@ -304,9 +381,10 @@ def _words(
   cuts: Sequence[Cut],
   view: View,
   exact: bool,
+  reduce: "_Reduce",
   ends: jax.Array | None = None,
-) -> tuple[jax.Array, Survey]:
-  """The words of some entries, a bit for each cut, and their survey; from its end on, an entry is in no word.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The words of some entries, a bit for each cut, and what is surveyed; from its end on, an entry is in no word.
 
   Args:
     parts: equal parts of the entries in order, with a row for each word, shape (rows, length).
@@ -314,10 +392,11 @@ def _words(
     cuts: the lower one, or both; of one group, or with an entry for each word.
     view: from entries to keys.
     exact: whether ties are broken entry by entry.
+    reduce: how rows become words.
     ends: beyond the last position of each word's group.
 
   Returns:
-    The words in order.
+    The words in order, and for each row of all parts together its sum of squares and its largest key.
   """
   width = len(cuts)
   rows, length = parts[0].shape
@@ -337,12 +416,25 @@ def _words(
     codes.append(code << (width * number.astype(jnp.uint32)))
     squares.append(square(entries))
     largest.append(keys)
-  operands = (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
-  zeros = [_axis.varying_like(jnp.zeros((), x.dtype), parts[0]) for x in operands]
-  *words, squares, keys = lax.reduce(
-    operands,
-    tuple(zeros),
-    lambda a, b: (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1])),
-    (1,),
+  # The last operand is of keys, of which the largest is wanted, and of all others the sum.
+  *words, squares, keys = reduce(
+    (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
   )
-  return jnp.concatenate(words), Survey(squares.sum(), keys.max())
+  return jnp.concatenate(words), squares, keys
+
+
+# From arrays with a row a word to a number a row each: the largest of the last array, and sums of the others.
+_Reduce = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
+
+
+def _with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))
+
+
+def _reduce_rows(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """As one reduction, whose rows compilers for CPUs make vectors of."""
+  zeros = [_axis.varying_like(jnp.zeros((), x.dtype), x) for x in operands]
+  return tuple(lax.reduce(operands, tuple(zeros), _with_next, (1,)))
+
+
+_reduce_by_threads = functools.partial(by_threads, _with_next)

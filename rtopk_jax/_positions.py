@@ -1,6 +1,7 @@
 """Sets of positions as bits of words, and their members by number."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _bits
+from rtopk_jax._gpus import by_threads, on_gpus
 
 # Words that share one running count.
 GROUP = 8
@@ -123,7 +125,11 @@ class Positions:
     # A loop of one turn, of which a compiler does not know that it is one: what was worked out before it is worked
     # out once, and not anew for each that is looked up.
     is_any = begins[-1] + counts[-1] > 0
-    _, found = lax.while_loop(lambda state: state[0], look_up, (is_any, members))
+    _, found = on_gpus(
+      (is_any, members),
+      gpu=look_up,
+      default=lambda state: lax.while_loop(lambda state: state[0], look_up, state),
+    )
     return found.reshape(-1)[:count]
 
   def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -133,11 +139,12 @@ class Positions:
     shifted = counts << (8 * (number % _BYTES))
     zero = jnp.uint32(0)
     low, high = jnp.where(number < _BYTES, shifted, zero), jnp.where(number < _BYTES, zero, shifted)
-    total, low, high = lax.reduce(
+    both = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+    zeros = (_axis.varying_like(zero, self.words),) * 3
+    total, low, high = on_gpus(
       (counts, low, high),
-      (_axis.varying_like(zero, self.words),) * 3,
-      lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-      (1,),
+      gpu=functools.partial(by_threads, both),
+      default=lambda operands: tuple(lax.reduce(operands, zeros, both, (1,))),
     )
     return total.astype(jnp.int32), low, high
 
@@ -187,4 +194,10 @@ def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
     return jnp.where((reached <= ends.size) & (here <= ranks), reached, found)
 
   start = _axis.varying_like(jnp.zeros_like(ranks), ends)
-  return lax.fori_loop(0, step.bit_length(), descend, start)
+  turns = lambda start, unroll: lax.fori_loop(0, step.bit_length(), descend, start, unroll=unroll)
+  return on_gpus(
+    start,
+    # One kernel, which has all turns for one rank after another.
+    gpu=lambda start: turns(start, True),
+    default=lambda start: turns(start, 1),
+  )

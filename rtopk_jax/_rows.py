@@ -9,10 +9,13 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._gpus import on_gpus
 from rtopk_jax._vector import MAX_SIZE
 
 # What chance may add to so many keys or take away does not make them uneven.
 _FEW = 4
+# Keys times cuts that a GPU compares at once.
+_AT_ONCE = 1 << 23
 
 
 class Rows:
@@ -43,6 +46,26 @@ class Rows:
     if lists == 1:
       return rows.sum(dtype=jnp.int32)[None]
     return jax.ops.segment_sum(rows, self._list_of, lists, indices_are_sorted=True)
+
+  def spread_each(self, values: jax.Array) -> jax.Array:
+    """Values with lists as their last axis, to stand beside the rows: shape (…, rows, 1), or one row for all."""
+    if values.shape[-1] == 1:
+      return values[..., None]
+    return values[..., self._list_of][..., None]
+
+  def total_of_each(self, rows: jax.Array) -> jax.Array:
+    """Sums over the rows of each list, of numbers with rows as their last axis."""
+    lists = len(self.capacities)
+    if lists == 1:
+      return rows.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+    zeros = _axis.varying_like(jnp.zeros((*rows.shape[:-1], lists), jnp.int32), rows)
+    return zeros.at[..., self._list_of].add(rows, mode="promise_in_bounds")
+
+  def before_each(self, rows: jax.Array) -> jax.Array:
+    """Sums over the rows of all lists before each one, likewise."""
+    ends = jnp.cumsum(rows, axis=-1, dtype=jnp.int32)
+    first = np.cumsum(self.capacities)[:-1] // self.WIDTH - 1
+    return jnp.pad(ends[..., first], [(0, 0)] * (rows.ndim - 1) + [(1, 0)])
 
   def number(self) -> jax.Array:
     """Where in its list each key stands."""
@@ -176,6 +199,28 @@ def exact_cut(
   """
   # Beyond all places that are in use.
   size = min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
+  there, low, high = (jnp.broadcast_to(x, count.shape) for x in (there, low, high))
+  everything = Cut(low, jnp.full_like(low, size), there)
+  # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
+  nothing = Cut(high + 1, jnp.full_like(high, size), jnp.zeros_like(high))
+  everything, nothing = jax.tree.map(lambda x: _axis.varying_like(x, keys), (everything, nothing))
+  one_by_one = lambda: _by_guesses(keys, rows, count, everything, nothing, slack)
+  if isinstance(rows, EachRow):
+    return one_by_one()
+  digits = lambda: choose(count == 0, nothing, _by_digits(keys, rows, count, low, high))
+  return on_gpus(gpu=digits, default=one_by_one)
+
+
+def _by_guesses(
+  keys: jax.Array,
+  rows: Rows | EachRow,
+  count: jax.Array,
+  everything: Cut,
+  nothing: Cut,
+  slack: jax.Array | int,
+) -> Cut:
+  """One cut after another between those that are known, as far up as what they count makes likely."""
+  size = min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
   def probe(state):
     turn, even, lower, higher, best = state
@@ -194,14 +239,62 @@ def exact_cut(
     return turn + 1, even, lower, choose(new.count <= count, new, higher), best
 
   near = lambda c: jnp.abs(c.count - count) <= slack
-  there, low, high = (jnp.broadcast_to(x, count.shape) for x in (there, low, high))
-  everything = Cut(low, jnp.full_like(low, size), there)
-  # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
-  nothing = Cut(high + 1, jnp.full_like(high, size), jnp.zeros_like(high))
   best = choose(count == 0, nothing, everything)
   start = (jnp.int32(0), jnp.ones_like(count, jnp.bool_), everything, nothing, best)
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)
   return lax.while_loop(lambda state: ~jnp.all(near(state[-1])), probe, start)[-1]
+
+
+def _by_digits(
+  keys: jax.Array, rows: Rows, count: jax.Array, low: jax.Array, high: jax.Array
+) -> Cut:
+  """As many cuts at once as a GPU counts in no time: the value digit by digit, then how many keys equal to it.
+
+  The turns are so many that the gap closes whatever the keys are, and nobody has to ask whether it has.
+  """
+  size = rows.shape[0] * rows.WIDTH
+  # Parts of a gap: the fewer, the more keys.
+  parts = next(1 << bits for bits in (6, 5, 4, 3, 2) if size << bits <= _AT_ONCE or bits == 2)
+  number = lax.iota(jnp.int32, parts - 1).reshape(-1, *(1,) * count.ndim) + 1
+
+  def count_rows(compare, values):
+    """How many keys of each row compare with values of its list: shape (…, rows)."""
+    beside = rows.spread_each(values)
+    found = compare(keys.reshape((1,) * (beside.ndim - 2) + keys.shape), beside)
+    return found.sum(axis=-1, dtype=jnp.int32)
+
+  def narrow(_, state):
+    # As many keys as are wanted are not below the value, but fewer are not below the value and the gap.
+    value, gap = state
+    step, rest = gap // parts, gap % parts
+    offset = lambda part, step=step, rest=rest: step * part + jnp.minimum(part, rest)
+    cuts = value[None] + offset(number, step[None], rest[None])
+    found = rows.total_of_each(count_rows(jnp.greater_equal, cuts))
+    part = (found >= count[None]).sum(axis=0, dtype=jnp.int32)
+    return value + offset(part), offset(part + 1) - offset(part)
+
+  start = jax.tree.map(lambda x: _axis.varying_like(x, keys), (low, high + 1 - low))
+  value, _ = lax.fori_loop(0, _turns(1 << 31, parts), narrow, start, unroll=True)
+
+  more = rows.total_of_each(count_rows(jnp.greater, value))
+  equal = count_rows(jnp.equal, value)
+  ends = jnp.cumsum(equal, axis=-1, dtype=jnp.int32)
+  # The last equal key that is above the cut, counted through all lists; its row; and the same in the row.
+  last = rows.before_each(equal) + count - more
+  row = (ends[..., None, :] < last[..., None]).sum(axis=-1, dtype=jnp.int32)
+  row = jnp.minimum(row, rows.shape[0] - 1)
+  last -= jnp.take_along_axis(ends - equal, row, axis=-1)
+  passed = jnp.cumsum(keys[row] == value[..., None], axis=-1, dtype=jnp.int32)
+  index = rows.WIDTH * row + (passed < last[..., None]).sum(axis=-1, dtype=jnp.int32) + 1
+  return Cut(value, index, count)
+
+
+def _turns(gap: int, parts: int) -> int:
+  """How often a gap has to be divided, the larger parts being rounded up, until nothing is in it."""
+  turns = 0
+  while gap > 1:
+    gap, turns = -(-gap // parts), turns + 1
+  return turns
 
 
 def _count_above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:

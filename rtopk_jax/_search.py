@@ -36,6 +36,7 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._columns import Columns
+from rtopk_jax._gpus import turn_once_or_more
 from rtopk_jax._keys import LARGEST_KEY
 from rtopk_jax._pack import Linear, Survey, View
 from rtopk_jax._positions import Positions
@@ -254,5 +255,5 @@ def _three_kinds(form: Form, plan: _Plan, view: View) -> tuple[jax.Array, Cut, C
   words = form.start() | jnp.minimum(low_guess.value[0], 0).astype(jnp.uint32)
   start = (jnp.int32(0), low, nothing, low, nothing, words, found, jnp.bool_(False))
   start = varying(start)
-  *_, lower, higher, words, found, _ = lax.while_loop(lambda state: ~state[-1], read, start)
+  *_, lower, higher, words, found, _ = turn_once_or_more(lambda state: state[-1], read, start)
   return words, lower, higher, found

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis, _write
+from rtopk_jax import _axis, _vector, _write
 from rtopk_jax._exchange import Contributions
+from rtopk_jax._gpus import on_gpus
 from rtopk_jax._spent import zeros_in
 from rtopk_jax._vector import Place
 
 # Entries that are added to a leaf at a time where that is done in turns.
 _STRETCH = 1024
+# Entries that a GPU copies in the time that the messages of a few workers take it for one leaf more.
+_OF_LEAF = 1 << 22
 
 
 class _Sums(NamedTuple):
@@ -87,10 +90,12 @@ def reduce(
 
   in_place = _InPlace(where)
   in_tiles = _InTiles(where) if _write.Tiled.fits(where) else in_place
-  return lax.platform_dependent(
-    cpu=lambda: added_up(in_place, cleared),
-    tpu=lambda: added_up(in_tiles),
-    default=lambda: added_up(in_place),
+  in_one = _InOne(where) if _InOne.is_quicker(where) else in_place
+  return on_gpus(
+    gpu=lambda: added_up(in_one),
+    default=lambda: lax.platform_dependent(
+      tpu=lambda: added_up(in_tiles), default=lambda: added_up(in_place, cleared)
+    ),
   )
 
 
@@ -117,17 +122,12 @@ class _InPlace:
   def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
     """Adds values at strictly ascending positions, if they are wanted at all."""
     firsts = [*(place.first for place in self.where), np.iinfo(np.int32).max]
-    begins = jnp.searchsorted(positions, jnp.array(firsts, jnp.int32), method="scan")
-    begins = begins.astype(jnp.int32)
+    begins = _vector.begins(positions, jnp.array(firsts, jnp.int32))
     ends = jnp.where(wanted, begins[1:], begins[:-1])
     arrays, nonzero = [], sums.nonzero
     for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
-      array, change = lax.platform_dependent(
-        array,
-        _Part(positions - np.int32(place.first), values, begins[i], ends[i]),
-        cpu=_add_in_turns,
-        default=_add_at_once,
-      )
+      part = _Part(positions - np.int32(place.first), values, begins[i], ends[i])
+      array, change = on_gpus(array, part, gpu=_add_at_once, default=_add_in_turns)
       arrays.append(array)
       nonzero += change
     return _Sums(arrays, nonzero)
@@ -135,6 +135,34 @@ class _InPlace:
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """The arrays as leaves."""
     return [x.reshape(place.shape) for x, place in zip(arrays, self.where, strict=True)]
+
+
+class _InOne:
+  """One flat array, out of which leaves are cut: for GPUs, to which each leaf is some kernels more.
+
+  Args:
+    where: the places of the leaves.
+  """
+
+  def __init__(self, where: Sequence[Place]):
+    self._where = where
+    self.sizes = [_vector.span(where)]
+
+  @staticmethod
+  def is_quicker(where: Sequence[Place]) -> bool:
+    """Whether there are so many leaves that cutting them out takes less than what all of them would."""
+    return _vector.span(where) < _OF_LEAF * len(where)
+
+  def add(self, sums: _Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> _Sums:
+    """As ``_InPlace.add``."""
+    wanted = jnp.broadcast_to(wanted, positions.shape)
+    array, change = _write.add_counted(sums.arrays[0], positions, values, wanted, unique=True)
+    return _Sums([array], sums.nonzero + change)
+
+  def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    """As ``_InPlace.leaves``."""
+    cut = lambda place: arrays[0][place.first : place.first + place.size]
+    return [cut(place).reshape(place.shape) for place in self._where]
 
 
 class _InTiles:

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._gpus import on_gpus
 
 # The most entries of a word of the search; no word belongs to two pieces.
 ALIGN = 32
@@ -102,6 +103,14 @@ def places(
 def aligned(size: int) -> int:
   """So many entries and what they need to end with a word."""
   return -(-size // ALIGN) * ALIGN
+
+
+def begins(positions: jax.Array, firsts: jax.Array) -> jax.Array:
+  """How many of some ascending positions are before each of some others: int32."""
+  look = lambda method: lambda positions, firsts: jnp.searchsorted(positions, firsts, method=method)
+  # A GPU compares all with all before it would have started a few turns of a loop.
+  found = on_gpus(positions, firsts, gpu=look("compare_all"), default=look("scan"))
+  return found.astype(jnp.int32)
 
 
 def span(where: Sequence[Place]) -> int:
@@ -277,19 +286,19 @@ class Vector:
     flat = positions.reshape(-1)
     stretch = min(_STRETCH, flat.size)
     firsts = jnp.array([*(place.first for place in self.where), self.span], jnp.int32)
-    begins = jnp.searchsorted(flat, firsts, method="scan").astype(jnp.int32).at[-1].set(flat.size)
+    first = begins(flat, firsts).at[-1].set(flat.size)
     values = take_from(0, jnp.zeros_like(flat))
     for i, place in enumerate(self.where):
 
       def step(turn, values, i=i, place=place):
-        begin = jnp.minimum(begins[i] + turn * stretch, flat.size - stretch)
+        begin = jnp.minimum(first[i] + turn * stretch, flat.size - stretch)
         index = lax.dynamic_slice(flat, (begin,), (stretch,)) - place.first
         old = lax.dynamic_slice(values, (begin,), (stretch,))
         new = take_from(i, jnp.clip(index, 0, place.size - 1))
         new = jnp.where(index >= 0, new, old)
         return lax.dynamic_update_slice(values, new, (begin,))
 
-      turns = (begins[i + 1] - begins[i] + stretch - 1) // stretch
+      turns = (first[i + 1] - first[i] + stretch - 1) // stretch
       values = lax.fori_loop(0, turns, step, values)
     return values.reshape(positions.shape)
 

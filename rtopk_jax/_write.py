@@ -71,7 +71,7 @@ def put_in_place(
   keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
   values = jnp.broadcast_to(values, positions.shape)
   firsts = jnp.array([place.first for place in where], jnp.int32)
-  begins = jnp.searchsorted(positions, firsts, method="scan").astype(jnp.int32)
+  begins = _vector.begins(positions, firsts)
   written = []
   for i, (leaf, place) in enumerate(zip(leaves, where, strict=True)):
     # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.

@@ -1,0 +1,58 @@
+"""What suits GPUs: they have many threads, a kernel takes a microsecond to start, and loops ask the host.
+
+Where the end of a loop depends on what it works out, a GPU waits after each turn for the host to read a flag and to
+start the next one, some 50 µs, in which it would read a vector of 25 million entries twice. So on GPUs what is a
+loop of a few turns elsewhere is done at once, with more work in it, or all turns that there may be follow each
+other without a question.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# What JAX calls them.
+PLATFORMS = ("cuda", "rocm")
+
+
+def on_gpus(*args: Any, gpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+  """What one function makes of some arguments on GPUs, and another elsewhere."""
+  return lax.platform_dependent(*args, default=default, **dict.fromkeys(PLATFORMS, gpu))
+
+
+def turn_once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:
+  """``turn`` of ``turn`` of … ``start``, until what was made is done; most often one turn will do.
+
+  Args:
+    is_done: of what a turn made.
+    turn: from the state before a turn to the state after it.
+    start: the state before the first.
+
+  Returns:
+    The state after the last.
+  """
+  until_done = lambda state: lax.while_loop(lambda state: ~is_done(state), turn, state)
+  # The first turn before the loop: then there is one question.
+  return on_gpus(start, gpu=lambda state: until_done(turn(state)), default=until_done)
+
+
+def by_threads(
+  combine: Callable[[Any, Any], tuple[jax.Array, ...]], operands: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+  """Short rows of several arrays, each row combined by a thread of its own.
+
+  XLA has as many threads for a row as it has numbers, which takes five times as long.
+
+  Args:
+    combine: from two tuples, of an entry of each array, to one.
+    operands: the arrays, of shape (rows, length).
+
+  Returns:
+    For each array shape (rows,).
+  """
+  columns = zip(*(jnp.split(x, x.shape[1], axis=1) for x in operands), strict=True)
+  # Worked out before it is looked at: what adds all of it up would take the rows' place in the kernel.
+  return tuple(lax.optimization_barrier([x[:, 0] for x in functools.reduce(combine, columns)]))
