@@ -19,8 +19,9 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._pack import EVEN_BITS, WIDTH, Found, Survey, View, of_runs, square
+from rtopk_jax._pack import EVEN_BITS, WIDTH
 from rtopk_jax._rows import Cut
+from rtopk_jax._survey import Found, Survey, View, of_runs, square
 from rtopk_jax._tiles import (
   FOLD,
   LANES,

@@ -21,100 +21,21 @@ from rtopk_jax import _axis
 from rtopk_jax._gpus import by_threads, on_gpus
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
+from rtopk_jax._survey import Found, Survey, View, of_runs, square
 from rtopk_jax._vector import Place, Vector, aligned
 
 # Bits of an entry, at most.
 WIDTH = 2
 EVEN_BITS = np.uint32(0x5555_5555)
 _HALF = np.uint32(0xFFFF)
-# Entries of a row of what is added up, and those that are made words of at once on CPUs.
-_ROW = 512
+# Entries that are made words of at once on CPUs.
 _TOGETHER = 128
-# Entries of a piece that are read at a time, at most, and at most one in so many of it.
+# Entries of a piece that are read at a time, at most, and at most one in so many of it; shorter ones are read at once.
 _STRETCH = 1 << 20
 _TURNS = 8
+_SHORT = 1 << 12
 # Parts of a piece that GPUs read one after another.
 _PARTS = 4
-
-View = Callable[[jax.Array], jax.Array]
-
-
-class Survey(NamedTuple):
-  """What a read of a whole vector tells besides.
-
-  Attributes:
-    square: the sum of its entries' squares.
-    largest: its largest key.
-  """
-
-  square: jax.Array
-  largest: jax.Array
-
-  @classmethod
-  def of(cls, entries: jax.Array, view: View) -> "Survey":
-    return cls(jnp.sum(square(entries)), jnp.max(view(entries)))
-
-  @classmethod
-  def by_rows(cls, entries: jax.Array, view: View) -> "Survey":
-    """Of flat entries: compilers for CPUs vectorise what makes several numbers of a row."""
-    whole = entries.size // _ROW * _ROW
-    found = []
-    for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
-      zeros = (_axis.varying_like(zero, entries) for zero in (jnp.float32(0), jnp.int32(0)))
-      squares, keys = lax.reduce(
-        (square(part), view(part)),
-        tuple(zeros),
-        lambda a, b: (a[0] + b[0], jnp.maximum(a[1], b[1])),
-        (1,),
-      )
-      found.append(cls(jnp.sum(squares), jnp.max(keys, initial=0)))
-    return found[0].with_(found[1])
-
-  def with_(self, other: "Survey") -> "Survey":
-    """Of the entries of both."""
-    return Survey(self.square + other.square, jnp.maximum(self.largest, other.largest))
-
-
-def square(entries: jax.Array) -> jax.Array:
-  """The squares of some entries, in float32."""
-  return jnp.square(entries.astype(jnp.float32))
-
-
-class Found(NamedTuple):
-  """What some entries add up to.
-
-  Attributes:
-    survey: of all.
-    in_low: how many of each group are above its lower cut.
-    in_high: and above its higher one.
-  """
-
-  survey: Survey
-  in_low: jax.Array
-  in_high: jax.Array
-
-  @classmethod
-  def nothing(cls, groups: int) -> "Found":
-    zero = jnp.zeros(groups, jnp.int32)
-    return cls(Survey(jnp.float32(0), jnp.int32(0)), zero, zero)
-
-  def with_(self, other: "Found") -> "Found":
-    """Of the entries of both, which are of the same groups."""
-    survey = self.survey.with_(other.survey)
-    return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
-
-  @classmethod
-  def of_groups(cls, parts: Sequence["Found"], groups: int) -> "Found":
-    """Of all pieces, whose runs are of one group or each of one of its own."""
-    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
-    counts = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
-    return cls(survey, *(x.reshape(groups, -1).sum(axis=1) for x in counts))
-
-
-def of_runs(place: Place, c: Cut) -> Cut:
-  """The cuts of a piece's runs, out of those of all groups."""
-  groups = np.array([run.group for run in place.runs])
-  return Cut(*(x[groups] for x in c))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +130,19 @@ class _Piece(NamedTuple):
     """Entries of a word."""
     return 32 // self.form.width
 
+  def after(self, survey: Survey) -> "_Piece":
+    """The same piece, to be read when something was surveyed, and not before."""
+    vector = self.form.vector
+    # Which is always so, but compilers do not know, and what is theirs to order they put together.
+    is_there = survey.largest >= 0
+
+    def rule(*arrays):
+      entries = vector.rule(*arrays)
+      return jnp.where(is_there, entries, jnp.zeros_like(entries))
+
+    form = dataclasses.replace(self.form, vector=dataclasses.replace(vector, rule=rule))
+    return self._replace(form=form)
+
   def put(self, packed: jax.Array, words: jax.Array, begin: int | jax.Array) -> jax.Array:
     """Words of entries from one on at their place among all."""
     return lax.dynamic_update_slice(packed, words, ((self.place.first + begin) // self.word,))
@@ -290,7 +224,7 @@ def _by_rows(pieces: Sequence[_Piece], packed: jax.Array, groups: int) -> tuple[
 def _by_stretches(piece: _Piece, packed: jax.Array) -> tuple[jax.Array, Found]:
   """A piece, so that what a read yields beside the words takes little memory."""
   size = piece.place.size
-  if size < _TURNS * _ROW or len(piece.place.runs) > 1:
+  if size < _SHORT or len(piece.place.runs) > 1:
     return _from(piece, packed, 0)
   stretch = min(_STRETCH, size // _TURNS // _TOGETHER * _TOGETHER)
   turns = size // stretch
@@ -337,17 +271,17 @@ def _by_threads(
   for piece in pieces:
     size, arrays = piece.place.size, piece.form.vector.arrays[piece.number]
     # What is found of a long vector, as long as its words each, is added up part by part.
-    parts = _PARTS if len(pieces) == len(arrays) == len(piece.place.runs) == 1 else 1
+    is_alone = len(pieces) == len(arrays) == len(piece.place.runs) == 1
+    parts = _PARTS if is_alone and size >= _SHORT else 1
     whole = size // (piece.word * parts) * piece.word
-    later = jnp.int32(0)
-    for number in range(parts):
-      # One after another, so that they have the same memory: no key is below zero.
-      begin = whole * number + later if number else 0
-      words, *found = piece.words(begin, whole, _reduce_by_threads)
+    for number in range(parts if whole else 0):
+      begin = whole * number
+      # One after another, so that they have the same memory.
+      part = piece.after(surveys[-1]) if begin else piece
+      words, *found = part.words(begin, whole, _reduce_by_threads)
       packed = piece.put(packed, words, begin)
       if parts > 1:
-        surveys.append(_survey([found]))
-        later = jnp.minimum(surveys[-1].largest, 0)
+        surveys.append(Survey.of_rows([found]))
       else:
         rows.append(found)
     begin = whole * parts
@@ -362,17 +296,10 @@ def _by_threads(
       first = piece.place.first // piece.word
       counts.append(piece.count(packed[first : first + -(-size // piece.word)]))
   if rows:
-    surveys.append(_survey(rows))
+    surveys.append(Survey.of_rows(rows))
   counts = counts or [count(packed, pieces[0].form.width)]
   in_low, in_high = (jnp.concatenate(x) for x in zip(*counts, strict=True))
   return packed, Found(functools.reduce(Survey.with_, surveys), in_low, in_high)
-
-
-def _survey(rows: Sequence[Sequence[jax.Array]]) -> Survey:
-  """Of the sums of squares and the largest keys of rows, in one reduction."""
-  squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
-  zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
-  return Survey(*lax.reduce((squares, keys), zeros, _with_next, (0,)))
 
 
 def _words(

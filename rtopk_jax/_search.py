@@ -38,9 +38,10 @@ from rtopk_jax import _axis
 from rtopk_jax._columns import Columns
 from rtopk_jax._gpus import turn_once_or_more
 from rtopk_jax._keys import LARGEST_KEY
-from rtopk_jax._pack import Linear, Survey, View
+from rtopk_jax._pack import Linear
 from rtopk_jax._positions import Positions
 from rtopk_jax._rows import Cut, Rows, above, between, choose, cut, exact_cut, log_part
+from rtopk_jax._survey import Survey, View
 from rtopk_jax._tiles import Members
 from rtopk_jax._vector import ALIGN, Vector
 

@@ -25,7 +25,7 @@ from rtopk_jax import _checks, _search
 from rtopk_jax._draw import draw
 from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
 from rtopk_jax._schedule import Stages
-from rtopk_jax._search import Survey
+from rtopk_jax._survey import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
 
 # Up to this size a sort takes little memory (5 bytes an entry, 16 for random-k), and compiles in a tenth of the time.

@@ -238,8 +238,8 @@ STAY = """
 import os, signal, time
 from benchmarks import hosts
 with hosts.hosts(1) as made:
-  print(made.names[0], flush=True)
   try:
+    print(made.names[0], flush=True)
     time.sleep(60)
   finally:
     os.kill(os.getpid(), signal.SIGTERM)

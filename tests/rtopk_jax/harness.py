@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -135,8 +136,9 @@ def run(
 USUAL = {
   "xla_backend_optimization_level": 3,
   "xla_llvm_disable_expensive_passes": False,
-  "xla_cpu_use_fusion_emitters": True,
 }
+if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+  USUAL["xla_cpu_use_fusion_emitters"] = True
 _programs: dict[str, Callable[..., Any]] = {}
 # A process can map only so many pieces of machine code, and crashes in the compiler when it has.
 _KEPT = 300
