@@ -9,6 +9,8 @@ import itertools
 import math
 import re
 
+from rtopk_jax import _gpus
+
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -144,14 +146,16 @@ class Program:
     inner = re.findall(r"(?:calls|to_apply|comparator|select|scatter)=%?([\w.\-]+)", text)
     called = re.findall(r" call\(.*to_apply=%?([\w.\-]+)", text)
     self._inner = set(inner) - set(called)
-    # The computation that each loop's body is turned by, and how often, if that is known.
+    # The computation that each loop's body is turned by, and how often, if that is known; what is named as running
+    # hardly ever counts as if it never did.
     self._loops: dict[str, tuple[str, int]] = {}
     for name, body in self._computations.items():
       for x in body:
         turned = re.search(r"body=%?([\w.\-]+)", x.text) if x.opcode == "while" else None
         if turned:
           known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', x.text)
-          self._loops[turned[1]] = name, int(known[1]) if known else 1
+          seldom = re.search(rf'op_name="[^"]*/{_gpus.SELDOM}/', x.text)
+          self._loops[turned[1]] = name, 0 if seldom else int(known[1]) if known else 1
 
   @property
   def instructions(self) -> int:
@@ -160,9 +164,9 @@ class Program:
 
   @property
   def launches(self) -> int:
-    """Instructions that run on their own, each once."""
-    outer = (body for name, body in self._computations.items() if name not in self._inner)
-    return sum(not _FREE.match(x.opcode) for body in outer for x in body)
+    """Instructions that run on their own, each once; none of what hardly ever runs."""
+    outer = [name for name in self._computations if name not in self._inner and self._turns(name)]
+    return sum(not _FREE.match(x.opcode) for name in outer for x in self._computations[name])
 
   def collectives(self) -> list[Collective]:
     """All of them, those between TPU slices (which are sends through the hosts) included."""
@@ -207,7 +211,8 @@ class Program:
     found = []
     for name, body in self._computations.items():
       if name not in self._inner:
-        times, names = self._turns(name) if turns else 1, {x.name: x for x in body}
+        times, names = self._turns(name), {x.name: x for x in body}
+        times = times if turns else min(times, 1)
         kept = [x for x in body if not _FREE.match(x.opcode)]
         found += [(times * self._moved(names, x), x) for x in kept]
     return found

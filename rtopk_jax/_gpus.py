@@ -16,6 +16,8 @@ from jax import lax
 
 # What JAX calls them.
 PLATFORMS = ("cuda", "rocm")
+# The name of what hardly ever runs, for those who count what a compiled program does.
+SELDOM = "seldom"
 
 
 def on_gpus(*args: Any, gpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -34,9 +36,17 @@ def turn_once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any],
   Returns:
     The state after the last.
   """
-  until_done = lambda state: lax.while_loop(lambda state: ~is_done(state), turn, state)
-  # The first turn before the loop: then there is one question.
-  return on_gpus(start, gpu=lambda state: until_done(turn(state)), default=until_done)
+
+  def until_done(state):
+    return lax.while_loop(lambda state: ~is_done(state), turn, state)
+
+  def at_least_once(state):
+    # The first turn before the loop: then there is one question.
+    state = turn(state)
+    with jax.named_scope(SELDOM):
+      return until_done(state)
+
+  return on_gpus(start, gpu=at_least_once, default=until_done)
 
 
 def by_threads(

@@ -9,6 +9,7 @@ are between the cuts, and the words take half the memory.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -269,37 +270,34 @@ def _by_threads(
   """Words on GPUs, as few kernels as possible: what is found of pieces is added up for all of them at once."""
   surveys, rows, counts = [], [], []
   for piece in pieces:
-    size, arrays = piece.place.size, piece.form.vector.arrays[piece.number]
+    place, arrays = piece.place, piece.form.vector.arrays[piece.number]
     # What is found of a long vector, as long as its words each, is added up part by part.
-    is_alone = len(pieces) == len(arrays) == len(piece.place.runs) == 1
-    parts = _PARTS if is_alone and size >= _SHORT else 1
-    whole = size // (piece.word * parts) * piece.word
-    for number in range(parts if whole else 0):
-      begin = whole * number
+    is_alone = len(pieces) == len(arrays) == len(place.runs) == 1
+    parts = _PARTS if is_alone and place.size >= _SHORT else 1
+    for begin, length in _spans(place.size, piece.word, parts):
       # One after another, so that they have the same memory.
-      part = piece.after(surveys[-1]) if begin else piece
-      words, *found = part.words(begin, whole, _reduce_by_threads)
+      part = piece.after(surveys[-1]) if begin and parts > 1 else piece
+      words, *found = part.words(begin, length, _reduce_by_threads)
       packed = piece.put(packed, words, begin)
       if parts > 1:
         surveys.append(Survey.of_rows([found]))
       else:
         rows.append(found)
-    begin = whole * parts
-    for unit in (piece.word, 1):
-      length = (size - begin) // unit * unit
-      if length:
-        words, *found = piece.words(begin, length, _reduce_by_threads)
-        packed = piece.put(packed, words, begin)
-        rows.append(found)
-        begin += length
     if groups > 1:
-      first = piece.place.first // piece.word
-      counts.append(piece.count(packed[first : first + -(-size // piece.word)]))
+      first = place.first // piece.word
+      counts.append(piece.count(packed[first : first + -(-place.size // piece.word)]))
   if rows:
     surveys.append(Survey.of_rows(rows))
   counts = counts or [count(packed, pieces[0].form.width)]
   in_low, in_high = (jnp.concatenate(x) for x in zip(*counts, strict=True))
   return packed, Found(functools.reduce(Survey.with_, surveys), in_low, in_high)
+
+
+def _spans(size: int, word: int, parts: int) -> list[tuple[int, int]]:
+  """Beginnings and lengths of equal parts of whole words, of the words left over and of the entries left over."""
+  part = size // (word * parts) * word
+  ends = [part * (i + 1) for i in range(parts)] + [size // word * word, size]
+  return [(begin, end - begin) for begin, end in itertools.pairwise([0, *ends]) if end > begin]
 
 
 def _words(

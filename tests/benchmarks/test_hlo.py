@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import hlo, scaling
+from rtopk_jax import _gpus
 
 D = 40_000
 
@@ -59,6 +60,20 @@ def test_the_body_of_a_loop_counts_as_often_as_it_is_known_to_turn(known, turns)
   # Two functions of an array that read and write it, and a copy perhaps.
   assert 2 * turns <= passes(program, turns=True) <= 4 * turns + 2
   assert 2 <= passes(program) <= 6
+
+
+def test_a_loop_that_hardly_ever_turns_does_not_count():
+  def program(name):
+    def function(x):
+      with jax.named_scope(name):
+        return lax.while_loop(lambda x: x[0] < 0, lambda x: lax.sin(x) - 1, x) * 2
+
+    return compiled(function, jnp.zeros(D), donate_argnums=0)
+
+  often, seldom = program("often"), program(_gpus.SELDOM)
+  # The loop's body reads and writes the vector.
+  assert passes(often) - passes(seldom) == pytest.approx(2, abs=0.02)
+  assert often.launches > seldom.launches
 
 
 def test_a_loop_over_stretches_moves_what_it_goes_over():
