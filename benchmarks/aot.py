@@ -8,8 +8,7 @@ compiles the whole training step and the exchange alone, and fails on what would
 * a collective between workers that does not carry packed words (the mean of the loss is let through);
 * anything of the exchange that sorts as many entries as a vector has;
 * temporary memory of the exchange above d/2 bytes and what its state takes;
-* more passes over d than ``--passes`` allows, and two for the mean over the chips of a worker, if it has several,
-  or for cutting leaves out of one array of sums, on GPUs;
+* more passes over d than ``--passes`` allows, and two for the mean over the chips of a worker, if it has several;
 * code that grows with the number of workers.
 
 Nothing is run, so nothing is said about time.
@@ -209,9 +208,8 @@ def examine(
     found.misses.append(f"sorts {found.sorted:,} entries")
   if found.temporary > found.allowed:
     found.misses.append(f"temporary memory {found.temporary / 1e6:.0f} MB")
-  # A dense mean within workers, which training without compression makes as well, is read and written; and where
-  # GPUs cut leaves out of one array of sums, that is.
-  if found.passes > max_passes + 2 * hierarchical + 2 * (target.platform == "cuda"):
+  # A dense mean within workers, which training without compression makes as well, is read and written.
+  if found.passes > max_passes + 2 * hierarchical:
     found.misses.append(f"{found.passes:.1f} passes")
   return found
 

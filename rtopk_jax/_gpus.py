@@ -64,5 +64,12 @@ def by_threads(
     For each array shape (rows,).
   """
   columns = zip(*(jnp.split(x, x.shape[1], axis=1) for x in operands), strict=True)
-  # Worked out before it is looked at: what adds all of it up would take the rows' place in the kernel.
-  return tuple(lax.optimization_barrier([x[:, 0] for x in functools.reduce(combine, columns)]))
+  return at_once(functools.reduce(combine, columns))
+
+
+def at_once(columns: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """Columns of shape (rows, 1) as arrays of shape (rows,), worked out before anything looks at them.
+
+  What adds up all of a column would take the rows' place in the kernel.
+  """
+  return tuple(lax.optimization_barrier([x[:, 0] for x in columns]))

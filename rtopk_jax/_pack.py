@@ -10,7 +10,7 @@ are between the cuts, and the words take half the memory.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._gpus import by_threads, on_gpus
+from rtopk_jax._gpus import at_once, on_gpus
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._survey import Found, Survey, View, of_runs, square
@@ -149,21 +149,29 @@ class _Piece(NamedTuple):
     return lax.dynamic_update_slice(packed, words, ((self.place.first + begin) // self.word,))
 
   def words(
-    self, begin: int | jax.Array, length: int, reduce: "_Reduce", abreast: int = 1
+    self, begin: int | jax.Array, length: int, abreast: int | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The words of so many entries from one on, of several parts, and sums of squares and largest keys of rows."""
-    first, word = self.place.first + begin, min(self.word, length)
-    parts = self.form.vector.read_abreast(self.number, begin, length, abreast, word)
+    """The words of so many entries from one on, and sums of squares and largest keys of rows.
+
+    They are read from so many places at once, a vector of each; or for None by threads, each of which has a word.
+    """
+    vector, first, word = self.form.vector, self.place.first + begin, min(self.word, length)
     # With one bit an entry the higher cut is above all.
     cuts = (self.low, self.high)[: self.form.width]
-    exact, runs = self.form.exact, self.place.runs
+    runs, ends = self.place.runs, None
     if len(runs) == 1:
       cuts = [Cut(*(x[0] for x in c)) for c in cuts]
-      return _words(parts, first, cuts, self.view, exact, reduce)
-    run_of = self._runs(begin, -(-length // self.word))
-    cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
-    ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
-    return _words(parts, first, cuts, self.view, exact, reduce, jnp.asarray(ends)[run_of])
+    else:
+      run_of = self._runs(begin, -(-length // self.word))
+      cuts = [Cut(*(x[run_of] for x in c)) for c in cuts]
+      ends = np.array([self.place.first + run.begin + run.size for run in runs], np.int32)
+      ends = jnp.asarray(ends)[run_of]
+    rule = _Coding(cuts, ends, self.view, self.form.exact)
+    if abreast is None:
+      return _words_by_threads(vector.read_columns(self.number, begin, length, word), first, rule)
+    return _words_by_rows(
+      vector.read_abreast(self.number, begin, length, abreast, word), first, rule
+    )
 
   def _runs(self, begin: int | jax.Array, words: int) -> np.ndarray:
     """Which run each of some words is of; runs end with whole words."""
@@ -259,7 +267,7 @@ def _stretch(
 ) -> tuple[jax.Array, Found]:
   """So many entries from one on: a multiple of those that are read together, or less than a word."""
   abreast = max(1, together // min(piece.word, length))
-  words, squares, keys = piece.words(begin, length, _reduce_rows, abreast)
+  words, squares, keys = piece.words(begin, length, abreast)
   found = Found(Survey(squares.sum(), keys.max()), *piece.count(words, begin))
   return piece.put(packed, words, begin), found
 
@@ -277,7 +285,7 @@ def _by_threads(
     for begin, length in _spans(place.size, piece.word, parts):
       # One after another, so that they have the same memory.
       part = piece.after(surveys[-1]) if begin and parts > 1 else piece
-      words, *found = part.words(begin, length, _reduce_by_threads)
+      words, *found = part.words(begin, length, None)
       packed = piece.put(packed, words, begin)
       if parts > 1:
         surveys.append(Survey.of_rows([found]))
@@ -300,66 +308,82 @@ def _spans(size: int, word: int, parts: int) -> list[tuple[int, int]]:
   return [(begin, end - begin) for begin, end in itertools.pairwise([0, *ends]) if end > begin]
 
 
-def _words(
-  parts: Sequence[jax.Array],
-  first: int | jax.Array,
-  cuts: Sequence[Cut],
-  view: View,
-  exact: bool,
-  reduce: "_Reduce",
-  ends: jax.Array | None = None,
+class _Coding(NamedTuple):
+  """How entries become bits of words.
+
+  Attributes:
+    cuts: the lower one, or both; of one group, or with an entry for each word.
+    ends: beyond the last position of each word's group, from which on an entry is in no word; None for one group.
+    view: from entries to keys.
+    exact: whether ties are broken entry by entry.
+  """
+
+  cuts: Sequence[Cut]
+  ends: jax.Array | None
+  view: View
+  exact: bool
+
+  def part(self, number: int, parts: int) -> "_Coding":
+    """That of the words of one of some equal parts, which stand below one another."""
+    of_part = lambda x: x.reshape(parts, -1)[number][:, None] if x.ndim else x
+    cuts = [Cut(*(of_part(x) for x in c)) for c in self.cuts]
+    return self._replace(cuts=cuts, ends=None if self.ends is None else of_part(self.ends))
+
+  def codes(
+    self, entries: jax.Array, begins: jax.Array, number: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A bit for each cut, at its place in the word, for entries that are so far in words; squares and keys."""
+    keys = self.view(entries)
+    places = begins + number if self.exact else begins
+    bounds = [c.value - (places < c.index).astype(jnp.int32) for c in self.cuts]
+    if self.ends is not None:
+      # Below all bounds, of which -1 is the least.
+      keys = jnp.where(number < self.ends - begins, keys, -1)
+    code = sum(((keys > bound).astype(jnp.uint32) for bound in bounds), np.uint32(0))
+    return code << (len(self.cuts) * number.astype(jnp.uint32)), square(entries), keys
+
+
+def _words_by_rows(
+  parts: Sequence[jax.Array], first: int | jax.Array, rule: _Coding
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The words of some entries, a bit for each cut, and what is surveyed; from its end on, an entry is in no word.
+  """The words of some entries, and for each row of all parts together its sum of squares and its largest key.
 
   Args:
     parts: equal parts of the entries in order, with a row for each word, shape (rows, length).
     first: the position of the first entry.
-    cuts: the lower one, or both; of one group, or with an entry for each word.
-    view: from entries to keys.
-    exact: whether ties are broken entry by entry.
-    reduce: how rows become words.
-    ends: beyond the last position of each word's group.
+    rule: how they become words.
 
   Returns:
-    The words in order, and for each row of all parts together its sum of squares and its largest key.
+    The words in order, squares and keys.
   """
-  width = len(cuts)
   rows, length = parts[0].shape
   number = lax.iota(jnp.int32, length)[None]
   starts = first + length * lax.iota(jnp.int32, rows)[:, None]
-  codes, squares, largest = [], [], []
-  for i, entries in enumerate(parts):
-    of_part = lambda x, i=i: x.reshape(-1, rows)[i][:, None] if x.ndim else x
-    keys = view(entries)
-    begins = starts + length * rows * i
-    places = begins + number if exact else begins
-    bounds = [of_part(c.value) - (places < of_part(c.index)).astype(jnp.int32) for c in cuts]
-    if ends is not None:
-      # Below all bounds, of which -1 is the least.
-      keys = jnp.where(number < of_part(ends) - begins, keys, -1)
-    code = sum(((keys > bound).astype(jnp.uint32) for bound in bounds), np.uint32(0))
-    codes.append(code << (width * number.astype(jnp.uint32)))
-    squares.append(square(entries))
-    largest.append(keys)
-  # The last operand is of keys, of which the largest is wanted, and of all others the sum.
-  *words, squares, keys = reduce(
-    (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
+  codes, squares, largest = zip(
+    *(
+      rule.part(i, len(parts)).codes(entries, starts + length * rows * i, number)
+      for i, entries in enumerate(parts)
+    ),
+    strict=True,
   )
+  operands = (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
+  zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), parts[0]) for x in operands)
+  # As one reduction, whose rows compilers for CPUs make vectors of.
+  *words, squares, keys = lax.reduce(operands, zeros, _with_next, (1,))
   return jnp.concatenate(words), squares, keys
 
 
-# From arrays with a row a word to a number a row each: the largest of the last array, and sums of the others.
-_Reduce = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
+def _words_by_threads(
+  columns: Sequence[jax.Array], first: int | jax.Array, rule: _Coding
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The same of entries in columns, shape (words, 1): a GPU has a thread for each word, and reduces short rows slowly."""
+  begins = first + len(columns) * lax.iota(jnp.int32, columns[0].shape[0])[:, None]
+  rule = rule.part(0, 1)
+  found = [rule.codes(x, begins, jnp.int32(i)) for i, x in enumerate(columns)]
+  words, squares, keys = at_once(functools.reduce(_with_next, found))
+  return words, squares, keys
 
 
 def _with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """Sums, and of the last numbers, which are keys, the larger one."""
   return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))
-
-
-def _reduce_rows(operands: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """As one reduction, whose rows compilers for CPUs make vectors of."""
-  zeros = [_axis.varying_like(jnp.zeros((), x.dtype), x) for x in operands]
-  return tuple(lax.reduce(operands, tuple(zeros), _with_next, (1,)))
-
-
-_reduce_by_threads = functools.partial(by_threads, _with_next)

@@ -10,8 +10,7 @@ entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
 a few times) and by small leaves, which are put together and taken apart again: at most 16 in all, and two more
-where a worker first averages over its chips (``Hierarchical``), as training without compression does, or where GPUs cut
-leaves out of one array of sums (``_sums``). For ResNet-18
+where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
 it is 14.0 on CPUs and, without clipping and momentum, 8.6 (``python -m benchmarks.step``).
 
 CPUs make momentum and residual, and clear the gradient for the update, a stretch at a time (``_stretches``): of what a
