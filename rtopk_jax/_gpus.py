@@ -6,7 +6,6 @@ loop of a few turns elsewhere is done at once, with more work in it, or all turn
 other without a question.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,13 +62,24 @@ def by_threads(
   Returns:
     For each array shape (rows,).
   """
-  columns = zip(*(jnp.split(x, x.shape[1], axis=1) for x in operands), strict=True)
-  return at_once(functools.reduce(combine, columns))
+  column = lambda i: tuple(lax.dynamic_slice_in_dim(x, i, 1, axis=1) for x in operands)
+  return in_turn(combine, column, operands[0].shape[1])
 
 
-def at_once(columns: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """Columns of shape (rows, 1) as arrays of shape (rows,), worked out before anything looks at them.
+def in_turn(
+  combine: Callable[[Any, Any], tuple[jax.Array, ...]],
+  columns: Callable[[jax.Array], tuple[jax.Array, ...]],
+  count: int,
+) -> tuple[jax.Array, ...]:
+  """So many columns of several arrays combined, one after another, shape (rows, 1) each.
 
-  What adds up all of a column would take the rows' place in the kernel.
+  They are traced once, and unrolled for the platform that wants them.
+
+  Returns:
+    For each array shape (rows,).
   """
-  return tuple(lax.optimization_barrier([x[:, 0] for x in columns]))
+  found = columns(jnp.int32(0))
+  turn = lambda i, found: tuple(combine(found, columns(i)))
+  found = lax.fori_loop(1, count, turn, tuple(found), unroll=True) if count > 1 else found
+  # Worked out before anything looks at them: what adds up all rows would take their place in the kernel.
+  return tuple(lax.optimization_barrier([x[:, 0] for x in found]))

@@ -10,7 +10,7 @@ are between the cuts, and the words take half the memory.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._gpus import at_once, on_gpus
+from rtopk_jax._gpus import in_turn, on_gpus
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._survey import Found, Survey, View, of_runs, square
@@ -168,7 +168,8 @@ class _Piece(NamedTuple):
       ends = jnp.asarray(ends)[run_of]
     rule = _Coding(cuts, ends, self.view, self.form.exact)
     if abreast is None:
-      return _words_by_threads(vector.read_columns(self.number, begin, length, word), first, rule)
+      column = functools.partial(vector.read_column, self.number, begin, length, word)
+      return _words_by_threads(column, length // word, word, first, rule)
     return _words_by_rows(
       vector.read_abreast(self.number, begin, length, abreast, word), first, rule
     )
@@ -374,13 +375,17 @@ def _words_by_rows(
 
 
 def _words_by_threads(
-  columns: Sequence[jax.Array], first: int | jax.Array, rule: _Coding
+  column: Callable[[jax.Array], jax.Array],
+  rows: int,
+  length: int,
+  first: int | jax.Array,
+  rule: _Coding,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The same of entries in columns, shape (words, 1): a GPU has a thread for each word, and reduces short rows slowly."""
-  begins = first + len(columns) * lax.iota(jnp.int32, columns[0].shape[0])[:, None]
+  """The same of entries in columns, shape (rows, 1): a GPU has a thread for each word, and reduces short rows slowly."""
+  begins = first + length * lax.iota(jnp.int32, rows)[:, None]
   rule = rule.part(0, 1)
-  found = [rule.codes(x, begins, jnp.int32(i)) for i, x in enumerate(columns)]
-  words, squares, keys = at_once(functools.reduce(_with_next, found))
+  codes = lambda i: rule.codes(column(i), begins, i)
+  words, squares, keys = in_turn(_with_next, codes, length)
   return words, squares, keys
 
 

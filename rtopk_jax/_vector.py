@@ -205,13 +205,13 @@ class Vector:
     # The rule is applied to parts: compilers for CPUs would write down what is cut to many.
     return [self.rule(*(x.reshape(-1, width) for x in cut)) for cut in cuts]
 
-  def read_columns(
-    self, piece: int, begin: int | jax.Array, length: int, width: int
-  ) -> list[jax.Array]:
-    """So many entries of a piece, from one on, as columns of rows of ``width``, shape (rows, 1)."""
+  def read_column(
+    self, piece: int, begin: int | jax.Array, length: int, width: int, number: jax.Array
+  ) -> jax.Array:
+    """A column of so many entries of a piece, from one on, in rows of ``width``; shape (rows, 1)."""
     rows = [x.reshape(-1, width) for x in self._cut(piece, begin, length)]
     # The rule is applied to columns: compilers for GPUs would write down what is cut to many.
-    return [self.rule(*(x[:, i : i + 1] for x in rows)) for i in range(width)]
+    return self.rule(*(lax.dynamic_slice_in_dim(x, number, 1, axis=1) for x in rows))
 
   def _read_at_once(self, piece: int) -> jax.Array:
     return self.rule(*self.arrays[piece]).reshape(-1)
