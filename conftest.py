@@ -18,6 +18,8 @@ import hypothesis
 import jax
 import pytest
 
+from rtopk_jax import _gpus
+
 jax.config.update("jax_num_cpu_devices", 8)
 # The library promises not to promote silently; a test that needs the usual rules asks for them by name.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -26,6 +28,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example of a shape compiles, which no deadline allows for. Derandomised: same run, same tests.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("tests")
+
+# Nothing here runs on GPUs, and what would is not even traced, which takes a fifth of the time. `test_gpus` runs it on CPUs.
+_gpus.PLATFORMS = ()
 
 # Half of what Linux lets a process map.
 _MANY_MAPPINGS = 30_000
