@@ -17,6 +17,8 @@ _BYTES = 4
 EVERY_BYTE = np.uint32(0x0101_0101)
 # A running total is made of totals of so many.
 _STRETCH = 512
+# Steps of a search that take as long as an entry of a table.
+_OF_TABLE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Positions:
     """The set of positions where a bool is true; their number is a multiple of a group's bits."""
     return cls(_bits.of_members(members.reshape(1, -1))[0], 1)
 
-  def locate(self, ranks: jax.Array) -> jax.Array:
+  def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
     """The positions of some members.
 
     Args:
       ranks: which, counted from 0 in ascending order of position; int32, shape (m,).
+      most: what all ranks are below, if it is known.
 
     Returns:
       Their positions, int32; something in range for a rank that is not there.
@@ -48,7 +51,7 @@ class Positions:
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     in_group, low, high = self._counts()
     ends = running_total(in_group)
-    group = jnp.minimum(not_above(ends, ranks), ends.size - 1)
+    group = jnp.minimum(_not_above_any(ends, ranks, most), ends.size - 1)
     left = ranks - at(ends - in_group, group)
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
     low, high = low * EVERY_BYTE, high * EVERY_BYTE + (low * EVERY_BYTE >> 24) * EVERY_BYTE
@@ -182,6 +185,20 @@ def _by_stretches(counts: jax.Array) -> jax.Array:
   totals = within[:, -1]
   before = jnp.cumsum(totals) - totals
   return (within + before[:, None]).reshape(-1)[: counts.size]
+
+
+def _not_above_any(ends: jax.Array, ranks: jax.Array, most: int | None) -> jax.Array:
+  """``not_above`` of ranks below a number; of many ranks by one table for all of them, but on GPUs."""
+  search = lambda ends, ranks: not_above(ends, ranks)
+  if most is None or ranks.size * ends.size.bit_length() <= _OF_TABLE * (ends.size + most):
+    return search(ends, ranks)
+
+  def look_up(ends, ranks):
+    marks = _axis.varying_like(jnp.zeros(most, jnp.int32), ends)
+    passed = running_total(marks.at[ends].add(1, mode="drop"))
+    return passed.at[ranks].get(mode="promise_in_bounds")
+
+  return on_gpus(ends, ranks, gpu=search, default=look_up)
 
 
 def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:

@@ -107,7 +107,8 @@ def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | 
   number = rows.number()
   there = number < rows.spread(listed)
   ranks = jnp.minimum(number, rows.spread(listed) - 1) + rows.spread(begins)
-  positions = doubtful.locate(jnp.maximum(ranks, 0).reshape(-1))
+  ranks = jnp.maximum(ranks, 0).reshape(-1)
+  positions = doubtful.locate(ranks, most=ranks.size)
   # A key of -1 is below all others, so that what is not there is never above the cut.
   keys = jnp.where(there, view(form.take(positions)).reshape(there.shape), -1)
   exact = exact_cut(keys, rows, plan.counts - high.count, listed, low.value, high.value)

@@ -299,7 +299,7 @@ class Selector:
       found, survey = _search.largest(form, large, magnitude_keys)
       everything = sent == large
       ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, form)
-      positions = found.locate(ranks)
+      positions = found.locate(ranks, most=sum(large))
       return Selection(positions, form.take(positions), survey)
 
     return _search.per_form(vector, large, chosen)

@@ -366,8 +366,8 @@ class Members(NamedTuple):
     words = to_slabs(words)
     return cls(jnp.pad(words, ((0, parts.slabs - words.shape[0]), (0, 0))), parts)
 
-  def locate(self, ranks: jax.Array) -> jax.Array:
-    """As ``Positions.locate``."""
+  def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
+    """As ``Positions.locate``; ``most`` does not matter here."""
     return self.parts.locate((self.words | (self.words >> np.uint32(1))) & EVEN_BITS, ranks)
 
 
