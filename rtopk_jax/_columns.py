@@ -11,6 +11,7 @@ sixteenth of what the leaf takes.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -121,8 +122,8 @@ class Columns:
     flat = words.reshape(-1).at[at].add(jnp.uint32(0) - bits, mode="drop")
     return flat.reshape(words.shape)
 
-  def take(self, positions: jax.Array) -> jax.Array:
-    """As ``Vector.take``."""
+  def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
+    """As ``Vector.take``; the shares do not matter here."""
     return self.vector.take_in_place(positions)
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:

@@ -104,9 +104,9 @@ class Linear:
     at = jnp.where(lost, positions // entries, words.size)
     return words.at[at].add(jnp.uint32(0) - bits, mode="drop")
 
-  def take(self, positions: jax.Array) -> jax.Array:
+  def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
     """As ``Vector.take``."""
-    return self.vector.take(positions)
+    return self.vector.take(positions, shares)
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
     """As ``Vector.take_from``."""

@@ -25,6 +25,7 @@ on TPUs what ``Columns`` writes down comes in addition.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,7 +111,8 @@ def largest(form: Form, counts: Sequence[int], view: View) -> tuple[Positions | 
   ranks = jnp.maximum(ranks, 0).reshape(-1)
   positions = doubtful.locate(ranks, most=ranks.size)
   # A key of -1 is below all others, so that what is not there is never above the cut.
-  keys = jnp.where(there, view(form.take(positions)).reshape(there.shape), -1)
+  taken = form.take(positions, plan.shares(form.vector))
+  keys = jnp.where(there, view(taken).reshape(there.shape), -1)
   exact = exact_cut(keys, rows, plan.counts - high.count, listed, low.value, high.value)
   lost = (there & ~above(keys, rows, exact)).reshape(-1)
   return form.members(form.strike(words, positions, lost)), found
@@ -126,8 +128,11 @@ class _Plan:
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
     self.samples, self.targets, self.errors, capacities = [], [], [], []
+    # The smaller the part that each group has of a sample, the more is in doubt. Sampling and doubts together take
+    # least if the sample grows with the cube root of how many groups of one size do so much harm.
+    alike = total**2 / sum(size**2 for size in sizes)
     # At most what the words and the lists take after it.
-    budget = min(_SAMPLE, total // 64 + 4 * sum(counts))
+    budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 64 + 4 * sum(counts))
     least, small = (Rows.WIDTH, 0) if form.exact else (4 * Rows.WIDTH, _SMALL)
     for size, count in zip(sizes, counts, strict=True):
       sample = budget * size // total // Rows.WIDTH * Rows.WIDTH
@@ -151,6 +156,13 @@ class _Plan:
       self.capacities = tuple(counts) if self.one_sided else (0,) * len(counts)
     else:
       self.capacities = Rows(capacities).capacities
+
+  def shares(self, vector: Vector) -> list[int] | None:
+    """How many may be in doubt of each piece; None where a group has several."""
+    groups = [[run.group for run in place.runs] for place in vector.where]
+    if any(one[-1] == other[0] for one, other in itertools.pairwise(groups)):
+      return None
+    return [sum(self.capacities[group] for group in of_piece) for of_piece in groups]
 
 
 def _guesses(form: Form, plan: _Plan, view: View) -> tuple[Cut, Cut]:

@@ -13,10 +13,6 @@ a few times) and by small leaves, which are put together and taken apart again: 
 where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
 it is 14.0 on CPUs and, without clipping and momentum, 8.6 (``python -m benchmarks.step``).
 
-CPUs make momentum and residual, and clear the gradient for the update, a stretch at a time (``_stretches``): of what a
-program names then, reading the new momentum and, of all that is written, what lay there before come from a cache. Where
-somebody needs the gradient later, it is copied first, in two passes more.
-
 XLA gives donated memory to the first result of its size. A step of one's own that returns the updates should take and
 return the state before them, or the memory of a worker is copied where it is an update that gets its place.
 """
@@ -27,9 +23,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _stretches, _sums, _write
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -111,9 +106,9 @@ class Step:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     received = jnp.float32(0)
     for segment, arrived, weights in incoming:
-      cleared = self._advance(segment, here, scale, after, arrived)
+      made = self._advance(segment, here, scale, after, arrived)
       means, count = _sums.reduce(
-        arrived.contributions, segment.where, finite, weights, self.options.average, cleared
+        arrived.contributions, segment.where, finite, weights, self.options.average, made
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
       for i, mean in zip(segment.leaves, means, strict=True):
@@ -247,44 +242,18 @@ class Step:
     """Writes the memory of a segment after the step to ``after``, unchanged where the step is not taken.
 
     Returns:
-      Arrays for the segment's means, ``cleared`` in ``_sums.reduce``.
+      What is made last of each gradient, nothing if there is no memory.
     """
     before = Leaves(*([x[i] for i in segment.leaves] if x else [] for x in self.leaves))
+    advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
     if incoming is None:
-      momenta, residuals = self._advanced(segment.where, before, here, scale, None)
-      cleared = []
+      momenta, residuals = advanced(segment.where, before)
     else:
-      momenta, residuals, cleared = self._settled(segment.where, before, here, scale, incoming)
+      momenta, residuals = _write.in_folds(segment.where, before, advanced)
     for new, leaves in ((momenta, after.momentum), (residuals, after.residual)):
       for i, x in zip(segment.leaves, new, strict=bool(new)):
         leaves[i] = x
-    return cleared
-
-  def _settled(
-    self,
-    where: Sequence[Place],
-    before: Leaves,
-    here: jax.Array,
-    scale: jax.Array | None,
-    incoming: Incoming,
-  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """Momentum, residual and cleared gradients of leaves that are compressed, as each platform does it best."""
-
-    def in_folds(cleared):
-      advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
-      momenta, residuals = _write.in_folds(where, before, advanced)
-      return momenta, residuals, cleared
-
-    arrays = [x for leaves in before for x in leaves]
-    keeps = len(arrays) > len(where)
-    suited = keeps and all(x.dtype == jnp.float32 for x in arrays)
-    if not suited or max(place.size for place in where) < _stretches.LONG:
-      return in_folds([])
-    # Other platforms make zeros without looking at the gradients.
-    return lax.platform_dependent(
-      cpu=lambda: self._by_stretches(where, before, here, scale, incoming),
-      default=lambda: in_folds(before.gradient),
-    )
+    return residuals or momenta
 
   def _advanced(
     self,
@@ -318,39 +287,6 @@ class Step:
       rest = self._next_residual(gradients[number], momentum, old.astype(jnp.float32), here)
       residuals.append(_memory.cast(rest, old.dtype))
     return kept, incoming.settle(residuals, where, here)
-
-  def _by_stretches(
-    self,
-    where: Sequence[Place],
-    before: Leaves,
-    here: jax.Array,
-    scale: jax.Array | None,
-    incoming: Incoming,
-  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """``_settled`` on CPUs, of leaves in float32."""
-    # A rule is given what there is of momentum, residual and gradient, in this order.
-    rules: list[_stretches.Rule | None] = []
-    if before.momentum:
-      rules.append(
-        lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
-      )
-    if before.residual:
-      rules.append(
-        lambda *arrays: self._next_residual(
-          self._local(arrays[-1], scale), arrays[0] if before.momentum else None, arrays[-2], here
-        )
-      )
-    rules.append(None)
-    lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
-    made = [_stretches.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
-    *kept, cleared = (list(x) for x in zip(*made, strict=True))
-    flat = [place.flat() for place in where]
-    residuals = incoming.settle(kept.pop(), flat, here) if before.residual else []
-    momenta = self._masked(kept.pop(), flat, here, incoming) if before.momentum else []
-    shaped = lambda leaves: [
-      x.reshape(place.shape) for x, place in zip(leaves, where, strict=bool(leaves))
-    ]
-    return shaped(momenta), shaped(residuals), shaped(cleared)
 
   def _next_momentum(self, gradient: jax.Array, old: jax.Array, here: jax.Array) -> jax.Array:
     new = self.options.memory.correct(gradient, old)

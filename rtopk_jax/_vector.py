@@ -9,6 +9,7 @@ Positions between the end of one piece and the beginning of the next name nothin
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -262,12 +263,21 @@ class Vector:
     get = lambda x, index: x.reshape(-1).at[index].get(**options)
     return self.rule(*(_as_bits(get, x, index) for x in self.arrays[piece]))
 
-  def take(self, positions: jax.Array) -> jax.Array:
-    """The entries at ascending positions; for one that names nothing, some entry."""
+  def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
+    """The entries at positions; for one that names nothing, some entry.
+
+    Args:
+      positions: ascending, or as many of each piece as ``shares`` says.
+      shares: how many there are of each piece, in order, if that is known; positions among them that are of no
+        entry of that piece stand for any.
+    """
     if len(self.where) == 1:
       return lax.platform_dependent(positions, tpu=self.take_in_place, default=self._take_all)
+    on_cpus = self._take_by_piece
+    if shares is not None:
+      on_cpus = functools.partial(self._take_shares, shares)
     return lax.platform_dependent(
-      positions, cpu=self._take_by_piece, tpu=self.take_in_place, default=self._take_all
+      positions, cpu=on_cpus, tpu=self.take_in_place, default=self._take_all
     )
 
   def _take_all(self, positions: jax.Array) -> jax.Array:
@@ -276,6 +286,17 @@ class Vector:
       here = self.take_from(i, jnp.clip(positions - place.first, 0, place.size - 1))
       values = jnp.where(positions >= place.first, here, values)
     return values
+
+  def _take_shares(self, shares: Sequence[int], positions: jax.Array) -> jax.Array:
+    """Piece by piece, all pieces at the same time if there are cores for them."""
+    # What they are worked out of would be worked out for each piece anew.
+    positions = lax.optimization_barrier(positions)
+    begins = np.cumsum(shares) - shares
+    taken = []
+    for i, (place, begin, share) in enumerate(zip(self.where, begins, shares, strict=True)):
+      index = positions[begin : begin + share] - place.first
+      taken.append(self.take_from(i, jnp.clip(index, 0, place.size - 1)))
+    return jnp.concatenate(taken)
 
   def take_from_in_place(self, piece: int, index: jax.Array) -> jax.Array:
     """As ``take_from``, of arrays that lie in tiles, which flattened would be copies."""
