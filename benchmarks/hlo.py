@@ -153,9 +153,7 @@ class Program:
       for x in body:
         turned = re.search(r"body=%?([\w.\-]+)", x.text) if x.opcode == "while" else None
         if turned:
-          known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', x.text)
-          seldom = re.search(rf'op_name="[^"]*/{_gpus.SELDOM}/', x.text)
-          self._loops[turned[1]] = name, 0 if seldom else int(known[1]) if known else 1
+          self._loops[turned[1]] = name, _turns_of(x)
 
   @property
   def instructions(self) -> int:
@@ -235,6 +233,14 @@ class Program:
     if not body:
       return _plain(x, sources)
     return _fused(body, x, sources)
+
+
+def _turns_of(loop: Instruction) -> int:
+  """How often a loop turns: once if that is not known, and not at all if it hardly ever runs."""
+  if re.search(rf'op_name="[^"]*/{_gpus.SELDOM}/', loop.text):
+    return 0
+  known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.text)
+  return int(known[1]) if known else 1
 
 
 def _plain(x: Instruction, sources: list[tuple[Array, ...]]) -> float:

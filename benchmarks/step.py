@@ -57,8 +57,8 @@ class _Update(NamedTuple):
   """An update that is timed.
 
   Attributes:
-    fill: puts a new gradient where the last update is, as a backward pass does.
-    run: makes an update of it.
+    fill: gets ready for an update, outside of its time: puts a gradient where it was given away.
+    run: makes an update.
     passes: over d, by the compiled program.
   """
 
@@ -67,7 +67,9 @@ class _Update(NamedTuple):
   passes: float
 
 
-def _update(tx: optax.GradientTransformation, params: Any) -> _Update:
+def _update(
+  tx: optax.GradientTransformation, params: Any, donate_gradient: bool = False
+) -> _Update:
   mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
   specs = rtopk_jax.state_specs(tx, params, AXIS)
 
@@ -84,21 +86,25 @@ def _update(tx: optax.GradientTransformation, params: Any) -> _Update:
   gradient = copy(drawn)
   state = rtopk_jax.init(tx, jax.tree.map(jnp.zeros_like, drawn), mesh, AXIS)
   with _others():
-    step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
+    donated = (0, 1) if donate_gradient else (0,)
+    step = jax.jit(mapped, donate_argnums=donated).lower(state, gradient).compile()
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   passes = sum(moved for moved, _ in hlo.Program(str(step.as_text())).moved(turns=True)) / (
     4 * size
   )
 
+  updates = None
+
   def fill():
-    nonlocal gradient
-    gradient = None
-    gradient = jax.block_until_ready(copy(drawn))
+    nonlocal gradient, updates
+    updates = None
+    if donate_gradient:
+      gradient = jax.block_until_ready(copy(drawn))
 
   def run():
-    nonlocal state, gradient
-    state, gradient = step(state, gradient)
-    jax.block_until_ready((state, gradient))
+    nonlocal state, updates
+    state, updates = step(state, gradient)
+    jax.block_until_ready((state, updates))
 
   return _Update(fill, run, passes)
 
@@ -169,6 +175,9 @@ def main() -> None:
     help="global, leaf or a block's entries; default: global, leaf and 4096",
   )
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
+  parser.add_argument(
+    "--donate-gradient", action="store_true", help="the update may have the gradient's memory"
+  )
   parser.add_argument("--rounds", type=int, default=15, help="how often each is timed")
   parser.add_argument("--json", help="a file for the times")
   parser.add_argument("--png", help="a file for the picture")
@@ -179,7 +188,7 @@ def main() -> None:
   device = peers.torch_device()
   for name, params in _trees(names, options.size):
     updates = {
-      rival: _update(tx, params)
+      rival: _update(tx, params, options.donate_gradient)
       for rival, tx in transformations(options.density, options.scope or _SCOPES).items()
     }
     rivals = {rival: update.run for rival, update in updates.items()}

@@ -22,7 +22,7 @@ from rtopk_jax import _axis
 from rtopk_jax._gpus import in_turn, on_gpus
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
-from rtopk_jax._survey import Found, Survey, View, of_runs, square
+from rtopk_jax._survey import Found, Survey, View, of_runs, square, with_next
 from rtopk_jax._vector import Place, Vector, aligned
 
 # Bits of an entry, at most.
@@ -370,7 +370,7 @@ def _words_by_rows(
   operands = (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
   zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), parts[0]) for x in operands)
   # As one reduction, whose rows compilers for CPUs make vectors of.
-  *words, squares, keys = lax.reduce(operands, zeros, _with_next, (1,))
+  *words, squares, keys = lax.reduce(operands, zeros, with_next, (1,))
   return jnp.concatenate(words), squares, keys
 
 
@@ -385,10 +385,5 @@ def _words_by_threads(
   begins = first + length * lax.iota(jnp.int32, rows)[:, None]
   rule = rule.part(0, 1)
   codes = lambda i: rule.codes(column(i), begins, i)
-  words, squares, keys = in_turn(_with_next, codes, length)
+  words, squares, keys = in_turn(with_next, codes, length)
   return words, squares, keys
-
-
-def _with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """Sums, and of the last numbers, which are keys, the larger one."""
-  return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))

@@ -17,8 +17,8 @@ _BYTES = 4
 EVERY_BYTE = np.uint32(0x0101_0101)
 # A running total is made of totals of so many.
 _STRETCH = 512
-# Steps of a search that take as long as an entry of a table.
-_OF_TABLE = 2
+# Steps of a search that take as long as an entry of a table, and how many members are searched for in no time.
+_OF_TABLE, _FEW = 2, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,8 @@ def _by_stretches(counts: jax.Array) -> jax.Array:
 def _not_above_any(ends: jax.Array, ranks: jax.Array, most: int | None) -> jax.Array:
   """``not_above`` of ranks below a number; of many ranks by one table for all of them, but on GPUs."""
   search = lambda ends, ranks: not_above(ends, ranks)
-  if most is None or ranks.size * ends.size.bit_length() <= _OF_TABLE * (ends.size + most):
+  steps = ranks.size * ends.size.bit_length()
+  if most is None or ranks.size < _FEW or steps <= _OF_TABLE * (ends.size + most):
     return search(ends, ranks)
 
   def look_up(ends, ranks):

@@ -35,25 +35,12 @@ class Rows:
     self._begin_of = np.repeat(np.cumsum(self.capacities) - self.capacities, rows).astype(np.int32)
 
   def spread(self, values: jax.Array) -> jax.Array:
-    """A value a list, to stand beside the rows: shape (rows, 1), or a scalar for a single list."""
-    if values.shape[0] == 1:
-      return values[0]
-    return values[self._list_of][:, None]
-
-  def total(self, rows: jax.Array) -> jax.Array:
-    """Sums over the rows of each list, of one number a row."""
-    lists = len(self.capacities)
-    if lists == 1:
-      return rows.sum(dtype=jnp.int32)[None]
-    return jax.ops.segment_sum(rows, self._list_of, lists, indices_are_sorted=True)
-
-  def spread_each(self, values: jax.Array) -> jax.Array:
     """Values with lists as their last axis, to stand beside the rows: shape (…, rows, 1), or one row for all."""
     if values.shape[-1] == 1:
       return values[..., None]
     return values[..., self._list_of][..., None]
 
-  def total_of_each(self, rows: jax.Array) -> jax.Array:
+  def total(self, rows: jax.Array) -> jax.Array:
     """Sums over the rows of each list, of numbers with rows as their last axis."""
     lists = len(self.capacities)
     if lists == 1:
@@ -197,8 +184,7 @@ def exact_cut(
   Returns:
     The ``Cut``.
   """
-  # Beyond all places that are in use.
-  size = min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
+  size = _beyond(rows)
   there, low, high = (jnp.broadcast_to(x, count.shape) for x in (there, low, high))
   everything = Cut(low, jnp.full_like(low, size), there)
   # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
@@ -211,6 +197,11 @@ def exact_cut(
   return on_gpus(gpu=digits, default=one_by_one)
 
 
+def _beyond(rows: Rows | EachRow) -> int:
+  """Beyond all places that are in use."""
+  return min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
+
+
 def _by_guesses(
   keys: jax.Array,
   rows: Rows | EachRow,
@@ -220,7 +211,6 @@ def _by_guesses(
   slack: jax.Array | int,
 ) -> Cut:
   """One cut after another between those that are known, as far up as what they count makes likely."""
-  size = min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
   def probe(state):
     turn, even, lower, higher, best = state
@@ -228,7 +218,7 @@ def _by_guesses(
     # fourth turn halves all the same, since a few keys apart from all others look even for long.
     guess = even & (turn % 4 != 3)
     share = jnp.where(guess, part(lower, higher, count), jnp.float32(0.5))
-    new = between(lower, higher, share, size, 1)
+    new = between(lower, higher, share, _beyond(rows), 1)
     new = new._replace(count=_count_above(keys, rows, new))
     best = choose(near(best), best, new)
     gap = lower.count - higher.count
@@ -259,7 +249,7 @@ def _by_digits(
 
   def count_rows(compare, values):
     """How many keys of each row compare with values of its list: shape (…, rows)."""
-    beside = rows.spread_each(values)
+    beside = rows.spread(values)
     found = compare(keys.reshape((1,) * (beside.ndim - 2) + keys.shape), beside)
     return found.sum(axis=-1, dtype=jnp.int32)
 
@@ -269,14 +259,14 @@ def _by_digits(
     step, rest = gap // parts, gap % parts
     offset = lambda part, step=step, rest=rest: step * part + jnp.minimum(part, rest)
     cuts = value[None] + offset(number, step[None], rest[None])
-    found = rows.total_of_each(count_rows(jnp.greater_equal, cuts))
+    found = rows.total(count_rows(jnp.greater_equal, cuts))
     part = (found >= count[None]).sum(axis=0, dtype=jnp.int32)
     return value + offset(part), offset(part + 1) - offset(part)
 
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), (low, high + 1 - low))
   value, _ = lax.fori_loop(0, _turns(1 << 31, parts), narrow, start, unroll=True)
 
-  more = rows.total_of_each(count_rows(jnp.greater, value))
+  more = rows.total(count_rows(jnp.greater, value))
   equal = count_rows(jnp.equal, value)
   ends = jnp.cumsum(equal, axis=-1, dtype=jnp.int32)
   # The last equal key that is above the cut, counted through all lists; its row; and the same in the row.

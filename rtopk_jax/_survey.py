@@ -42,7 +42,7 @@ class Survey(NamedTuple):
     found = []
     for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
       zeros = (_axis.varying_like(zero, entries) for zero in (jnp.float32(0), jnp.int32(0)))
-      squares, keys = lax.reduce((square(part), view(part)), tuple(zeros), _with_next, (1,))
+      squares, keys = lax.reduce((square(part), view(part)), tuple(zeros), with_next, (1,))
       found.append(cls(jnp.sum(squares), jnp.max(keys, initial=0)))
     return found[0].with_(found[1])
 
@@ -51,15 +51,16 @@ class Survey(NamedTuple):
     """Of what is known of rows, their sums of squares and their largest keys: several times shape (rows,) each."""
     squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
     zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
-    return cls(*lax.reduce((squares, keys), zeros, _with_next, (0,)))
+    return cls(*lax.reduce((squares, keys), zeros, with_next, (0,)))
 
   def with_(self, other: "Survey") -> "Survey":
     """Of the entries of both."""
     return Survey(self.square + other.square, jnp.maximum(self.largest, other.largest))
 
 
-def _with_next(a, b):
-  return a[0] + b[0], jnp.maximum(a[1], b[1])
+def with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """Sums, and of the last numbers, which are keys, the larger one."""
+  return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))
 
 
 def square(entries: jax.Array) -> jax.Array:

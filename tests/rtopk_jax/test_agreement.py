@@ -136,12 +136,11 @@ def test_pairs_are_covered_and_cases_allowed():
   assert len(cases) < 30
 
 
-@pytest.mark.parametrize("mode", ["shard_map", "vmap"])
 @pytest.mark.parametrize(
-  "options",
-  [{}, {"momentum": 0.5, "clip_norm": CLIP}, {"momentum": 0.5, "error_feedback": False}],
-  ids=["residual", "both", "momentum"],
+  ("mode", "options"),
+  [("shard_map", {}), ("vmap", {"scope": "leaf", "kind": "top_k"})],
+  ids=["global", "leaf"],
 )
-def test_leaves_that_cpus_work_on_by_stretches(mode, options):
-  grads = harness.gradients({"c": (3, 40), "w": (350, 400)}, 3, 2)
-  harness.check(mode, grads, density=0.001, **options)
+def test_vectors_that_are_searched(mode, options):
+  grads = harness.gradients({"c": (3, 40), "v": (300, 301), "w": (900, 500)}, 3, 2)
+  harness.check(mode, grads, density=0.001, momentum=0.5, **options)
