@@ -24,7 +24,7 @@ def test_the_way_of_gpus_is_taken():
 
 
 @pytest.mark.parametrize("form", test_search.FORMS[:2])
-@pytest.mark.parametrize("count", [437, 20_000])
+@pytest.mark.parametrize("count", [pytest.param(437, marks=pytest.mark.slow), 20_000])
 def test_large_vectors(count, form):
   test_search.test_large_vectors(count, form)
 
@@ -45,7 +45,7 @@ def test_exact_cuts():
     test_search.test_exact_cuts_among_keys_that_equal_the_bounds(count)
 
 
-@pytest.mark.parametrize("kind", ["one", "each", "joined"])
+@pytest.mark.parametrize("kind", [pytest.param("one", marks=pytest.mark.slow), "each", "joined"])
 def test_pieces(kind):
   test_search.test_pieces_are_searched_as_one_vector_and_as_groups(test_search.SHAPES, 0.003, kind)
 
@@ -88,7 +88,10 @@ SHAPES = {"a": (300, 500), "b": (70, 9), "c": (41_000,), "d": (5, 3), "empty": (
     {"kind": "rtop_k", "scope": "global", "momentum": 0.5},
     {"kind": "top_k", "scope": "leaf", "average": "senders"},
     {"kind": "top_k", "scope": "global", "memory_dtype": jnp.bfloat16, "momentum": 0.5},
-    {"kind": "random_k", "scope": "global", "momentum": 0.5, "momentum_masking": False},
+    pytest.param(
+      {"kind": "random_k", "scope": "global", "momentum": 0.5, "momentum_masking": False},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_steps_agree_with_the_reference(mode, options):
