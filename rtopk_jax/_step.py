@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _sums, _write
+from rtopk_jax import _axis, _blocks, _exchange, _memory, _stretches, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -32,6 +33,7 @@ from rtopk_jax._layout import Block, Layout, Scope, Segment
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics
 from rtopk_jax._select import Selector
+from rtopk_jax._spent import zeros_after
 from rtopk_jax._vector import Place, Vector
 from rtopk_jax._wire import Wire
 
@@ -106,9 +108,9 @@ class Step:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     received = jnp.float32(0)
     for segment, arrived, weights in incoming:
-      made = self._advance(segment, here, scale, after, arrived)
+      cleared = self._advance(segment, here, scale, after, arrived)
       means, count = _sums.reduce(
-        arrived.contributions, segment.where, finite, weights, self.options.average, made
+        arrived.contributions, segment.where, finite, weights, self.options.average, cleared
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
       for i, mean in zip(segment.leaves, means, strict=True):
@@ -242,18 +244,41 @@ class Step:
     """Writes the memory of a segment after the step to ``after``, unchanged where the step is not taken.
 
     Returns:
-      What is made last of each gradient, nothing if there is no memory.
+      Arrays for the segment's means, ``cleared`` in ``_sums.reduce``.
     """
     before = Leaves(*([x[i] for i in segment.leaves] if x else [] for x in self.leaves))
-    advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
     if incoming is None:
-      momenta, residuals = advanced(segment.where, before)
+      momenta, residuals = self._advanced(segment.where, before, here, scale, None)
+      cleared = []
     else:
-      momenta, residuals = _write.in_folds(segment.where, before, advanced)
+      momenta, residuals, cleared = self._settled(segment.where, before, here, scale, incoming)
     for new, leaves in ((momenta, after.momentum), (residuals, after.residual)):
       for i, x in zip(segment.leaves, new, strict=bool(new)):
         leaves[i] = x
-    return residuals or momenta
+    return cleared
+
+  def _settled(
+    self,
+    where: Sequence[Place],
+    before: Leaves,
+    here: jax.Array,
+    scale: jax.Array | None,
+    incoming: Incoming,
+  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """Momentum, residual and zeros after them of leaves that are compressed, as each platform does it best."""
+
+    def by_leaves():
+      advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
+      momenta, residuals = _write.in_folds(where, before, advanced)
+      return momenta, residuals, [zeros_after(x) for x in residuals or momenta]
+
+    arrays = [x for leaves in before for x in leaves]
+    keeps = len(arrays) > len(where)
+    suited = keeps and all(x.dtype == jnp.float32 for x in arrays)
+    if not suited or not _stretches.are_quicker(max(place.size for place in where)):
+      return by_leaves()
+    by_stretches = lambda: self._by_stretches(where, before, here, scale, incoming)
+    return lax.platform_dependent(cpu=by_stretches, default=by_leaves)
 
   def _advanced(
     self,
@@ -287,6 +312,39 @@ class Step:
       rest = self._next_residual(gradients[number], momentum, old.astype(jnp.float32), here)
       residuals.append(_memory.cast(rest, old.dtype))
     return kept, incoming.settle(residuals, where, here)
+
+  def _by_stretches(
+    self,
+    where: Sequence[Place],
+    before: Leaves,
+    here: jax.Array,
+    scale: jax.Array | None,
+    incoming: Incoming,
+  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """``_settled`` on CPUs, of leaves in float32."""
+    # A rule is given what there is of momentum, residual and gradient, in this order.
+    rules: list[_stretches.Rule | None] = []
+    if before.momentum:
+      rules.append(
+        lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
+      )
+    if before.residual:
+      rules.append(
+        lambda *arrays: self._next_residual(
+          self._local(arrays[-1], scale), arrays[0] if before.momentum else None, arrays[-2], here
+        )
+      )
+    rules.append(None)
+    lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
+    made = [_stretches.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
+    *kept, cleared = (list(x) for x in zip(*made, strict=True))
+    flat = [place.flat() for place in where]
+    residuals = incoming.settle(kept.pop(), flat, here) if before.residual else []
+    momenta = self._masked(kept.pop(), flat, here, incoming) if before.momentum else []
+    shaped = lambda leaves: [
+      x.reshape(place.shape) for x, place in zip(leaves, where, strict=bool(leaves))
+    ]
+    return shaped(momenta), shaped(residuals), shaped(cleared)
 
   def _next_momentum(self, gradient: jax.Array, old: jax.Array, here: jax.Array) -> jax.Array:
     new = self.options.memory.correct(gradient, old)

@@ -14,9 +14,9 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis, _vector, _write
-from rtopk_jax._afterwards import zeros_after
 from rtopk_jax._exchange import Contributions
 from rtopk_jax._gpus import on_gpus
+from rtopk_jax._spent import zeros_in
 from rtopk_jax._vector import Place
 
 # Entries that are added to a leaf at a time where that is done in turns.
@@ -38,7 +38,7 @@ def reduce(
   keep: jax.Array,
   weights: jax.Array | None,
   average: str,
-  after: Sequence[jax.Array] = (),
+  cleared: Sequence[jax.Array] = (),
 ) -> tuple[list[jax.Array], jax.Array]:
   """The mean of all contributions, leaf by leaf.
 
@@ -49,7 +49,8 @@ def reduce(
     weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
     average: "workers" divides by their number, "senders" each entry by the number of workers that sent
       it, "sum" does not divide.
-    after: an array a leaf, which CPUs make before they begin with its sums; empty where that does not matter.
+    cleared: an array a leaf, of its shape, in whose memory its sums may be made, float32; on CPUs all are zeros.
+      Empty where there are none.
 
   Returns:
     Leaves in float32, and how many of their entries are not zero.
@@ -58,7 +59,7 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  def added_up(form, after=()):
+  def added_up(form, cleared=()):
     def add(worker, state):
       totals, senders = state
       positions, values = contributions.read(worker)
@@ -78,9 +79,8 @@ def reduce(
     ]
     none = _axis.varying_like(jnp.int32(0), nothing)
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
-    late = [zeros_after(x, size) for x, size in zip(after, form.sizes, strict=bool(after))]
-    sums = [_axis.varying_like(x, nothing) for x in late] or zeros(jnp.float32)
-    start = (_Sums(sums, none), counted)
+    over = [_axis.varying_like(zeros_in(x.reshape(-1)), nothing) for x in cleared]
+    start = (_Sums(over or zeros(jnp.float32), none), counted)
     totals, senders = lax.fori_loop(0, contributions.count, add, start)
     leaves = form.leaves(totals.arrays)
     if by_senders:
@@ -94,7 +94,7 @@ def reduce(
   return on_gpus(
     gpu=lambda: added_up(in_one),
     default=lambda: lax.platform_dependent(
-      tpu=lambda: added_up(in_tiles), default=lambda: added_up(in_place, after)
+      tpu=lambda: added_up(in_tiles), default=lambda: added_up(in_place, cleared)
     ),
   )
 

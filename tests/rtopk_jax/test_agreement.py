@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import rtopk_jax
+from rtopk_jax import _stretches
 from tests.rtopk_jax import harness
 
 STEPS = 30
@@ -136,11 +137,19 @@ def test_pairs_are_covered_and_cases_allowed():
   assert len(cases) < 30
 
 
+@pytest.mark.parametrize("cores", [1, 64])
 @pytest.mark.parametrize(
   ("mode", "options"),
-  [("shard_map", {}), ("vmap", {"scope": "leaf", "kind": "top_k"})],
-  ids=["global", "leaf"],
+  [
+    ("shard_map", {"momentum": 0.5}),
+    ("vmap", {"momentum": 0.5, "scope": "leaf", "kind": "top_k"}),
+    pytest.param("vmap", {"momentum": 0.5, "error_feedback": False}, marks=pytest.mark.slow),
+    pytest.param("vmap", {}, marks=pytest.mark.slow),
+  ],
+  ids=["global", "leaf", "momentum", "residual"],
 )
-def test_vectors_that_are_searched(mode, options):
+def test_vectors_that_are_searched(monkeypatch, cores, mode, options):
+  """Of which CPUs make the memory by stretches, or leaf by leaf if there are cores for that."""
+  monkeypatch.setattr(_stretches, "cores", lambda: cores)
   grads = harness.gradients({"c": (3, 40), "v": (300, 301), "w": (900, 500)}, 3, 2)
-  harness.check(mode, grads, density=0.001, momentum=0.5, **options)
+  harness.check(mode, grads, density=0.001, **options)
