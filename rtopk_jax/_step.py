@@ -11,7 +11,11 @@ entries are touched, not d.
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
 a few times) and by small leaves, which are put together and taken apart again: at most 16 in all, and two more
 where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
-it is 14.0 on CPUs and, without clipping and momentum, 8.6 (``python -m benchmarks.step``).
+it is 13.9 on CPUs and, without clipping and momentum, 8.5 (``python -m benchmarks.step``).
+
+CPUs that have one core for a device make momentum and residual, and clear the gradient for the update, a stretch at a
+time (``_stretches``): of what a program names then, reading the new momentum and, of all that is written, what lay
+there before come from a cache. Where somebody needs the gradient later, it is copied first, in two passes more.
 
 XLA gives donated memory to the first result of its size. A step of one's own that returns the updates should take and
 return the state before them, or the memory of a worker is copied where it is an update that gets its place.
