@@ -189,17 +189,16 @@ def _by_stretches(counts: jax.Array) -> jax.Array:
 
 def _not_above_any(ends: jax.Array, ranks: jax.Array, most: int | None) -> jax.Array:
   """``not_above`` of ranks below a number; of many ranks by one table for all of them, but on GPUs."""
-  search = lambda ends, ranks: not_above(ends, ranks)
   steps = ranks.size * ends.size.bit_length()
   if most is None or ranks.size < _FEW or steps <= _OF_TABLE * (ends.size + most):
-    return search(ends, ranks)
+    return not_above(ends, ranks)
 
   def look_up(ends, ranks):
     marks = _axis.varying_like(jnp.zeros(most, jnp.int32), ends)
     passed = running_total(marks.at[ends].add(1, mode="drop"))
     return passed.at[ranks].get(mode="promise_in_bounds")
 
-  return on_gpus(ends, ranks, gpu=search, default=look_up)
+  return on_gpus(ends, ranks, gpu=not_above, default=look_up)
 
 
 def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:

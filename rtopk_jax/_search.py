@@ -128,8 +128,8 @@ class _Plan:
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
     self.samples, self.targets, self.errors, capacities = [], [], [], []
-    # The smaller the part that each group has of a sample, the more is in doubt. Sampling and doubts together take
-    # least if the sample grows with the cube root of how many groups of one size do so much harm.
+    # The smaller the part that each group has of a sample, the more is in doubt. Sampling and looking at what is in
+    # doubt take least if the sample grows with the cube root of the groups: as many as, of one size, would do as much.
     alike = total**2 / sum(size**2 for size in sizes)
     # At most what the words and the lists take after it.
     budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 64 + 4 * sum(counts))
