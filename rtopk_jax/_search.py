@@ -129,7 +129,8 @@ class _Plan:
     self.counts = jnp.array(counts, jnp.int32)
     self.samples, self.targets, self.errors, capacities = [], [], [], []
     # The smaller the part that each group has of a sample, the more is in doubt. Sampling and looking at what is in
-    # doubt take least if the sample grows with the cube root of the groups: as many as, of one size, would do as much.
+    # doubt take least if the sample grows with the cube root of the number of groups, or, of groups of different sizes,
+    # of as many of one size as would leave as much in doubt.
     alike = total**2 / sum(size**2 for size in sizes)
     # At most what the words and the lists take after it.
     budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 64 + 4 * sum(counts))
