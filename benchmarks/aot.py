@@ -332,6 +332,10 @@ def main() -> int:
   parser.add_argument("--passes", type=float, default=16, help="over d that the exchange may make")
   parser.add_argument("--json", help="a file for the results")
   options = parser.parse_args()
+  names = [target.name for target in TARGETS[options.platform]]
+  unknown = sorted(set(options.target or ()) - set(names))
+  if unknown:
+    parser.error(f"--target must be of {names}, got {unknown}.")
   found, misses = [], []
   for target in TARGETS[options.platform]:
     if options.target and target.name not in options.target:
