@@ -153,3 +153,10 @@ def test_vectors_that_are_searched(monkeypatch, cores, mode, options):
   monkeypatch.setattr(_stretches, "cores", lambda: cores)
   grads = harness.gradients({"c": (3, 40), "v": (300, 301), "w": (900, 500)}, 3, 2)
   harness.check(mode, grads, density=0.001, **options)
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_clipped_vectors_that_are_searched(monkeypatch, cores):
+  monkeypatch.setattr(_stretches, "cores", lambda: cores)
+  grads = harness.gradients({"c": (3, 40), "w": (350, 400)}, 3, 2)
+  harness.check("shard_map", grads, density=0.001, momentum=0.5, clip_norm=CLIP)
