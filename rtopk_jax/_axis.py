@@ -17,7 +17,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,25 +66,80 @@ def measure(num_workers: int, step: int | None) -> Iterator[Measurement]:
     _measurement.reset(token)
 
 
-_row_axes: contextvars.ContextVar[set[AxisName] | None] = contextvars.ContextVar(
-  "rtopk_jax_row_axes", default=None
+class Notes(NamedTuple):
+  """What exchanges say of themselves while a transformation is looked at.
+
+  Attributes:
+    exchanged: the mapped axes of every exchange.
+    rows: the axes that rows are made for.
+  """
+
+  exchanged: set[AxisName]
+  rows: set[AxisName]
+
+
+_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar(
+  "rtopk_jax_notes", default=None
+)
+_unmapped: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "rtopk_jax_unmapped", default=False
+)
+_analysing: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "rtopk_jax_analysing", default=False
 )
 
 
 @contextlib.contextmanager
-def row_axes() -> Iterator[set[AxisName]]:
-  """Within this context it is noted which axes rows are made for."""
-  token = _row_axes.set(set())
+def outside() -> Iterator[Notes]:
+  """Within this context no axis is mapped, as outside of every map, and it is noted which ones are asked for."""
+  settings = ((_notes, Notes(set(), set())), (_unmapped, True), (_measurement, None))
+  with _set(*settings):
+    yield _notes.get()  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def analysis() -> Iterator[None]:
+  """Within this context an exchange is replaced by the least that shows where its results come from."""
+  with _set((_analysing, True), (_unmapped, False), (_measurement, None)):
+    yield
+
+
+def analysing() -> bool:
+  """Whether a transformation is traced to see what depends on what."""
+  return _analysing.get()
+
+
+@contextlib.contextmanager
+def _set(*settings: tuple[contextvars.ContextVar, Any]) -> Iterator[None]:
+  tokens = [(variable, variable.set(value)) for variable, value in settings]
   try:
-    yield _row_axes.get()  # pyright: ignore[reportReturnType]
+    yield
   finally:
-    _row_axes.reset(token)
+    for variable, token in tokens:
+      variable.reset(token)
+
+
+def note_exchange(axis_name: AxisName) -> None:
+  """Notes that there is an exchange over an axis."""
+  notes = _notes.get()
+  if notes is not None:
+    notes.exchanged.add(axis_name)
 
 
 def _note_rows(axis_name: AxisName) -> None:
-  found = _row_axes.get()
-  if found is not None:
-    found.add(axis_name)
+  notes = _notes.get()
+  if notes is not None:
+    notes.rows.add(axis_name)
+
+
+def mark_own(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """The same value, which depends on the worker's number as far as a trace can tell."""
+  return lax.optimization_barrier((x, lax.axis_index(axis_name)))[0]
+
+
+def key(seed: int | jax.Array) -> jax.Array:
+  """The key of a seed, of one kind whatever JAX's default is: workers draw the same in every map."""
+  return jax.random.key(seed, impl="threefry2x32")
 
 
 def names(axis_name: AxisName) -> tuple[str, ...]:
@@ -96,6 +151,8 @@ def is_bound(axis_name: AxisName) -> bool:
   """Whether this code runs inside a map over the axis (or a measurement)."""
   if measurement() is not None:
     return True
+  if _unmapped.get():
+    return False
   try:
     lax.axis_size(axis_name)
   except NameError:
@@ -236,9 +293,72 @@ def sum_over(tree: Any, axis_name: AxisName) -> tuple[Any, int]:
   return jax.tree.map(lambda x, total: total.reshape(x.shape), tree, sums), size(axis_name)
 
 
-def model_axes(x: jax.Array, axis_name: AxisName) -> frozenset[str]:
-  """The axes other than the workers' that a value varies over, where types tell."""
-  return frozenset(_varying(x) - set(names(axis_name)))
+class Sharding(NamedTuple):
+  """How a model is sharded, said where types do not tell.
+
+  Attributes:
+    axes: the axes that each parameter is sharded over, by its path.
+    every: all of them.
+  """
+
+  axes: dict[tuple[Any, ...], frozenset[str]]
+  every: frozenset[str]
+
+
+_sharding: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar(
+  "rtopk_jax_sharding", default=None
+)
+
+
+@contextlib.contextmanager
+def sharded(sharding: Sharding) -> Iterator[None]:
+  """Within this context it is known which axes of the model parameters are sharded over."""
+  with _set((_sharding, sharding)):
+    yield
+
+
+def model_axes(tree: Any, axis_name: AxisName) -> list[frozenset[str]]:
+  """For each leaf the axes other than the workers' that it varies over.
+
+  Types tell, or ``sharded`` does.
+
+  Raises:
+    ValueError: when other axes are mapped by hand and nothing tells.
+  """
+  declared = _sharding.get()
+  paths = jax.tree.leaves_with_path(tree)
+  if declared is not None:
+    return [_declared_axes(declared, path) for path, _ in paths]
+  if tracks_varying(axis_name):
+    return [frozenset(_varying(x) - set(names(axis_name))) for _, x in paths]
+  others = [name for name in _manual_axes() if name not in names(axis_name)]
+  others = [name for name in others if lax.axis_size(name) > 1]
+  if others and measurement() is None:
+    raise ValueError(
+      f"with check_vma=False nothing says which gradients are sharded over the axes {others!r}, which are "
+      f"mapped by hand beside axis_name={axis_name!r}. Use jax.shard_map with check_vma=True, its "
+      "default, or rtopk_jax.make_train_step with param_specs."
+    )
+  return [frozenset()] * len(paths)
+
+
+def _declared_axes(sharding: Sharding, path: tuple[Any, ...]) -> frozenset[str]:
+  if path in sharding.axes:
+    return sharding.axes[path]
+  if not sharding.every:
+    return frozenset()
+  raise ValueError(
+    f"updates{jax.tree_util.keystr(path)} reach the exchange by another path than any parameter has, and with "
+    "param_specs it cannot be told how they are sharded. Put what rearranges them after the exchange."
+  )
+
+
+def every_model_axis(tree: Any, axis_name: AxisName) -> frozenset[str]:
+  """All axes other than the workers' that some leaf of a tree varies over, whatever its structure."""
+  declared = _sharding.get()
+  if declared is not None:
+    return declared.every
+  return frozenset().union(*model_axes(tree, axis_name))
 
 
 def over_model(x: jax.Array, axes: frozenset[str]) -> jax.Array:
@@ -268,7 +388,11 @@ def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
   _note_rows(axis_name)
   if not is_bound(axis_name):
     return jnp.zeros((0, *x.shape), x.dtype)
-  if measurement() is None and set(names(axis_name)) <= set(_manual_axes()):
+  if measurement() is not None:
+    return x
+  if analysing():
+    return mark_own(x, axis_name)
+  if set(names(axis_name)) <= set(_manual_axes()):
     return to_varying(x[None], axis_name)
   return x
 
@@ -283,19 +407,23 @@ def check_row(row: jax.Array, shape: tuple[int, ...], axis_name: AxisName, where
   Raises:
     ValueError: when the array is not one worker's row.
   """
-  wrong = row.shape not in (shape, (1, *shape))
-  if not wrong and tracks_varying(axis_name):
-    wrong = not is_varying(row, axis_name)
-  if wrong:
+  remedy = (
+    "Make the state with rtopk_jax.init(tx, params, mesh, axis_name) and shard it by "
+    "rtopk_jax.state_specs(tx, params, axis_name), or call tx.init inside the mapped function."
+  )
+  if row.shape in (shape, (1, *shape)):
+    if not tracks_varying(axis_name) or is_varying(row, axis_name):
+      return
+    reason = "is the same on all workers"
+  elif row.shape == (0, *shape):
+    reason = "was made outside the mapped axis, where no worker has a row"
+  else:
     reason = (
-      "was made outside the mapped axis, where no worker has a row"
-      if row.shape == (0, *shape)
-      else f"has shape {row.shape}, not this worker's row {(1, *shape)} of (num_workers, *{shape})"
-      if row.shape not in (shape, (1, *shape))
-      else "is the same on all workers"
+      f"has shape {row.shape}, not this worker's row {(1, *shape)} of (num_workers, *{shape})"
     )
-    raise ValueError(
-      f"state{where} {reason} (axis_name={axis_name!r}). Make the state with rtopk_jax.init(tx, "
-      "params, mesh, axis_name) and shard it by rtopk_jax.state_specs(tx, params, axis_name), or "
-      "call tx.init inside the mapped function."
-    )
+    if row.shape[1:] == shape:
+      remedy += (
+        " Where the state is that of another number of workers, "
+        "rtopk_jax.resize_workers(state, new_count) makes it that of new_count."
+      )
+  raise ValueError(f"state{where} {reason} (axis_name={axis_name!r}). {remedy}")

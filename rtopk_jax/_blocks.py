@@ -20,6 +20,7 @@ from jax import lax
 from rtopk_jax import _axis, _bits
 from rtopk_jax._gpus import on_gpus
 from rtopk_jax._keys import LARGEST_KEY, RANDOM_BELOW, magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import EachRow, above, exact_cut
 from rtopk_jax._select import SORT_BELOW, Selection, Selector
@@ -296,7 +297,7 @@ def _above_cuts(
   def in_stretches(length):
     together = min(rows, max(1, length // (_WORD * words_of_row)))
     one = functools.partial(turn, together=together)
-    return lambda start: lax.fori_loop(0, -(-rows // together), one, start)
+    return lambda start: fori_loop(0, -(-rows // together), one, start)
 
   return on_gpus(start, gpu=in_stretches(_OF_GPU), default=in_stretches(_STRETCH))
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def real(name: str, value: Any) -> None:
@@ -71,6 +72,16 @@ def flag(name: str, value: Any) -> None:
   """Refuses what is not a bool."""
   if not isinstance(value, bool):
     raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
+
+
+def transformation(name: str, value: Any) -> None:
+  """Refuses what is not an optax transformation."""
+  if isinstance(value, optax.GradientTransformation):
+    return
+  hint = ""
+  if hasattr(value, "gradient_transformation"):
+    hint = f"; pass {name}.gradient_transformation()"
+  raise TypeError(f"{name} must be an optax.GradientTransformation, got {value!r}{hint}.")
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _exchange, _layout, _memory, _state
+from rtopk_jax import _axis, _checks, _exchange, _gradients, _layout, _memory, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics, no_metrics
+from rtopk_jax._precision import in_32_bits
 
 
 class DenseExchangeState(NamedTuple):
@@ -24,6 +25,8 @@ class DenseExchangeState(NamedTuple):
   count: jax.Array
   momentum: Any
   metrics: ExchangeMetrics
+
+  per_worker = ()
 
 
 def dense_exchange(
@@ -70,27 +73,38 @@ def dense_exchange(
   _checks.axis_name(axis_name)
   _state.check_options(average, momentum, nesterov, clip_norm)
 
+  @in_32_bits
   def init(params):
-    _state.check_floating("params", params)
-    zeros = lambda: jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+    _gradients.check_exchangeable("params", params)
+    _axis.note_exchange(axis_name)
+    zeros = lambda: jax.tree.map(lambda p: jnp.zeros(_gradients.real_shape(p), jnp.float32), params)
     return DenseExchangeState(jnp.zeros((), jnp.int32), zeros() if momentum else (), no_metrics())
 
-  def update(updates, state, params=None, *, present=None, **extra_args):
+  @in_32_bits
+  def update(updates, state, params=None, *, present=None, weight=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    updates = _state.local_updates(updates, params, axis_name)
+    _state.check_kind(state, DenseExchangeState)
+    given, updates = updates, _gradients.local_updates(updates, params, axis_name)
+    if _axis.analysing():
+      means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
+      return jax.tree.map(_gradients.as_complex, means, given), state
     if momentum:
-      _state.check_structure(updates, **{"state.momentum": state.momentum})
+      _gradients.check_structure(updates, **{"state.momentum": state.momentum})
     gradients, structure = jax.tree.flatten(updates)
-    axes = [_axis.model_axes(g, axis_name) for g in gradients]
     buckets = _layout.layout(
-      updates, [g.shape or (1,) for g in gradients], "global", True, axes
+      updates,
+      [g.shape or (1,) for g in gradients],
+      "global",
+      True,
+      _axis.model_axes(updates, axis_name),
     ).dense
-    present = _state.check_present(present, axis_name)
+    present = _gradients.check_present(present, axis_name)
+    share = _gradients.share(weight, present, axis_name)
     mean = [jnp.zeros(g.shape, jnp.float32) for g in gradients]
     metrics = state.metrics
     finite = jnp.bool_(True)
-    local = [g.astype(jnp.float32) for g in gradients]
+    local = [_gradients.counted(g.astype(jnp.float32), share) for g in gradients]
     totals = [_exchange.mean_dense(b.join(local), axis_name, present, average) for b in buckets]
     square, wrong, entries = jnp.float32(0), jnp.int32(0), jnp.float32(0)
     for bucket, total in zip(buckets, totals, strict=True):
@@ -123,7 +137,8 @@ def dense_exchange(
       for x, g in zip(directions, gradients, strict=True)
     ]
     new_momentum = _state.write_rows(kept, state.momentum) if momentum else ()
-    return jax.tree.unflatten(structure, updates), DenseExchangeState(
+    means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, updates), given)
+    return means, DenseExchangeState(
       _state.increment(state.count), new_momentum, _state.settle(finite, metrics, state.metrics)
     )
 

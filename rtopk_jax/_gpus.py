@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rtopk_jax._loops import fori_loop
+
 # What JAX calls them.
 PLATFORMS = ("cuda", "rocm")
 # The name of what hardly ever runs, for those who count what a compiled program does.
@@ -80,6 +82,6 @@ def in_turn(
   """
   found = columns(jnp.int32(0))
   turn = lambda i, found: tuple(combine(found, columns(i)))
-  found = lax.fori_loop(1, count, turn, tuple(found), unroll=True) if count > 1 else found
+  found = fori_loop(1, count, turn, tuple(found), unroll=True) if count > 1 else found
   # Worked out before anything looks at them: what adds up all rows would take their place in the kernel.
   return tuple(lax.optimization_barrier([x[:, 0] for x in found]))

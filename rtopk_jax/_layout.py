@@ -274,7 +274,8 @@ def _dense_flags(tree: Any, paths_and_leaves: list, dense: Dense) -> list[bool]:
     return [x.ndim < 2 or math.prod(x.shape) < DENSE_BELOW for _, x in paths_and_leaves]
   if isinstance(dense, bool | np.bool_):
     return [bool(dense)] * len(paths_and_leaves)
-  if callable(dense):
+  # A tree may be callable too, an Equinox module for instance.
+  if callable(dense) and jax.tree_util.all_leaves([dense]):
     flags = [dense(path, leaf) for path, leaf in paths_and_leaves]
   else:
     flags, structure = jax.tree.flatten(dense)

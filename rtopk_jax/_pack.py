@@ -20,6 +20,7 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._gpus import in_turn, on_gpus
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._positions import GROUP, Positions
 from rtopk_jax._rows import Cut
 from rtopk_jax._survey import Found, Survey, View, of_runs, square, with_next
@@ -245,7 +246,7 @@ def _by_stretches(piece: _Piece, packed: jax.Array) -> tuple[jax.Array, Found]:
     return packed, found.with_(new)
 
   start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Found.nothing(1))
-  packed, found = lax.fori_loop(0, turns, turn, (packed, start))
+  packed, found = fori_loop(0, turns, turn, (packed, start))
   packed, rest = _from(piece, packed, turns * stretch)
   return packed, found.with_(rest)
 

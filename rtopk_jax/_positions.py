@@ -10,6 +10,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _bits
 from rtopk_jax._gpus import by_threads, on_gpus
+from rtopk_jax._loops import fori_loop
 
 # Words that share one running count.
 GROUP = 8
@@ -211,7 +212,7 @@ def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
     return jnp.where((reached <= ends.size) & (here <= ranks), reached, found)
 
   start = _axis.varying_like(jnp.zeros_like(ranks), ends)
-  turns = lambda start, unroll: lax.fori_loop(0, step.bit_length(), descend, start, unroll=unroll)
+  turns = lambda start, unroll: fori_loop(0, step.bit_length(), descend, start, unroll=unroll)
   return on_gpus(
     start,
     # One kernel, which has all turns for one rank after another.

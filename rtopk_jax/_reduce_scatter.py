@@ -13,8 +13,9 @@ from rtopk_jax import _axis, _checks, _exchange, _select, _vector, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._columns import Columns
 from rtopk_jax._exchange import Collective, Contributions, Incoming, Outgoing
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._select import SparseSlices
-from rtopk_jax._vector import ALIGN, Vector
+from rtopk_jax._vector import ALIGN, Vector, begins
 from rtopk_jax._wire import Wire
 
 # Runs of an owner that are read at a time.
@@ -185,10 +186,8 @@ class _Leg:
     owner = self._owner(out.selection.positions)
     entries = lax.iota(jnp.int32, owner.size)
     sorted_owner, order = lax.sort((owner, entries), num_keys=1, is_stable=True)
-    begins = jnp.searchsorted(
-      sorted_owner, lax.iota(jnp.int32, self.num_workers), method="scan"
-    ).astype(jnp.int32)
-    rank = jnp.zeros_like(entries).at[order].set(entries - begins[sorted_owner])
+    first = begins(sorted_owner, lax.iota(jnp.int32, self.num_workers))
+    rank = jnp.zeros_like(entries).at[order].set(entries - first[sorted_owner])
     return owner * self.capacity + rank, rank < self.capacity
 
   def table(self, out: Outgoing) -> jax.Array:
@@ -233,7 +232,7 @@ class _Leg:
       new = received.values[worker]
       return at.add(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
-    sums = lax.fori_loop(0, self.num_workers, add, start)
+    sums = fori_loop(0, self.num_workers, add, start)
     chosen = _select.largest_of(sums, self.returned)
     leaving = sums[chosen]
     message = self._encode(leaving, chosen, jax.random.fold_in(out.key, self.num_workers), 0)
@@ -290,7 +289,7 @@ class _Leg:
         return lax.dynamic_update_slice(owned, rows, (first + number * stretch, jnp.int32(0)))
 
       if stretch:
-        owned = lax.fori_loop(0, turns, turn, owned)
+        owned = fori_loop(0, turns, turn, owned)
       # What a piece has no run for is filled in by the next piece.
       done = turns * stretch
       left = whole + bool(more) - done

@@ -10,6 +10,7 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._gpus import on_gpus
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._vector import MAX_SIZE
 
 # What chance may add to so many keys or take away does not make them uneven.
@@ -264,7 +265,7 @@ def _by_digits(
     return value + offset(part), offset(part + 1) - offset(part)
 
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), (low, high + 1 - low))
-  value, _ = lax.fori_loop(0, _turns(1 << 31, parts), narrow, start, unroll=True)
+  value, _ = fori_loop(0, _turns(1 << 31, parts), narrow, start, unroll=True)
 
   more = rows.total(count_rows(jnp.greater, value))
   equal = count_rows(jnp.equal, value)

@@ -13,13 +13,13 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _checks, _state
+from rtopk_jax import _checks, _gradients
 from rtopk_jax._dense import dense_exchange
 from rtopk_jax._metrics import shapes
 from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._selectors import rtop_k
-from rtopk_jax._sharding import init, state_specs
+from rtopk_jax._placement import init, state_specs
 from rtopk_jax._transform import sparse_exchange
 from rtopk_jax._vector import MAX_SIZE
 from rtopk_jax._wire import Wire
@@ -62,7 +62,7 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
   _checks.at_least("repeats", repeats, 1, integer=True)
   if isinstance(params, numbers.Real):
     params = [jax.ShapeDtypeStruct((_checks.whole("params", params),), jnp.float32)]
-  _state.check_floating("params", params)
+  _gradients.check_exchangeable("params", params)
   params = shapes(params)
   short = jax.tree.map(_shorter, params)
   size, shorter = (sum(leaf.size for leaf in jax.tree.leaves(x)) for x in (params, short))

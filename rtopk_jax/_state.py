@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax import _axis, _checks, _exchange
+from rtopk_jax import _axis, _checks, _exchange, _gradients
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import ExchangeMetrics
 
 
-def per_worker_fields(x: Any) -> tuple[str, ...]:
-  """The fields of a state of this library whose leaves are rows, one of every worker."""
-  return getattr(type(x), "per_worker", ())
+def per_worker_fields(x: Any) -> tuple[str, ...] | None:
+  """The fields of a state of this library whose leaves are rows, one of every worker; None for others' states."""
+  return getattr(type(x), "per_worker", None)
 
 
 def map_rows(
@@ -49,7 +49,7 @@ def settle(finite: jax.Array, new: ExchangeMetrics, old: ExchangeMetrics) -> Exc
 
 def read_rows(rows: Any, updates: Any, axis_name: AxisName, field: str) -> list[jax.Array]:
   """This worker's part of a field of the state."""
-  check_structure(updates, **{f"state.{field}": rows})
+  _gradients.check_structure(updates, **{f"state.{field}": rows})
   paths = jax.tree.leaves_with_path(rows)
   for (path, row), g in zip(paths, jax.tree.leaves(updates), strict=True):
     _axis.check_row(row, g.shape, axis_name, f".{field}{jax.tree_util.keystr(path)}")
@@ -64,19 +64,6 @@ def write_rows(new: list[jax.Array], rows: Any) -> Any:
   )
 
 
-def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
-  """Refuses what does not say of one worker whether it takes part."""
-  if present is None:
-    return None
-  present = jnp.asarray(present)
-  if present.shape or present.dtype != jnp.bool_:
-    raise TypeError(
-      "present says whether this worker takes part, and must be a bool scalar, got "
-      f"{present.dtype} of shape {present.shape}."
-    )
-  return _axis.to_varying(present, axis_name)
-
-
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
   _checks.one_of("average", average, _exchange.AVERAGES)
   _checks.momentum("momentum", momentum)
@@ -89,59 +76,12 @@ def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) ->
       raise ValueError(f"clip_norm must be above 0, or None not to clip, got {clip_norm!r}.")
 
 
-def local_updates(updates: Any, params: Any, axis_name: AxisName) -> Any:
-  """A local gradient as arrays; refused for other dtypes, another structure, a sum over workers."""
-  check_floating("updates", updates)
-  check_structure(updates, params=params)
-  updates = jax.tree.map(jnp.asarray, updates)
-  _check_local(updates, axis_name)
-  return updates
-
-
-def check_floating(name: str, tree: Any) -> None:
-  for path, leaf in jax.tree.leaves_with_path(tree):
-    dtype = jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.floating):
-      raise TypeError(
-        f"{name}{jax.tree_util.keystr(path)} is of {dtype}, and only floating point leaves can be "
-        "exchanged; keep others out, with optax.masked or optax.partition for example."
-      )
-
-
-def check_structure(updates: Any, **others: Any) -> None:
-  structure = jax.tree.structure(updates)
-  for name, other in others.items():
-    if other is not None and jax.tree.structure(other) != structure:
-      raise ValueError(
-        f"updates and {name} have different structures: {differences(updates=updates, **{name: other})}."
-      )
-
-
-def differences(is_leaf: Callable[[Any], bool] | None = None, **trees: Any) -> str:
-  """What each of two trees has and the other has not; their structures where it is not in the leaves."""
-  paths = {
-    name: [
-      jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    ]
-    for name, tree in trees.items()
-  }
-  found = []
-  for name, other in (tuple(paths), tuple(reversed(paths))):
-    missing = [f"{name}{path}" for path in paths[name] if path not in paths[other]]
-    if missing:
-      listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-      found.append(f"{other} has nothing for {listed}")
-  structures = (str(jax.tree.structure(tree, is_leaf=is_leaf)) for tree in trees.values())
-  return "; ".join(found) or " and ".join(structures)
-
-
-def _check_local(updates: Any, axis_name: AxisName) -> None:
-  if not _axis.tracks_varying(axis_name):
+def check_kind(state: Any, kind: type) -> None:
+  """Refuses what has another type than an exchange's state, such as what a checkpoint was restored to."""
+  if isinstance(state, kind):
     return
-  for path, leaf in jax.tree.leaves_with_path(updates):
-    if not _axis.is_varying(leaf, axis_name):
-      raise ValueError(
-        f"updates{jax.tree_util.keystr(path)} is the same on all workers of axis {axis_name!r}: it "
-        "was summed over them already, densely, by jax.grad with respect to replicated parameters. "
-        "Take local gradients with rtopk_jax.local_value_and_grad(loss_fn, axis_name)."
-      )
+  keys = f" with the keys {sorted(state)}" if isinstance(state, dict) else ""
+  raise TypeError(
+    f"state must be the {kind.__name__} that init makes, got {type(state).__name__}{keys}. Restore a "
+    "checkpoint into the structure of rtopk_jax.init(…), for example with Orbax's StandardRestore of it."
+  )

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _axis, _blocks, _exchange, _memory, _stretches, _sums, _write
+from rtopk_jax import _axis, _blocks, _exchange, _gradients, _memory, _stretches, _sums, _write
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective, Incoming, Outgoing
 from rtopk_jax._keys import LARGEST_KEY
@@ -78,6 +78,7 @@ class Step:
     count: the number of the step.
     present: whether this worker takes part, a bool scalar; None where all do.
     summed: how many gradients this worker's is the sum of; their mean is what it goes by.
+    share: what this worker's gradient counts, with 1 on average; None where all count alike.
   """
 
   options: Options
@@ -87,6 +88,7 @@ class Step:
   count: jax.Array
   present: jax.Array | None
   summed: int
+  share: jax.Array | None = None
 
   def run(self, selector: Selector) -> tuple[Leaves, ExchangeMetrics, jax.Array]:
     """Carries it out.
@@ -126,15 +128,16 @@ class Step:
     if self.options.clip_norm is None:
       return None
     square = jnp.float32(0)
-    for g in self.leaves.gradient:
-      norm = jnp.sum(jnp.square(self._local(g, None)))
-      square += _axis.over_model(norm, _axis.model_axes(g, self.workers))
+    for segment in (*self.layout.compressed, *self.layout.dense):
+      for i in segment.leaves:
+        norm = jnp.sum(jnp.square(self._local(self.leaves.gradient[i], None)))
+        square += _axis.over_model(norm, segment.axes)
     limit = self.options.clip_norm / _axis.size(self.workers) ** 0.5
     return _memory.clip_scale(square, limit)
 
   def _local(self, gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
     gradient = gradient if self.summed == 1 else gradient / self.summed
-    gradient = gradient.astype(jnp.float32)
+    gradient = _gradients.counted(gradient.astype(jnp.float32), self.share)
     return gradient if scale is None else gradient * scale
 
   def _dense_means(self, scale: jax.Array | None, updates: list[jax.Array]) -> jax.Array:
@@ -216,7 +219,7 @@ class Step:
       for i in segment.leaves
     )
     vector = Vector(segment.where, arrays, rule)
-    step_key = jax.random.fold_in(jax.random.key(self.options.seed), self.count)
+    step_key = jax.random.fold_in(_axis.key(self.options.seed), self.count)
 
     def key_of(group):
       key = jax.random.fold_in(jax.random.fold_in(step_key, number), group)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._spent import zero_of
 
 # Entries of each array, which take far longer than a loop's turn does; those of three arrays fit into small caches.
@@ -75,4 +76,4 @@ def write_over(arrays: Sequence[jax.Array], rules: Sequence[Rule | None]) -> lis
       begin += zero_of(lax.dynamic_slice(made[i], (begin,), (1,)))
     return made
 
-  return lax.fori_loop(0, -(-size // length), stretch, [x.reshape(-1) for x in arrays])
+  return fori_loop(0, -(-size // length), stretch, [x.reshape(-1) for x in arrays])

@@ -16,6 +16,7 @@ from jax import lax
 from rtopk_jax import _axis, _vector, _write
 from rtopk_jax._exchange import Contributions
 from rtopk_jax._gpus import on_gpus
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._spent import zeros_in
 from rtopk_jax._vector import Place
 
@@ -81,7 +82,7 @@ def reduce(
     counted = _Sums(zeros(jnp.int32) if by_senders else [], none)
     over = [_axis.varying_like(zeros_in(x.reshape(-1)), nothing) for x in cleared]
     start = (_Sums(over or zeros(jnp.float32), none), counted)
-    totals, senders = lax.fori_loop(0, contributions.count, add, start)
+    totals, senders = fori_loop(0, contributions.count, add, start)
     leaves = form.leaves(totals.arrays)
     if by_senders:
       divided = zip(leaves, form.leaves(senders.arrays), strict=True)

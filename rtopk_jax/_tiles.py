@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._loops import fori_loop
 from rtopk_jax._pack import EVEN_BITS, WIDTH
 from rtopk_jax._positions import EVERY_BYTE, not_above, running_total
 from rtopk_jax._vector import Place
@@ -341,7 +342,7 @@ def _in_stretches(
   start = jnp.zeros_like(arrays[0])
   for x in (words, *arrays):
     start = _axis.varying_like(start, x)
-  return lax.fori_loop(0, -(-size // stretch), step, start)
+  return fori_loop(0, -(-size // stretch), step, start)
 
 
 class Members(NamedTuple):

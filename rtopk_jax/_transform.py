@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _collectives, _layout, _memory, _schedule, _state
+from rtopk_jax import _axis, _checks, _collectives, _gradients, _layout, _memory, _schedule, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective
 from rtopk_jax._layout import Dense, Scope
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics, no_metrics
+from rtopk_jax._precision import in_32_bits
 from rtopk_jax._select import Selector
 from rtopk_jax._step import Leaves, Options, Step
 from rtopk_jax._wire import Wire
@@ -158,10 +159,13 @@ def sparse_exchange(
   chosen = _collectives.resolve(collective).suited(axis_name, average, wire, memory)
   options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
 
+  @in_32_bits
   def init(params):
-    _state.check_floating("params", params)
+    _gradients.check_exchangeable("params", params)
+    _axis.note_exchange(axis_name)
     workers = chosen.workers(axis_name)
-    rows = lambda: jax.tree.map(lambda p: _axis.new_row(jnp.shape(p), row_dtype, workers), params)
+    row = lambda p: _axis.new_row(_gradients.real_shape(p), row_dtype, workers)
+    rows = lambda: jax.tree.map(row, params)
     return SparseExchangeState(
       count=jnp.zeros((), jnp.int32),
       residual=rows() if error_feedback else (),
@@ -169,12 +173,18 @@ def sparse_exchange(
       metrics=no_metrics(),
     )
 
-  def update(updates, state, params=None, *, present=None, **extra_args):
+  @in_32_bits
+  def update(updates, state, params=None, *, present=None, weight=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    updates = _state.local_updates(updates, params, axis_name)
-    serving = chosen if present is None else chosen.with_absence()
+    _state.check_kind(state, SparseExchangeState)
+    given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     workers = chosen.workers(axis_name)
+    if _axis.analysing():
+      return _outline(given, updates, state, axis_name, workers)
+    serving = chosen if present is None else chosen.with_absence()
+    present = _gradients.check_present(present, workers)
+    share = _gradients.share(weight, present, axis_name)
     updates, summed = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     residuals, momenta = (
@@ -185,23 +195,24 @@ def sparse_exchange(
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     shapes = [x.shape or (1,) for x in momenta or residuals or raw]
-    axes = [_axis.model_axes(x, workers) for x in raw]
-    plan = _layout.layout(updates, shapes, scope, dense, axes)
+    plan = _layout.layout(updates, shapes, scope, dense, _axis.model_axes(updates, workers))
     step = Step(
       dataclasses.replace(options, collective=serving),
       workers,
       Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
       plan,
       state.count,
-      _state.check_present(present, workers),
+      present,
       summed,
+      share,
     )
     after, metrics, finite = _schedule.switch(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))
     )
     means, momenta, residuals = (plan.split(leaves) for leaves in after)
     means = [_memory.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
-    return jax.tree.unflatten(structure, means), SparseExchangeState(
+    means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)
+    return means, SparseExchangeState(
       count=_state.increment(state.count),
       residual=_state.write_rows(residuals, state.residual) if error_feedback else (),
       momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
@@ -209,3 +220,13 @@ def sparse_exchange(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _outline(
+  given: Any, updates: Any, state: SparseExchangeState, axis_name: AxisName, workers: AxisName
+) -> tuple[Any, SparseExchangeState]:
+  """What an update is made of, for a trace that asks only where things come from."""
+  means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
+  own = lambda rows: jax.tree.map(lambda row: _axis.mark_own(row, workers), rows)
+  state = state._replace(residual=own(state.residual), momentum=own(state.momentum))
+  return jax.tree.map(_gradients.as_complex, means, given), state

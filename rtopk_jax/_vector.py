@@ -21,6 +21,7 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._gpus import on_gpus
+from rtopk_jax._loops import fori_loop
 
 # The most entries of a word of the search; no word belongs to two pieces.
 ALIGN = 32
@@ -108,10 +109,27 @@ def aligned(size: int) -> int:
 
 def begins(positions: jax.Array, firsts: jax.Array) -> jax.Array:
   """How many of some ascending positions are before each of some others: int32."""
-  look = lambda method: lambda positions, firsts: jnp.searchsorted(positions, firsts, method=method)
   # A GPU compares all with all before it would have started a few turns of a loop.
-  found = on_gpus(positions, firsts, gpu=look("compare_all"), default=look("scan"))
-  return found.astype(jnp.int32)
+  return on_gpus(positions, firsts, gpu=_begins_by_comparing, default=_begins_by_halving)
+
+
+def _begins_by_comparing(positions: jax.Array, firsts: jax.Array) -> jax.Array:
+  return (positions[None] < firsts[:, None]).sum(axis=1, dtype=jnp.int32)
+
+
+def _begins_by_halving(positions: jax.Array, firsts: jax.Array) -> jax.Array:
+  # Not jnp.searchsorted, which fails in a shard_map that leaves an axis of the mesh to the compiler.
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    is_before = positions[jnp.minimum(middle, positions.size - 1)] < firsts
+    is_open = low < high
+    return jnp.where(is_open & is_before, middle + 1, low), jnp.where(is_before, high, middle)
+
+  like = lambda x: _axis.varying_like(_axis.varying_like(x, positions), firsts)
+  none = jnp.zeros(firsts.shape, jnp.int32)
+  bounds = like(none), like(jnp.full_like(none, positions.size))
+  return fori_loop(0, positions.size.bit_length(), halve, bounds)[0]
 
 
 def span(where: Sequence[Place]) -> int:
@@ -226,7 +244,7 @@ class Vector:
       entries, self.read(piece, number * stretch, stretch), (number * stretch,)
     )
     entries = _axis.varying_like(jnp.zeros(size, dtype), like)
-    entries = lax.fori_loop(0, size // stretch, turn, entries)
+    entries = fori_loop(0, size // stretch, turn, entries)
     last = self.read(piece, jnp.int32(size - stretch), stretch)
     return lax.dynamic_update_slice(entries, last, (size - stretch,))
 
@@ -328,7 +346,7 @@ class Vector:
         return lax.dynamic_update_slice(values, new, (begin,))
 
       turns = (first[i + 1] - first[i] + stretch - 1) // stretch
-      values = lax.fori_loop(0, turns, step, values)
+      values = fori_loop(0, turns, step, values)
     return values.reshape(positions.shape)
 
   def spread(self, numbers: jax.Array) -> jax.Array:

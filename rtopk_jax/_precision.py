@@ -1,0 +1,25 @@
+"""Arithmetic in 32 bits, whatever ``jax_enable_x64`` says.
+
+Under ``jax_enable_x64`` JAX makes 64-bit integers of Python's, of sums and of counters. The exchange
+is defined in float32 and int32, and so are its messages. It is traced with the switch off, so that the
+same program comes out either way.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+def in_32_bits(function: Callable[_P, _R]) -> Callable[_P, _R]:
+  """A function that is traced with ``jax_enable_x64`` off."""
+
+  @functools.wraps(function)
+  def narrow(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    with jax.enable_x64(False):
+      return function(*args, **kwargs)
+
+  return narrow
