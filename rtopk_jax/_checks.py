@@ -13,6 +13,11 @@ import optax
 
 def real(name: str, value: Any) -> None:
   """Refuses what is not a plain finite real number (a bool is not one)."""
+  if isinstance(value, jax.Array):
+    raise TypeError(
+      f"{name} must be a Python number, since it decides what is compiled, got an array of {value.dtype}. With "
+      f"optax.inject_hyperparams, name it in static_args=({name!r}, …)."
+    )
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise TypeError(
       f"{name} must be a Python number, got {value!r} of type {type(value).__name__}."
@@ -38,6 +43,19 @@ def at_least(name: str, value: Any, least: float, *, integer: bool = False) -> N
     raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
   if value < least:
     raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+
+
+def number_or_schedule(name: str, value: Any) -> None:
+  """Refuses what is no number of at least 0, scalar array or schedule."""
+  if callable(value):
+    return
+  if isinstance(value, jax.Array):
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.number):
+      raise TypeError(
+        f"{name} must be a number or a schedule, got {value.dtype} of shape {value.shape}."
+      )
+    return
+  at_least(name, value, 0)
 
 
 def whole(name: str, value: Any) -> int:

@@ -9,7 +9,11 @@ from rtopk_jax import _checks
 
 
 def add_decayed_weights(
-  weight_decay: float, momentum: float = 0.0, *, nesterov: bool = False, mask: Any = None
+  weight_decay: optax.ScalarOrSchedule,
+  momentum: float = 0.0,
+  *,
+  nesterov: bool = False,
+  mask: Any = None,
 ) -> optax.GradientTransformation:
   r"""Adds weight decay with momentum to updates that had theirs already.
 
@@ -22,7 +26,7 @@ def add_decayed_weights(
   ``optax.chain(optax.add_decayed_weights(λ), optax.trace(m))``.
 
   Args:
-    weight_decay: :math:`\lambda`, at least 0.
+    weight_decay: :math:`\lambda`, at least 0, or a schedule of it.
     momentum: m in [0, 1), the exchange's.
     nesterov: whether the exchange's momentum is Nesterov's.
     mask: which leaves decay, a tree of bools or a function of the parameters, as in
@@ -46,7 +50,7 @@ def add_decayed_weights(
     [0.75]
     [0.875]
   """
-  _checks.at_least("weight_decay", weight_decay, 0)
+  _checks.number_or_schedule("weight_decay", weight_decay)
   _checks.momentum("momentum", momentum)
   decay = optax.add_decayed_weights(weight_decay, mask)
   if momentum:

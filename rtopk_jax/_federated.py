@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtopk_jax import _axis, _checks, _state
+from rtopk_jax import _axis, _checks, _gradients, _state
 from rtopk_jax._axis import AxisName
+from rtopk_jax._lockstep import lockstep
 from rtopk_jax._metrics import exchange_metrics, find_metrics
 
 Inner = optax.GradientTransformation | Callable[[jax.Array], optax.GradientTransformation]
@@ -62,7 +63,7 @@ class Round(NamedTuple):
     params: the new weights, the same on all workers.
     state: the new ``FederatedState``.
     model_state: this worker's.
-    loss: mean over the local steps of all workers present, the same on all workers.
+    loss: mean over the local steps of all workers present, by their weights, the same on all workers.
     aux: this worker's auxiliary results, stacked over the local steps.
   """
 
@@ -131,6 +132,7 @@ class Federated:
     model_state: Any,
     local: Local,
     present: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> tuple[Any, FederatedState, Any]:
     """Makes one step for all of what the workers came to; inside the mapped axis.
 
@@ -140,6 +142,8 @@ class Federated:
       model_state: this worker's, before the round.
       local: where this worker ended.
       present: whether it takes part, a bool scalar; None: all do.
+      weight: how much it counts, a real scalar of at least 0, the number of its examples for instance; None:
+        all count alike.
 
     Returns:
       Weights and state after the round, and this worker's model state: as it was where the worker is
@@ -147,8 +151,9 @@ class Federated:
     """
     begun = self._own(params)
     pseudo_gradient = jax.tree.map(lambda before, after: before - after, begun, local.params)
-    # Exchanges of others need not know the argument.
-    participation = {} if present is None else {"present": present}
+    # Exchanges of others need not know the arguments.
+    options = {"present": present, "weight": weight}
+    participation = {name: value for name, value in options.items() if value is not None}
     new: Any
     updates, new = self.tx.update(pseudo_gradient, state, params, **participation)
     skips = lambda state: exchange_metrics(state)["skipped_steps"]
@@ -170,6 +175,7 @@ class Federated:
     batches: Any,
     model_state: Any = (),
     present: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> Round:
     """Local steps, exchange and outer step; inside the mapped axis.
 
@@ -180,6 +186,8 @@ class Federated:
       model_state: what this worker's model keeps beside the weights.
       present: whether this worker takes part, a bool scalar; None: all do. One that does not may be
         given any batches: nothing of it is sent, its memory stays, and the mean is over the others.
+      weight: how much this worker counts, a real scalar of at least 0, the number of its examples for
+        instance; None: all count alike.
 
     Returns:
       A ``Round``.
@@ -192,12 +200,15 @@ class Federated:
     local, (losses, aux) = lax.scan(
       self.local_step, self.begin(params, state, model_state), batches
     )
-    params, state, model_state = self.exchange(params, state, model_state, local, present)
+    params, state, model_state = self.exchange(params, state, model_state, local, present, weight)
     loss = jnp.mean(losses)
-    here = jnp.bool_(True) if present is None else present
-    total = _axis.psum(jnp.where(here, loss, jnp.zeros_like(loss)), self._axis_name)
-    number = _axis.psum(here.astype(loss.dtype), self._axis_name)
-    return Round(params, state, model_state, total / jnp.maximum(number, 1), aux)
+    counts = jnp.ones_like(loss) if weight is None else jnp.asarray(weight).astype(loss.dtype)
+    if present is not None:
+      counts = jnp.where(present, counts, jnp.zeros_like(counts))
+    total = _axis.psum(_gradients.counted(loss, counts), self._axis_name)
+    number = _axis.psum(counts, self._axis_name)
+    mean = total / jnp.where(number > 0, number, jnp.ones_like(number))
+    return Round(params, state, model_state, mean, aux)
 
   def _own(self, tree: Any) -> Any:
     return jax.tree.map(lambda x: _axis.to_varying(x, self._axis_name), tree)
@@ -278,9 +289,8 @@ def federated(
   if not callable(loss_fn):
     raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
   outer = optax.sgd(1.0) if outer is None else outer
-  for name, value in (("exchange", exchange), ("outer", outer)):
-    if not isinstance(value, optax.GradientTransformation):
-      raise TypeError(f"{name} must be an optax.GradientTransformation, got {value!r}.")
+  _checks.transformation("exchange", exchange)
+  _checks.transformation("outer", outer)
   if isinstance(inner, optax.GradientTransformation):
     inner_of = lambda count: inner
   elif callable(inner):
@@ -289,7 +299,8 @@ def federated(
     raise TypeError(
       f"inner must be an optax.GradientTransformation, or a function of the round to one, got {inner!r}."
     )
-  chain = optax.chain(exchange, outer)
+  # A round that is skipped moves no outer momentum and no schedule either.
+  chain = lockstep(optax.chain(exchange, outer), axis_name)
 
   def full_loss(params, model_state, batch):
     result = loss_fn(params, model_state, batch) if has_model_state else loss_fn(params, batch)

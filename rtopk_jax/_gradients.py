@@ -172,9 +172,9 @@ def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
   return _axis.to_varying(present, axis_name)
 
 
-def counted(gradient: jax.Array, share: jax.Array | None) -> jax.Array:
-  """A local gradient times what this worker counts."""
-  if share is None:
-    return gradient
+def counted(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+  """Something of a worker times how much it counts."""
+  if weight is None:
+    return x
   # The mean of no examples may be NaN, and counts nothing.
-  return jnp.where(share > 0, gradient * share, jnp.float32(0))
+  return jnp.where(weight > 0, x * weight.astype(x.dtype), jnp.zeros_like(x))

@@ -1,11 +1,13 @@
 """The paper's recipe as one optimizer."""
 
+import numbers
 from typing import Any
 
 import optax
 
 from rtopk_jax import _checks, _decay, _transform
 from rtopk_jax._axis import AxisName
+from rtopk_jax._lockstep import lockstep
 from rtopk_jax._schedule import Stages
 from rtopk_jax._selectors import rtop_k
 
@@ -18,7 +20,7 @@ def rtopk_sgd(
   subsample: float | None = None,
   momentum: float = 0.9,
   nesterov: bool = False,
-  weight_decay: float = 0.0,
+  weight_decay: optax.ScalarOrSchedule = 0.0,
   weight_decay_mask: Any = None,
   **exchange_options: Any,
 ) -> optax.GradientTransformationExtraArgs:
@@ -40,13 +42,16 @@ def rtopk_sgd(
     subsample: r/k; None is the number of workers.
     momentum: m in [0, 1).
     nesterov: Nesterov's form of momentum.
-    weight_decay: :math:`\lambda`, at least 0.
+    weight_decay: :math:`\lambda`, at least 0, or a schedule of it.
     weight_decay_mask: which leaves decay, a tree of bools or a function of the parameters, as in
       ``optax.add_decayed_weights``.
     **exchange_options: further arguments of ``sparse_exchange``.
 
+  With ``optax.inject_hyperparams`` learning rate and weight decay can be injected; ``density``, ``subsample`` and
+  ``momentum`` decide what is compiled and belong in ``static_args``.
+
   Returns:
-    An ``optax.GradientTransformationExtraArgs``.
+    An ``optax.GradientTransformationExtraArgs``, in lockstep: a step that is skipped changes nothing.
 
   Raises:
     TypeError: as ``rtop_k`` and ``sparse_exchange`` do, and for a weight decay that is not a number.
@@ -59,7 +64,9 @@ def rtopk_sgd(
     >>> optax.tree.get(state, "momentum")["w"].shape  # outside a mapped axis: no worker, no row
     (0, 64, 32)
   """
-  _checks.at_least("weight_decay", weight_decay, 0)
+  _checks.number_or_schedule("weight_decay", weight_decay)
+  # This is how optax.inject_hyperparams hands over arguments that have no name here.
+  exchange_options |= exchange_options.pop("exchange_options", {})
   exchange = _transform.sparse_exchange(
     rtop_k(density, subsample),
     axis_name,
@@ -68,9 +75,9 @@ def rtopk_sgd(
     **exchange_options,
   )
   parts: list[optax.GradientTransformation] = [exchange]
-  if weight_decay:
+  if not (isinstance(weight_decay, numbers.Real) and weight_decay == 0):
     parts.append(
       _decay.add_decayed_weights(weight_decay, momentum, nesterov=nesterov, mask=weight_decay_mask)
     )
   parts.append(optax.scale_by_learning_rate(learning_rate))
-  return optax.with_extra_args_support(optax.chain(*parts))
+  return lockstep(optax.chain(*parts), axis_name)

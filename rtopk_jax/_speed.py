@@ -16,10 +16,10 @@ from jax.sharding import PartitionSpec as P
 from rtopk_jax import _checks, _gradients
 from rtopk_jax._dense import dense_exchange
 from rtopk_jax._metrics import shapes
+from rtopk_jax._placement import init, state_specs
 from rtopk_jax._plan import LocalSpeed
 from rtopk_jax._select import SparseSlices
 from rtopk_jax._selectors import rtop_k
-from rtopk_jax._placement import init, state_specs
 from rtopk_jax._transform import sparse_exchange
 from rtopk_jax._vector import MAX_SIZE
 from rtopk_jax._wire import Wire

@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis
+from rtopk_jax import _axis, _gradients
 from rtopk_jax._axis import AxisName
 from rtopk_jax._local import local
 from rtopk_jax._mesh import is_spec
@@ -134,7 +134,7 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
     number, part = numbered
     own_key = jax.random.fold_in(key, number) if options.rngs else key
     found = _find_in_one(options, params, before.model_state, part, own_key)
-    add = lambda total, x: total + counted(x, found.weight).astype(jnp.float32)
+    add = lambda total, x: total + _gradients.counted(x, found.weight).astype(jnp.float32)
     return Found(
       jax.tree.map(add, before.gradient, found.gradient),
       add(before.loss, found.loss),
@@ -154,11 +154,6 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
   mean = lambda x, like: (x / jnp.where(total.weight > 0, total.weight, 1)).astype(like.dtype)
   gradient = jax.tree.map(mean, total.gradient, trained)
   return total._replace(gradient=gradient, loss=mean(total.loss, total.loss), aux=aux)
-
-
-def counted(x: jax.Array, weight: jax.Array) -> jax.Array:
-  """Something times how much it counts; what counts nothing may be NaN."""
-  return jnp.where(weight > 0, x * weight.astype(x.dtype), jnp.zeros_like(x))
 
 
 def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Found:
@@ -187,7 +182,7 @@ def _agree(
   """Parameters, state and model's state after the step, and the loss; the same on all workers."""
   found = _mine(found)
   total = _axis.psum(found.weight, options.axis_name)
-  loss = _axis.psum(counted(found.loss, found.weight), options.axis_name)
+  loss = _axis.psum(_gradients.counted(found.loss, found.weight), options.axis_name)
   loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
   weight = {} if options.weight is None else {"weight": found.weight}
   with _axis.sharded(_axes_of(param_specs)):
