@@ -190,7 +190,7 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 def tracks_varying(axis_name: AxisName) -> bool:
   """Whether types say which values vary over the axis (``shard_map`` with ``check_vma=True``)."""
-  if measurement() is not None or not is_bound(axis_name):
+  if measurement() is not None or analysing() or not is_bound(axis_name):
     return False
   return set(names(axis_name)) <= _varying(lax.axis_index(axis_name))
 

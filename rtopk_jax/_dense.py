@@ -84,8 +84,8 @@ def dense_exchange(
   def update(updates, state, params=None, *, present=None, weight=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    _state.check_kind(state, DenseExchangeState)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
+    _state.check_kind(state, DenseExchangeState)
     if _axis.analysing():
       means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
       return jax.tree.map(_gradients.as_complex, means, given), state

@@ -18,7 +18,7 @@ import optax
 from rtopk_jax import _axis, _checks, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import find_metrics
-from rtopk_jax._ownership import Leaf, ownership
+from rtopk_jax._ownership import Leaf, Ownership, ownership, update_with
 from rtopk_jax._precision import in_32_bits
 
 
@@ -75,7 +75,7 @@ def lockstep(
     if _axis.analysing() or not jax.tree.leaves(params):
       return state
     owned = ownership(inner, params, axis_name)
-    check_axis(owned.exchanged, axis_name)
+    _check_exchange(owned)
     leaves, structure = jax.tree.flatten(state)
     rows = [
       _axis.as_row(jnp.asarray(x), leaf.axis_name) if leaf.needs_row else x
@@ -85,9 +85,9 @@ def lockstep(
 
   def update(updates, state, params=None, **extra_args):
     if _axis.analysing():
-      return inner.update(updates, state, params, **extra_args)
+      return update_with(inner, updates, state, params, **extra_args)
     owned = ownership(inner, updates if params is None else params, axis_name)
-    check_axis(owned.exchanged, axis_name)
+    _check_exchange(owned)
     leaves, structure = jax.tree.flatten(state)
     if structure != owned.structure:
       raise TypeError(
@@ -96,7 +96,7 @@ def lockstep(
       )
     plain = [_take_row(x, leaf) for x, leaf in zip(leaves, owned.leaves, strict=True)]
     before = jax.tree.unflatten(structure, plain)
-    new_updates, after = inner.update(updates, before, params, **extra_args)
+    new_updates, after = update_with(inner, updates, before, params, **extra_args)
     new = jax.tree.leaves(after)
     accumulated = [
       (x, y, leaf) for x, y, leaf in zip(plain, new, owned.leaves, strict=True) if leaf.needs_row
@@ -116,18 +116,12 @@ def lockstep(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def check_axis(exchanged: tuple[AxisName, ...], axis_name: AxisName) -> None:
-  """Refuses a transformation that exchanges over no axis, or another one."""
-  if not exchanged:
+def _check_exchange(owned: Ownership) -> None:
+  if not owned.exchanged:
     raise ValueError(
       "tx has no exchange in it, and workers would part ways; put a sparse_exchange or dense_exchange where "
       "local gradients enter."
     )
-  for own in exchanged:
-    if not set(_axis.names(own)) <= set(_axis.names(axis_name)):
-      raise ValueError(
-        f"axis_name must be the axis that tx exchanges over, {own!r}, got {axis_name!r}."
-      )
 
 
 def _take_row(x: jax.Array, leaf: Leaf) -> jax.Array:

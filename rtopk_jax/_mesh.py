@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -130,7 +131,7 @@ class Placement:
 
 def is_traced(tree: Any) -> bool:
   """Whether some array of a tree is a tracer."""
-  return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
+  return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
 
 
 def _put(x: Any, sharding: NamedSharding) -> Any:

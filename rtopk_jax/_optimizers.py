@@ -1,6 +1,5 @@
 """The paper's recipe as one optimizer."""
 
-import numbers
 from typing import Any
 
 import optax
@@ -75,7 +74,7 @@ def rtopk_sgd(
     **exchange_options,
   )
   parts: list[optax.GradientTransformation] = [exchange]
-  if not (isinstance(weight_decay, numbers.Real) and weight_decay == 0):
+  if not (isinstance(weight_decay, int | float) and weight_decay == 0):
     parts.append(
       _decay.add_decayed_weights(weight_decay, momentum, nesterov=nesterov, mask=weight_decay_mask)
     )

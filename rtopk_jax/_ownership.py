@@ -85,20 +85,25 @@ def ownership(
   with _axis.outside() as notes:
     state = jax.eval_shape(lambda p: tx.init(p), params)
   paths, structure = jax.tree_util.tree_flatten_with_path(state)
-  names: dict[str, None] = {}
-  for own in (*((axis_name,) if axis_name else ()), *sorted(notes.exchanged, key=repr)):
-    names.update(dict.fromkeys(_axis.names(own)))
-  shared = lambda leaf: Leaf(*leaf, False, ())
+  exchanged = tuple(sorted(notes.exchanged, key=repr))
+  names = dict.fromkeys(name for own in exchanged for name in _axis.names(own))
+  if axis_name is not None:
+    if exchanged and set(names) != set(_axis.names(axis_name)):
+      which = " and ".join(map(repr, exchanged))
+      raise ValueError(
+        f"axis_name must be the axis that tx exchanges over, {which}, got {axis_name!r}."
+      )
+    names = dict.fromkeys(_axis.names(axis_name))
   if not names or not jax.tree.leaves(params):
-    leaves = [shared((path, x.shape, x.dtype)) for path, x in paths]
-    return Ownership(structure, leaves, tuple(notes.exchanged))
+    leaves = [Leaf(path, x.shape, x.dtype, False, ()) for path, x in paths]
+    return Ownership(structure, leaves, exchanged)
   with _axis.analysis():
-    inside, axes = _axes_of_state(tx, params, tuple(names), bool(notes.exchanged))
+    inside, axes = _axes_of_state(tx, params, tuple(names), bool(exchanged))
   leaves = []
   for (path, outer), inner, own in zip(paths, inside, axes, strict=True):
     ordered = tuple(name for name in names if name in own)
     leaves.append(Leaf(path, inner.shape, inner.dtype, outer.shape != inner.shape, ordered))
-  return Ownership(structure, leaves, tuple(notes.exchanged))
+  return Ownership(structure, leaves, exchanged)
 
 
 def _axes_of_state(
@@ -112,17 +117,16 @@ def _axes_of_state(
   nothing: Axes = frozenset()
   count = len(jax.tree.leaves(params))
   own = _dataflow.trace_flow(of_init, [nothing] * count).outputs
-  extra = optax.with_extra_args_support(tx)
 
   def update(gradient, state, params, value):
     # What optax's transformations may want besides, as the same on all workers.
     others = {"value": value, "grad": params, "value_fn": lambda _: value}
-    return extra.update(gradient, state, params, **others)
+    return update_with(tx, gradient, state, params, **others)
 
   value = jax.ShapeDtypeStruct((), jnp.float32)
   gradient = gradient_like(params)
   try:
-    of_update, (updates, _) = trace(update, gradient, state, params, value)
+    of_update, (updates, after) = trace(update, gradient, state, params, value)
   except TypeError as error:
     if "missing" not in str(error):
       raise
@@ -130,6 +134,11 @@ def _axes_of_state(
       f"tx.update wants arguments that are not known here: {error}. Give them by a transformation of your "
       "own around it, such as optax.GradientTransformation(tx.init, lambda g, s, p: tx.update(g, s, p, …))."
     ) from error
+  if jax.tree.structure(after) != jax.tree.structure(state):
+    raise ValueError(
+      "tx.update makes a state of another structure than tx.init does, which no compiled loop can carry: "
+      f"{jax.tree.structure(state)} became {jax.tree.structure(after)}."
+    )
   varying, entering = frozenset(names), len(jax.tree.leaves(gradient))
   leaving = len(jax.tree.leaves(updates))
   while True:
@@ -150,16 +159,11 @@ def _axes_of_state(
 
 
 _BLOCKED = (
-  "tx has an exchange under a condition that can differ between workers, as in optax.apply_if_finite, "
-  "conditionally_transform or MultiSteps(should_skip_update_fn=…): some would wait for the others for ever. "
+  "tx has an exchange under a condition that can differ between workers, as in optax.apply_if_finite or "
+  "optax.MultiSteps(should_skip_update_fn=optax.skip_not_finite): some would wait for the others for ever. "
   "Leave the condition out and use rtopk_jax.lockstep(tx, axis_name), with which all workers skip a step in "
   "which a gradient of one is not finite; make_train_step and rtopk_sgd do so by themselves."
 )
-
-
-def gradient_like(params: Any) -> Any:
-  """What has the shapes of the gradient: the parameters, or those of ``optax.lookahead`` that are trained."""
-  return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
 def _check_agreed(updates: Any, found: list[Axes]) -> None:
@@ -168,7 +172,27 @@ def _check_agreed(updates: Any, found: list[Axes]) -> None:
   if own:
     listed = ", ".join(f"updates{path}" for path in own[:3]) + (", …" if len(own) > 3 else "")
     raise ValueError(
-      f"tx exchanges some leaves but not {listed}, and workers would part ways. Where optax.masked keeps "
-      "leaves from the exchange, send them dense instead, sparse_exchange(…, dense=mask), or give them "
-      "an exchange of their own: optax.partition({'sparse': …, 'dense': rtopk_jax.dense_exchange(…)}, labels)."
+      f"tx makes {listed} of a local gradient that went through no exchange, and workers would part ways. "
+      "Where optax.masked keeps leaves from the exchange, send them dense, sparse_exchange(…, dense=mask), or "
+      "give them one of their own, optax.partition({'sparse': …, 'dense': rtopk_jax.dense_exchange(…)}, "
+      "labels). A wrapper that looks at the gradient it is given goes after the exchange, not around it."
     )
+
+
+def gradient_like(params: Any) -> Any:
+  """What has the shapes of the gradient: the parameters, or those of ``optax.lookahead`` that are trained."""
+  return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def update_with(
+  tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, **extra_args: Any
+) -> tuple[Any, Any]:
+  """``tx.update`` with further arguments, ``value`` only where it is taken: not all of optax ignores it."""
+  update = optax.with_extra_args_support(tx).update
+  try:
+    return update(updates, state, params, **extra_args)
+  except TypeError as error:
+    if "unexpected keyword argument" not in str(error) or not extra_args:
+      raise
+  needed = {name: x for name, x in extra_args.items() if name in ("present", "weight")}
+  return update(updates, state, params, **needed)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from rtopk_jax import _axis, _checks, _gradients
 from rtopk_jax._axis import AxisName
-from rtopk_jax._lockstep import check_axis, lockstep
+from rtopk_jax._lockstep import lockstep
 from rtopk_jax._mesh import Placement, check_mesh, is_spec, is_traced
 from rtopk_jax._ownership import Leaf, ownership
 
@@ -52,8 +52,6 @@ def state_specs(
   _checks.axis_name(axis_name)
   param_specs = settle_specs(param_specs, params, axis_name)
   owned = ownership(tx, params, axis_name)
-  if owned.exchanged:
-    check_axis(owned.exchanged, axis_name)
   match = _Match(params, param_specs)
   specs = [
     P(leaf.axis_name, *match.spec(leaf)) if leaf.axes else match.spec(leaf) for leaf in owned.leaves

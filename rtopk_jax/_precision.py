@@ -7,19 +7,19 @@ same program comes out either way.
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def in_32_bits(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def in_32_bits(function: _F) -> _F:
   """A function that is traced with ``jax_enable_x64`` off."""
 
   @functools.wraps(function)
-  def narrow(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+  def narrow(*args: Any, **kwargs: Any) -> Any:
     with jax.enable_x64(False):
       return function(*args, **kwargs)
 
-  return narrow
+  return cast(_F, narrow)

@@ -24,6 +24,7 @@ from jax import lax
 from rtopk_jax import _checks, _search
 from rtopk_jax._draw import draw
 from rtopk_jax._keys import magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax._precision import in_32_bits
 from rtopk_jax._schedule import Stages
 from rtopk_jax._survey import Survey
 from rtopk_jax._vector import MAX_SIZE, Vector, places
@@ -233,6 +234,7 @@ class Selector:
     counts = [self.counts(size, num_workers) for size in sizes]
     return jnp.asarray(np.repeat([r / k for k, r in counts], [k for k, _ in counts]), jnp.float32)
 
+  @in_32_bits
   def __call__(
     self, vector: jax.Array, key: jax.Array, num_workers: int | None = None
   ) -> SparseSlices:

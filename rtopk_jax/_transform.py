@@ -177,8 +177,8 @@ def sparse_exchange(
   def update(updates, state, params=None, *, present=None, weight=None, **extra_args):
     del extra_args
     _axis.size(axis_name)
-    _state.check_kind(state, SparseExchangeState)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
+    _state.check_kind(state, SparseExchangeState)
     workers = chosen.workers(axis_name)
     if _axis.analysing():
       return _outline(given, updates, state, axis_name, workers)

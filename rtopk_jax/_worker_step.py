@@ -15,6 +15,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._local import local
 from rtopk_jax._mesh import is_spec
 from rtopk_jax._metrics import find_metrics
+from rtopk_jax._ownership import gradient_like
 
 # What becomes of the state of a model beside its weights: one for all, or each worker's own.
 MODEL_STATES = ("mean", "worker")
@@ -91,7 +92,7 @@ def mapped_step(
   def step(params, state, model_state, batch, key):
     found = mapped(params, model_state, batch, key)
     place = lambda x, spec: lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-    fast = _trained(own)
+    fast = gradient_like(own)
     gradient = jax.tree.map(lambda spec, x: place(x, spec), fast, found.gradient, is_leaf=is_spec)
     aux = found.aux
     found = found._replace(gradient=gradient, aux=())
@@ -102,13 +103,8 @@ def mapped_step(
   return step
 
 
-def _trained(tree: Any) -> Any:
-  """What a gradient is taken with respect to: of ``optax.lookahead``'s parameters the fast ones."""
-  return tree.fast if isinstance(tree, optax.LookaheadParams) else tree
-
-
 def _found_specs(own: Any, rows: P) -> Found:
-  return Found(_trained(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
+  return Found(gradient_like(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
 
 
 def _row(tree: Any) -> Any:
@@ -146,7 +142,7 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
   count = options.accumulate
   parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
   zeros = lambda x: local(jnp.zeros(x.shape, jnp.float32), options.axis_name)
-  trained = _trained(params)
+  trained = gradient_like(params)
   start = Found(
     jax.tree.map(zeros, trained), zeros(jnp.float32(0)), zeros(jnp.float32(0)), model_state, ()
   )
@@ -173,7 +169,7 @@ def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, ke
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)
   weight = local(jnp.asarray(weight).astype(jnp.float32), options.axis_name)
   model_state, aux = local((model_state, aux), options.axis_name)
-  return Found(_trained(gradient), value, weight, model_state, aux)
+  return Found(gradient_like(gradient), value, weight, model_state, aux)
 
 
 def _agree(
