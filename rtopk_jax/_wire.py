@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _bits, _checks, _elias_fano, _quantize
+from rtopk_jax._precision import in_32_bits
 from rtopk_jax._select import SparseSlices
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -104,6 +105,7 @@ class Wire:
     _checks.at_most("k", k, d, "the entries of the vector")
     return self._value_words(k) + self._index_words(k, d, blocks)
 
+  @in_32_bits
   def encode(
     self, slices: SparseSlices, key: jax.Array | None = None, blocks: "Blocks | None" = None
   ) -> jax.Array:
@@ -141,6 +143,7 @@ class Wire:
       indices = [_to_words(slices.indices)]
     return _bits.join([*coded, *indices])
 
+  @in_32_bits
   def decode_values(self, words: jax.Array, k: int) -> jax.Array:
     """The values of a message alone.
 
@@ -157,6 +160,7 @@ class Wire:
     values = lax.bitcast_convert_type(coded, jnp.dtype(self.values))
     return values.reshape(-1)[:k].astype(jnp.float32)
 
+  @in_32_bits
   def decode(
     self, words: jax.Array, k: int, d: int, blocks: "Blocks | None" = None
   ) -> SparseSlices:

@@ -119,6 +119,15 @@ def test_selectors_under_x64_take_any_key(method):
       assert selector(vector, jax.random.key(0, impl=kind)).indices.shape == expected.indices.shape
 
 
+def test_messages_under_x64():
+  slices = rtopk_jax.top_k(0.01)(jnp.asarray(gradients(9_000)["a"][0, 0]), jax.random.key(0))
+  wire = rtopk_jax.Wire("int4", "elias_fano")
+  read = lambda: wire.decode(wire.encode(slices, jax.random.key(1)), 90, 9_000)
+  expected = read()
+  with jax.enable_x64(True):
+    same(read(), expected)
+
+
 def test_leaves_of_64_bits_are_refused_by_name():
   with jax.enable_x64(True):
     for tx in (exchange(), rtopk_jax.dense_exchange(AXIS)):
