@@ -5,6 +5,7 @@ mapped over the workers,        mapped over the whole mesh,
 other axes are the compiler's   each device has its shard
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -140,6 +141,8 @@ class TrainStep:
     self._options = options
     self._placement = Placement(mesh)
     self._num_workers = check_mesh(mesh, options.axis_name)
+    # How many there are on each of the workers' axes.
+    self._members = {name: mesh.shape[name] for name in _axis.names(options.axis_name)}
     self._programs: dict[Any, _Program] = {}
 
   def __call__(
@@ -237,7 +240,7 @@ class TrainStep:
       placed = kept
     else:
       settle_specs(self._options.param_specs, kept[0], self._options.axis_name)
-      check_state(kept[1], specs[1], self._num_workers)
+      _check_state(kept[1], specs[1], self._members)
       put = self._placement.put_to_donate if self._options.donate else self._placement.put
       placed = put(tuple(kept), where)
     batch = self._placement.put(batch, jax.tree.map(self._batch_spec, batch))
@@ -266,7 +269,7 @@ def _check_batch(batch: Any, num_workers: int, accumulate: int) -> None:
       )
 
 
-def check_state(state: Any, specs: Any, num_workers: int) -> None:
+def _check_state(state: Any, specs: Any, mesh_workers: dict[str, int]) -> None:
   """Refuses a state of another structure than the transformation's, or of another number of workers."""
   structure, wanted = jax.tree.structure(state), jax.tree.structure(specs, is_leaf=is_spec)
   if structure != wanted:
@@ -279,8 +282,17 @@ def check_state(state: Any, specs: Any, num_workers: int) -> None:
   )
   for (path, x), spec in leaves:
     shape, where = jnp.shape(x), f"state{jax.tree_util.keystr(path)}"
-    if len(spec) and shape[:1] == (0,):
+    first = spec[0] if len(spec) else None
+    if first is None or not shape or not set(_axis.names(first)) & set(mesh_workers):
+      continue
+    count = math.prod(mesh_workers.get(name, 1) for name in _axis.names(first))
+    if shape[0] == 0:
       raise ValueError(
         f"{where} was made outside the mapped axis, where no worker has a row. Make the state with "
         "rtopk_jax.init(tx, params, mesh, axis_name)."
+      )
+    if shape[0] != count:
+      raise ValueError(
+        f"{where} has the rows of {shape[0]} workers, and there are {count}. "
+        f"rtopk_jax.resize_workers(state, {count}) makes it a state of so many."
       )
