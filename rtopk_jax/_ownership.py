@@ -84,7 +84,8 @@ def ownership(
   """
   leaves, structure = jax.tree.flatten(params)
   shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-  key = structure, shapes, axis_name, jax.config.jax_enable_x64
+  # What Python's numbers are depends on jax_enable_x64.
+  key = structure, shapes, axis_name, jnp.result_type(1.0)
   try:
     found = _found.setdefault(tx.update, {})
   except (

@@ -437,6 +437,6 @@ def test_a_weight_that_is_none(weight):
   fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), exchange(), AXIS)
   one = lambda x: fed.round(params, fed.tx.init(params), x, weight=weight).params
   with pytest.raises(
-    TypeError, match="weight says how much this worker counts.*a real scalar, got"
+    TypeError, match=r"weight says how much this worker counts.*a real scalar, got"
   ):
     jax.vmap(one, axis_name=AXIS, out_axes=None)(jax.tree.map(lambda x: x[0], batches))
