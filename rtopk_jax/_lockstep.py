@@ -19,7 +19,6 @@ from rtopk_jax import _axis, _checks, _gradients, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import find_metrics
 from rtopk_jax._ownership import Leaf, Ownership, ownership, update_with
-from rtopk_jax._precision import in_32_bits
 
 
 def lockstep(
@@ -69,7 +68,6 @@ def lockstep(
   _checks.transformation("tx", tx)
   inner = optax.with_extra_args_support(tx)
 
-  @in_32_bits
   def init(params):
     state = inner.init(params)
     # Tree functions of optax ask for a state without arrays.
