@@ -33,7 +33,7 @@ import numpy as np
 import rtopk_jax
 from benchmarks import hosts as slow_hosts
 from benchmarks import link_jax, picture, timing, trees
-from rtopk_jax import _axis, _plan
+from rtopk_jax import _modes, _plan
 
 # Seconds that an exchange may take at a rate, how often it is timed, and in how many turns.
 _BUDGET, _FEWEST, _MOST, _TURNS = 8.0, 3, 15, 5
@@ -190,7 +190,7 @@ class Case:
   def operands(self, method: str) -> list[tuple[str, int]]:
     """The collectives of a method, from the buffers that it exchanges."""
     tx = self.methods[method].tx
-    with _axis.measure(self.workers, None) as measured:
+    with _modes.measure(self.workers, None) as measured:
       jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), self.params)
     return measured.operands
 

@@ -9,127 +9,20 @@ differ in two ways, both of them dealt with here:
   axis (``shard_map``) hands a worker ``(1, *shape)``, a batched axis (``vmap``, and ``pmap``) hands it
   ``shape``. Either is taken, by its rank; whatever came in goes out.
 
-A third way to run is a *measurement*: no axis at all, collectives write down what they would have
-sent and return zeros of the right shape. That is how bytes are counted from the real buffers.
+What is traced and not run goes by ``_modes``.
 """
 
 import contextlib
 import contextvars
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-AxisName = str | tuple[str, ...]
-
-
-@dataclasses.dataclass
-class Measurement:
-  """A dry run.
-
-  Attributes:
-    num_workers: n.
-    step: the step meant; None is the last stage of a warm-up.
-    operands: of every collective, as (name, bytes).
-    choices: what every ``Auto`` chose.
-  """
-
-  num_workers: int
-  step: int | None
-  operands: list[tuple[str, int]] = dataclasses.field(default_factory=list)
-  choices: list[Any] = dataclasses.field(default_factory=list)
-
-  def record(self, name: str, x: jax.Array) -> None:
-    self.operands.append((name, x.size * x.dtype.itemsize))
-
-
-_measurement: contextvars.ContextVar[Measurement | None] = contextvars.ContextVar(
-  "rtopk_jax_measurement", default=None
-)
-
-
-def measurement() -> Measurement | None:
-  """The dry run under way, if any."""
-  return _measurement.get()
-
-
-@contextlib.contextmanager
-def measure(num_workers: int, step: int | None) -> Iterator[Measurement]:
-  """Within this context collectives are recorded instead of run."""
-  token = _measurement.set(Measurement(num_workers, step))
-  try:
-    yield _measurement.get()  # pyright: ignore[reportReturnType]
-  finally:
-    _measurement.reset(token)
-
-
-class Notes(NamedTuple):
-  """What exchanges say of themselves while a transformation is looked at.
-
-  Attributes:
-    exchanged: the mapped axes of every exchange.
-    rows: the axes that rows are made for.
-  """
-
-  exchanged: set[AxisName]
-  rows: set[AxisName]
-
-
-_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar(
-  "rtopk_jax_notes", default=None
-)
-_unmapped: contextvars.ContextVar[bool] = contextvars.ContextVar(
-  "rtopk_jax_unmapped", default=False
-)
-_analysing: contextvars.ContextVar[bool] = contextvars.ContextVar(
-  "rtopk_jax_analysing", default=False
-)
-
-
-@contextlib.contextmanager
-def outside() -> Iterator[Notes]:
-  """Within this context no axis is mapped, as outside of every map, and it is noted which ones are asked for."""
-  settings = ((_notes, Notes(set(), set())), (_unmapped, True), (_measurement, None))
-  with _set(*settings):
-    yield _notes.get()  # pyright: ignore[reportReturnType]
-
-
-@contextlib.contextmanager
-def analysis() -> Iterator[None]:
-  """Within this context an exchange is replaced by the least that shows where its results come from."""
-  with _set((_analysing, True), (_unmapped, False), (_measurement, None)):
-    yield
-
-
-def analysing() -> bool:
-  """Whether a transformation is traced to see what depends on what."""
-  return _analysing.get()
-
-
-@contextlib.contextmanager
-def _set(*settings: tuple[contextvars.ContextVar, Any]) -> Iterator[None]:
-  tokens = [(variable, variable.set(value)) for variable, value in settings]
-  try:
-    yield
-  finally:
-    for variable, token in tokens:
-      variable.reset(token)
-
-
-def note_exchange(axis_name: AxisName) -> None:
-  """Notes that there is an exchange over an axis."""
-  notes = _notes.get()
-  if notes is not None:
-    notes.exchanged.add(axis_name)
-
-
-def _note_rows(axis_name: AxisName) -> None:
-  notes = _notes.get()
-  if notes is not None:
-    notes.rows.add(axis_name)
+from rtopk_jax import _modes
+from rtopk_jax._modes import AxisName as AxisName
 
 
 def mark_own(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -149,9 +42,9 @@ def names(axis_name: AxisName) -> tuple[str, ...]:
 
 def is_bound(axis_name: AxisName) -> bool:
   """Whether this code runs inside a map over the axis (or a measurement)."""
-  if measurement() is not None:
+  if _modes.measurement() is not None:
     return True
-  if _unmapped.get():
+  if _modes.is_unmapped():
     return False
   try:
     lax.axis_size(axis_name)
@@ -166,7 +59,7 @@ def size(axis_name: AxisName) -> int:
   Raises:
     NameError: outside a map over the axis.
   """
-  dry = measurement()
+  dry = _modes.measurement()
   if dry is not None:
     return dry.num_workers
   if not is_bound(axis_name):
@@ -179,7 +72,7 @@ def size(axis_name: AxisName) -> int:
 
 def index(axis_name: AxisName) -> jax.Array:
   """This worker's number, an int32 scalar."""
-  return jnp.int32(0) if measurement() is not None else lax.axis_index(axis_name)
+  return jnp.int32(0) if _modes.measurement() is not None else lax.axis_index(axis_name)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
@@ -190,7 +83,7 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 def tracks_varying(axis_name: AxisName) -> bool:
   """Whether types say which values vary over the axis (``shard_map`` with ``check_vma=True``)."""
-  if measurement() is not None or analysing() or not is_bound(axis_name):
+  if _modes.measurement() is not None or _modes.analysing() or not is_bound(axis_name):
     return False
   return set(names(axis_name)) <= _varying(lax.axis_index(axis_name))
 
@@ -257,7 +150,7 @@ def _gather(x: jax.Array, axis_name: AxisName, **options: Any) -> jax.Array:
 
 def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Every worker's ``x``, shape ``(num_workers, *x.shape)``, the same on all of them."""
-  dry = measurement()
+  dry = _modes.measurement()
   if dry is not None:
     dry.record("all_gather", x)
     return jnp.zeros((dry.num_workers, *x.shape), x.dtype)
@@ -266,7 +159,7 @@ def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Row i of every worker's ``x`` to worker i: shape (num_workers, m) before and after."""
-  dry = measurement()
+  dry = _modes.measurement()
   if dry is not None:
     dry.record("all_to_all", x)
     return x
@@ -276,7 +169,7 @@ def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """The sum of every worker's ``x``."""
-  dry = measurement()
+  dry = _modes.measurement()
   if dry is not None:
     dry.record("psum", x)
     return x
@@ -285,36 +178,12 @@ def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 def sum_over(tree: Any, axis_name: AxisName) -> tuple[Any, int]:
   """The sum of every worker's tree and of how many, over axes whose bytes are not counted."""
-  if measurement() is not None:
+  if _modes.measurement() is not None:
     return tree, 1
   # In the shape of rows: of another, where an axis of 1,500 fills up tiles, a TPU would copy the
   # gradient before and after.
   sums = lax.psum(jax.tree.map(lambda x: x[None], tree), axis_name)
   return jax.tree.map(lambda x, total: total.reshape(x.shape), tree, sums), size(axis_name)
-
-
-class Sharding(NamedTuple):
-  """How a model is sharded, said where types do not tell.
-
-  Attributes:
-    axes: the axes that each parameter is sharded over, by its path.
-    every: all of them.
-  """
-
-  axes: dict[tuple[Any, ...], frozenset[str]]
-  every: frozenset[str]
-
-
-_sharding: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar(
-  "rtopk_jax_sharding", default=None
-)
-
-
-@contextlib.contextmanager
-def sharded(sharding: Sharding) -> Iterator[None]:
-  """Within this context it is known which axes of the model parameters are sharded over."""
-  with _set((_sharding, sharding)):
-    yield
 
 
 def model_axes(tree: Any, axis_name: AxisName) -> list[frozenset[str]]:
@@ -325,7 +194,7 @@ def model_axes(tree: Any, axis_name: AxisName) -> list[frozenset[str]]:
   Raises:
     ValueError: when other axes are mapped by hand and nothing tells.
   """
-  declared = _sharding.get()
+  declared = _modes.sharding()
   paths = jax.tree.leaves_with_path(tree)
   if declared is not None:
     return [_declared_axes(declared, path) for path, _ in paths]
@@ -333,7 +202,7 @@ def model_axes(tree: Any, axis_name: AxisName) -> list[frozenset[str]]:
     return [frozenset(_varying(x) - set(names(axis_name))) for _, x in paths]
   others = [name for name in _manual_axes() if name not in names(axis_name)]
   others = [name for name in others if lax.axis_size(name) > 1]
-  if others and measurement() is None:
+  if others and _modes.measurement() is None:
     raise ValueError(
       f"with check_vma=False nothing says which gradients are sharded over the axes {others!r}, which are "
       f"mapped by hand beside axis_name={axis_name!r}. Use jax.shard_map with check_vma=True, its "
@@ -342,7 +211,7 @@ def model_axes(tree: Any, axis_name: AxisName) -> list[frozenset[str]]:
   return [frozenset()] * len(paths)
 
 
-def _declared_axes(sharding: Sharding, path: tuple[Any, ...]) -> frozenset[str]:
+def _declared_axes(sharding: _modes.Sharding, path: tuple[Any, ...]) -> frozenset[str]:
   if path in sharding.axes:
     return sharding.axes[path]
   if not sharding.every:
@@ -355,7 +224,7 @@ def _declared_axes(sharding: Sharding, path: tuple[Any, ...]) -> frozenset[str]:
 
 def every_model_axis(tree: Any, axis_name: AxisName) -> frozenset[str]:
   """All axes other than the workers' that some leaf of a tree varies over, whatever its structure."""
-  declared = _sharding.get()
+  declared = _modes.sharding()
   if declared is not None:
     return declared.every
   return frozenset().union(*model_axes(tree, axis_name))
@@ -373,7 +242,7 @@ def model_index(axes: frozenset[str]) -> list[jax.Array]:
 
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:
   """Zeros for what one worker keeps of a leaf; outside a mapped axis, zero rows."""
-  _note_rows(axis_name)
+  _modes.note_rows(axis_name)
   if not is_bound(axis_name):
     return jnp.zeros((0, *shape), dtype)
   return as_row(jnp.zeros(shape, dtype), axis_name)
@@ -385,12 +254,12 @@ def as_row(x: jax.Array, axis_name: AxisName) -> jax.Array:
   Outside a mapped axis there is no worker and so no row: the array has zero of them, and cannot be
   mistaken for the state of one worker that everybody shares.
   """
-  _note_rows(axis_name)
+  _modes.note_rows(axis_name)
   if not is_bound(axis_name):
     return jnp.zeros((0, *x.shape), x.dtype)
-  if measurement() is not None:
+  if _modes.measurement() is not None:
     return x
-  if analysing():
+  if _modes.analysing():
     return mark_own(x, axis_name)
   if set(names(axis_name)) <= set(_manual_axes()):
     return to_varying(x[None], axis_name)

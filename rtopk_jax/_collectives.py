@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rtopk_jax import _axis, _checks, _plan
+from rtopk_jax import _axis, _checks, _modes, _plan
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import AllGather, Collective
 from rtopk_jax._reduce_scatter import ReduceScatter
@@ -193,7 +193,7 @@ class Auto(Collective):
     # The model knows no indices of blocks, which are about as long as Elias-Fano's.
     known = dataclasses.replace(wire, indices="elias_fano") if wire.indices == "block" else wire
     choice = self.choose(d, k, n, known)
-    dry = _axis.measurement()
+    dry = _modes.measurement()
     if dry is not None:
       dry.choices.append(choice)
     _log.info("%s: %r for %d of %d entries and %d workers", self, choice, k, d, n)

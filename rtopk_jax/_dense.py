@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _exchange, _gradients, _layout, _memory, _state
+from rtopk_jax import _axis, _checks, _exchange, _gradients, _layout, _memory, _modes, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._memory import Memory
 from rtopk_jax._metrics import ExchangeMetrics, no_metrics
@@ -77,7 +77,7 @@ def dense_exchange(
   @in_32_bits
   def init(params):
     _gradients.check_exchangeable("params", params)
-    _axis.note_exchange(axis_name)
+    _modes.note_exchange(axis_name)
     zeros = lambda: jax.tree.map(lambda p: jnp.zeros(_gradients.real_shape(p), jnp.float32), params)
     return DenseExchangeState(jnp.zeros((), jnp.int32), zeros() if momentum else (), no_metrics())
 
@@ -87,7 +87,7 @@ def dense_exchange(
     _axis.size(axis_name)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, DenseExchangeState)
-    if _axis.analysing():
+    if _modes.analysing():
       means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
       return jax.tree.map(_gradients.as_complex, means, given), state
     if momentum:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _gradients, _state
+from rtopk_jax import _axis, _checks, _gradients, _modes, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import find_metrics
 from rtopk_jax._ownership import Leaf, Ownership, ownership, update_with
@@ -71,7 +71,7 @@ def lockstep(
   def init(params):
     state = inner.init(params)
     # Tree functions of optax ask for a state without arrays.
-    if _axis.analysing() or not jax.tree.leaves(params):
+    if _modes.analysing() or not jax.tree.leaves(params):
       return state
     owned = ownership(inner, params, axis_name)
     _check_exchange(owned)
@@ -86,7 +86,7 @@ def lockstep(
     # Exchanges of others need not know these arguments.
     said = {"present": present, "weight": weight}
     extra_args |= {name: value for name, value in said.items() if value is not None}
-    if _axis.analysing():
+    if _modes.analysing():
       return update_with(inner, updates, state, params, **extra_args)
     owned = ownership(inner, updates if params is None else params, axis_name)
     _check_exchange(owned)

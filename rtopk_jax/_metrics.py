@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _checks, _modes
 
 
 class ExchangeMetrics(NamedTuple):
@@ -180,13 +180,13 @@ def shapes(tree: Any) -> Any:
 
 def _dry_run(
   tx: optax.GradientTransformation, params: Any, num_workers: int, step: int | None
-) -> _axis.Measurement:
+) -> _modes.Measurement:
   """A step traced, not run."""
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   if step is not None:
     _checks.at_least("step", step, 0, integer=True)
   params = shapes(params)
-  with _axis.measure(num_workers, step) as measured:
+  with _modes.measure(num_workers, step) as measured:
     # A function of its own each time: what is traced within a measurement must not be cached.
     jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
   return measured

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _dataflow
+from rtopk_jax import _axis, _dataflow, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._dataflow import Axes
 
@@ -103,7 +103,7 @@ _found: weakref.WeakKeyDictionary[Any, dict[Any, Ownership]] = weakref.WeakKeyDi
 
 def _trace(tx: optax.GradientTransformation, params: Any, axis_name: AxisName | None) -> Ownership:
   # A function of its own each time: what is traced for this must not be cached.
-  with _axis.outside() as notes:
+  with _modes.outside() as notes:
     state = jax.eval_shape(lambda p: tx.init(p), params)
   paths, structure = jax.tree_util.tree_flatten_with_path(state)
   exchanged = tuple(sorted(notes.exchanged, key=repr))
@@ -118,7 +118,7 @@ def _trace(tx: optax.GradientTransformation, params: Any, axis_name: AxisName | 
   if not names or not jax.tree.leaves(params):
     leaves = [Leaf(path, x.shape, x.dtype, False, ()) for path, x in paths]
     return Ownership(structure, leaves, exchanged)
-  with _axis.analysis():
+  with _modes.analysis():
     inside, axes = _axes_of_state(tx, params, tuple(names), bool(exchanged))
   leaves = []
   for (path, outer), inner, own in zip(paths, inside, axes, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _checks, _modes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def switch(stages: Stages, count: jax.Array, branch: Callable[[int], Any]) -> An
   The predicate is the replicated step count, so that a collective may sit in a branch.
   """
   last = len(stages.densities) - 1
-  measurement = _axis.measurement()
+  measurement = _modes.measurement()
   if measurement is not None:
     step = measurement.step
     return branch(last if step is None else min(step // stages.steps_per_stage, last))

@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _collectives, _gradients, _layout, _memory, _schedule, _state
+from rtopk_jax import (
+  _axis,
+  _checks,
+  _collectives,
+  _gradients,
+  _layout,
+  _memory,
+  _modes,
+  _schedule,
+  _state,
+)
 from rtopk_jax._axis import AxisName
 from rtopk_jax._exchange import Collective
 from rtopk_jax._layout import Dense, Scope
@@ -164,7 +174,7 @@ def sparse_exchange(
   @in_32_bits
   def init(params):
     _gradients.check_exchangeable("params", params)
-    _axis.note_exchange(axis_name)
+    _modes.note_exchange(axis_name)
     workers = chosen.workers(axis_name)
     row = lambda p: _axis.new_row(_gradients.real_shape(p), row_dtype, workers)
     rows = lambda: jax.tree.map(row, params)
@@ -182,7 +192,7 @@ def sparse_exchange(
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, SparseExchangeState)
     workers = chosen.workers(axis_name)
-    if _axis.analysing():
+    if _modes.analysing():
       return _outline(given, updates, state, axis_name, workers)
     serving = chosen if present is None else chosen.with_absence()
     present = _gradients.check_present(present, workers)

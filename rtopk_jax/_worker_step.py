@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis, _gradients
+from rtopk_jax import _axis, _gradients, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._local import local
 from rtopk_jax._mesh import is_spec
@@ -187,7 +187,7 @@ def _agree(
   loss = _axis.psum(_gradients.counted(found.loss, found.weight), options.axis_name)
   loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
   weight = {} if options.weight is None else {"weight": found.weight}
-  with _axis.sharded(_axes_of(param_specs)):
+  with _modes.sharded(_axes_of(param_specs)):
     try:
       updates, after = options.tx.update(found.gradient, state, params, value=loss, **weight)
     except TypeError as error:
@@ -222,7 +222,7 @@ def _mean(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return lax.pmax(x, axis_name)
 
 
-def _axes_of(param_specs: Any) -> _axis.Sharding:
+def _axes_of(param_specs: Any) -> _modes.Sharding:
   """The axes that a parameter is sharded over, by its path."""
   leaves = jax.tree.leaves_with_path(param_specs, is_leaf=is_spec)
   axes = {
@@ -230,4 +230,4 @@ def _axes_of(param_specs: Any) -> _axis.Sharding:
     for path, spec in leaves
   }
   every = frozenset().union(*axes.values())
-  return _axis.Sharding(axes, every)
+  return _modes.Sharding(axes, every)
