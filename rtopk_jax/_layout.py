@@ -218,6 +218,7 @@ def layout(
   """
   apart = scope != "global"
   is_dense = _dense_flags(tree, jax.tree.leaves_with_path(tree), dense)
+  _check_sizes(tree, is_dense)
   axes = [frozenset()] * len(shapes) if axes is None else list(axes)
   small, bundles, kinds = {}, [], []
   for i, shape in enumerate(shapes):
@@ -257,6 +258,19 @@ def layout(
     segments(False, split=scope != "global"),
     segments(True, split=False),
   )
+
+
+def _check_sizes(tree: Any, is_dense: list[bool]) -> None:
+  """Refuses leaves too long to be selected from, which no scope divides."""
+  for (path, leaf), dense in zip(jax.tree.leaves_with_path(tree), is_dense, strict=True):
+    size = math.prod(leaf.shape)
+    if not dense and size > MAX_SIZE:
+      where = jax.tree_util.keystr(path)
+      raise ValueError(
+        f"updates{where} has {size:,} entries, and in no scope may a leaf have more than the {MAX_SIZE:,} "
+        "that int32 can index. Shard it over an axis of the mesh (param_specs), make it several parameters, "
+        "or send it dense (dense=…)."
+      )
 
 
 def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) -> list[list[int]]:

@@ -1,17 +1,26 @@
 """Another number of workers: what the old ones remember is dealt out to the new ones."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import NamedSharding
 
 from rtopk_jax import _checks, _state
 from rtopk_jax._metrics import find_metrics
+from rtopk_jax._ownership import ownership
 
 
-def resize_workers(state: Any, new_count: int) -> Any:
+def resize_workers(
+  state: Any,
+  new_count: int,
+  *,
+  tx: optax.GradientTransformation | None = None,
+  params: Any = None,
+) -> Any:
   r"""The state of another number of workers, in which nothing of what was not sent yet is lost.
 
   Worker i of n is the stretch :math:`[i/n, (i+1)/n)` of a line, and what it remembers is spread over it.
@@ -29,6 +38,10 @@ def resize_workers(state: Any, new_count: int) -> Any:
     state: the state of an exchange, of a chain that has one or several, or of ``federated``, in its
       global layout ``(num_workers, *shape)``; NumPy or JAX arrays that this process can read whole.
     new_count: n', at least 1.
+    tx: the transformation whose state it is, by which it is known whose every leaf is. It is needed, with
+      ``params``, where transformations before or around the exchange have state that neither its sharding
+      nor its shape gives away.
+    params: the parameters, arrays or ``ShapeDtypeStruct``.
 
   Returns:
     The state with ``new_count`` rows where it had n, on no device in particular where it has JAX arrays:
@@ -36,9 +49,9 @@ def resize_workers(state: Any, new_count: int) -> Any:
     cannot be averaged (integers, keys) a worker gets those of the old worker it shares most with.
 
   Raises:
-    TypeError: when ``new_count`` is not an integer.
-    ValueError: when it is below 1, when the state has no exchange in it, or its rows are of no worker
-      or of different numbers of them.
+    TypeError: when ``new_count`` is not an integer, or the state is not that of ``tx``.
+    ValueError: when it is below 1, when the state has no exchange in it, its rows are of no worker
+      or of different numbers of them, or it cannot be told whether a leaf is rows.
 
   Examples:
     >>> import jax.numpy as jnp, rtopk_jax
@@ -49,14 +62,79 @@ def resize_workers(state: Any, new_count: int) -> Any:
   """
   _checks.at_least("new_count", new_count, 1, integer=True)
   if not find_metrics(state):
+    keys = f" A {type(state).__name__} without the types of tx.init is not one: restore into them."
     raise ValueError(
       "state has no exchange in it; pass the state of sparse_exchange, dense_exchange, federated or of "
-      "a chain that contains one."
+      f"a chain that contains one.{keys if isinstance(state, dict | list) else ''}"
     )
-  rows: list[Any] = []
-  _state.map_rows(rows.append, state)
-  _count("state", rows)
-  return _state.map_rows(lambda x: _resize(x, new_count), state)
+  leaves, structure = jax.tree.flatten(state)
+  if (tx is None) != (params is None):
+    raise ValueError("tx and params belong together: give both of them, or neither.")
+  is_rows = _told(state) if tx is None else _known(structure, tx, params)
+  _count("state", [x for x, own in zip(leaves, is_rows, strict=True) if own])
+  resized = [_resize(x, new_count) if own else x for x, own in zip(leaves, is_rows, strict=True)]
+  return jax.tree.unflatten(structure, resized)
+
+
+def _known(structure: Any, tx: optax.GradientTransformation, params: Any) -> list[bool]:
+  """Which leaves are rows of every worker, by the transformation."""
+  owned = ownership(tx, params)
+  if structure != owned.structure:
+    raise TypeError(
+      f"state has another structure than tx.init makes: {structure} in place of {owned.structure}. Restore a "
+      "checkpoint into the structure of rtopk_jax.init(…)."
+    )
+  return [bool(leaf.axes) for leaf in owned.leaves]
+
+
+class _Row(NamedTuple):
+  """A leaf that is rows."""
+
+  rows: Any
+
+
+def _told(state: Any) -> list[bool]:
+  """Which leaves are rows of every worker, by what the state tells of itself.
+
+  An exchange knows its own. Of other leaves their sharding tells, or that they are shaped like the rows of
+  the same parameter, or like the parameter.
+  """
+  is_row = lambda x: isinstance(x, _Row)
+  marked = jax.tree.leaves_with_path(_state.map_rows(_Row, state), is_leaf=is_row)
+  rows = [(path, x.rows) for path, x in marked if is_row(x)]
+  count = rows[0][1].shape[0] if rows and np.shape(rows[0][1]) else 0
+  axes = {_first_axis(x) for _, x in rows} - {None}
+  return [is_row(x) or _is_told(path, x, rows, count, axes) for path, x in marked]
+
+
+def _is_told(
+  path: tuple[Any, ...],
+  x: Any,
+  rows: list[tuple[tuple[Any, ...], Any]],
+  count: int,
+  axes: set[Any],
+) -> bool:
+  """Whether a leaf of another transformation is rows."""
+  shape = np.shape(x)
+  if not count or shape[:1] != (count,):
+    return False
+  if axes and isinstance(getattr(x, "sharding", None), NamedSharding):
+    return _first_axis(x) in axes
+  alike = {tuple(row.shape[1:]) for at, row in rows if at[-1] == path[-1]}
+  if (shape in alike) != (shape[1:] in alike):
+    return shape[1:] in alike
+  raise ValueError(
+    f"state{jax.tree_util.keystr(path)} has shape {shape}, and it cannot be told whether that is a row of each "
+    f"of {count} workers or the same on all of them. Give tx= and params= to resize_workers."
+  )
+
+
+def _first_axis(x: Any) -> Any:
+  """What the leading axis of an array is sharded over; None for nothing."""
+  sharding = getattr(x, "sharding", None)
+  if not isinstance(sharding, NamedSharding) or not len(sharding.spec):
+    return None
+  return sharding.spec[0]
 
 
 def resize_rows(rows: Any, new_count: int) -> Any:

@@ -36,7 +36,7 @@ def weights(old: int, new: int) -> np.ndarray:
 def filled(tx: Any, workers: int, seed: int = 0) -> Any:
   """A state as it may be after some steps: every worker's rows random."""
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(tx.init, PARAMS)
+  shapes = jax.eval_shape(rtopk_jax.lockstep(tx, AXIS).init, PARAMS)
   axes = rtopk_jax.state_axes(tx, PARAMS)
 
   def fill(axis, leaf):
@@ -168,3 +168,61 @@ def test_states_without_rows_of_workers_are_refused():
     rtopk_jax.resize_workers(mixed, 2)
   with pytest.raises(ValueError, match="rows has rows of different numbers"):
     rtopk_jax.resize_rows([np.ones((2, 1)), np.ones((3, 1))], 2)
+
+
+OTHERS = optax.chain(
+  optax.trace(0.9),
+  EXCHANGE,
+  optax.sgd(0.1, momentum=0.9),
+)
+AROUND = optax.MultiSteps(OTHERS, 2).gradient_transformation()
+
+
+@pytest.mark.parametrize("known", ["tx", "shapes", "shardings"])
+def test_state_of_transformations_before_and_around(known):
+  """Rows that an exchange knows nothing of are dealt out as its own are; what is shared stays."""
+  with jax.numpy_dtype_promotion("standard"):
+    check_others(known)
+
+
+def check_others(known):
+  state = filled(AROUND, 4)
+  options = {}
+  if known == "tx":
+    options = {"tx": AROUND, "params": PARAMS}
+  elif known == "shardings":
+    mesh = harness.mesh(4)
+    specs = rtopk_jax.state_specs(AROUND, PARAMS, AXIS)
+    place = lambda x, spec: jax.device_put(x, jax.NamedSharding(mesh, spec))
+    state = jax.tree.map(place, state, specs)
+  resized = jax.device_get(rtopk_jax.resize_workers(state, 2, **options))
+  state = jax.device_get(state)
+  own = lambda s: (s.acc_grads, s.inner_opt_state[0], s.inner_opt_state[1].residual)
+  shared = lambda s: (s.mini_step, s.inner_opt_state[2])
+  jax.tree.map(np.testing.assert_array_equal, shared(resized), shared(state))
+  for before, after in zip(*(jax.tree.leaves(own(x)) for x in (state, resized)), strict=True):
+    assert after.shape == (2, *before.shape[1:])
+    wanted = before.reshape(2, 2, *before.shape[1:]).mean(1)
+    # What is rounded off one row is made up for in the next.
+    np.testing.assert_allclose(after, wanted, 1e-6, 1e-6 * np.abs(before).max())
+
+
+def test_rows_that_nothing_gives_away():
+  """The state of ``optax.flatten`` is shaped like no parameter: it is asked for, not guessed."""
+  tx = optax.chain(optax.flatten(optax.trace(0.9)), EXCHANGE)
+  state = filled(tx, 2)
+  with pytest.raises(ValueError, match=r"state.* has shape \(2, 8\), and it cannot be told.*tx="):
+    rtopk_jax.resize_workers(state, 4)
+  resized = rtopk_jax.resize_workers(state, 4, tx=tx, params=PARAMS)
+  assert resized[0].trace.shape == (4, 8)
+  with pytest.raises(ValueError, match="tx and params belong together"):
+    rtopk_jax.resize_workers(state, 4, tx=tx)
+  with pytest.raises(TypeError, match=r"state has another structure than tx\.init makes"):
+    rtopk_jax.resize_workers(state, 4, tx=OTHERS, params=PARAMS)
+
+
+def test_a_restored_container_of_another_type():
+  state = filled(EXCHANGE, 2)._asdict()
+  state["metrics"] = state["metrics"]._asdict()
+  with pytest.raises(ValueError, match=r"no exchange in it.*A dict without the types of tx\.init"):
+    rtopk_jax.resize_workers(state, 4)
