@@ -8,6 +8,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -136,3 +137,23 @@ def _state(names: dict):
   if "optimizer" in names:
     return nnx.as_pure(names["optimizer"].opt_state)
   return state.opt_state if hasattr(state, "opt_state") else state
+
+
+def test_frozen_leaves_starve_an_adapter_unless_they_are_kept_from_the_exchange():
+  recipe = next(recipe for recipe in _RECIPES if recipe.title.startswith("LoRA"))
+  names: dict = {}
+  exec(recipe.shared, names)
+  params = {**names["params"], "base": np.ones((400, 40), np.float32)}
+  gradient = jax.tree.map(np.ones_like, params) | {"base": 2 * params["base"]}
+  exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data", dense=False)
+  frozen = optax.masked(optax.set_to_zero(), {"base": True, "down": False, "up": False})
+  groups = {"adapter": exchange, "frozen": optax.set_to_zero()}
+
+  def adapted(tx):
+    local = lambda scale: jax.tree.map(lambda g: scale * g, gradient)
+    update = lambda scale: tx.update(local(scale), tx.init(params), params)[0]
+    updates = jax.vmap(update, out_axes=None, axis_name="data")(np.ones(4, np.float32))
+    return sum(np.count_nonzero(updates[name]) for name in ("down", "up"))
+
+  assert adapted(optax.chain(exchange, frozen)) == 0
+  assert adapted(optax.partition(groups, names["labels"])) > 0
