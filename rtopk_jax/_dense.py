@@ -55,7 +55,8 @@ def dense_exchange(
 
   Returns:
     An ``optax.GradientTransformationExtraArgs`` with ``DenseExchangeState``. ``update`` takes ``present=``, a
-    bool scalar of each worker: the mean is over those present.
+    bool scalar of each worker: the mean is over those present, and ``weight=``, a real scalar of each, by which
+    the mean is weighted.
 
   Raises:
     TypeError: for arguments of a wrong type and leaves that are not floating point.

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _checks, _state
+from rtopk_jax import _axis, _checks, _gradients, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._metrics import find_metrics
 from rtopk_jax._ownership import Leaf, Ownership, ownership, update_with
-from rtopk_jax._precision import in_32_bits
 
 
 def lockstep(
@@ -47,7 +46,8 @@ def lockstep(
 
   Returns:
     An ``optax.GradientTransformationExtraArgs`` with the state of ``tx``, in which leaves that are a worker's
-    own have a leading axis of the workers.
+    own have a leading axis of the workers. ``update`` takes ``present=`` and ``weight=`` as ``sparse_exchange``'s
+    does; they hold for what is accumulated before the exchange too.
 
   Raises:
     TypeError: when ``tx`` is no transformation, or in ``update`` when the state is of another structure.
@@ -68,7 +68,6 @@ def lockstep(
   _checks.transformation("tx", tx)
   inner = optax.with_extra_args_support(tx)
 
-  @in_32_bits
   def init(params):
     state = inner.init(params)
     # Tree functions of optax ask for a state without arrays.
@@ -83,7 +82,10 @@ def lockstep(
     ]
     return jax.tree.unflatten(structure, rows)
 
-  def update(updates, state, params=None, **extra_args):
+  def update(updates, state, params=None, *, present=None, weight=None, **extra_args):
+    # Exchanges of others need not know these arguments.
+    said = {"present": present, "weight": weight}
+    extra_args |= {name: value for name, value in said.items() if value is not None}
     if _axis.analysing():
       return update_with(inner, updates, state, params, **extra_args)
     owned = ownership(inner, updates if params is None else params, axis_name)
@@ -96,7 +98,14 @@ def lockstep(
       )
     plain = [_take_row(x, leaf) for x, leaf in zip(leaves, owned.leaves, strict=True)]
     before = jax.tree.unflatten(structure, plain)
+    accumulates = any(leaf.needs_row for leaf in owned.leaves)
+    if accumulates and weight is not None:
+      # What is accumulated before the exchange is as much as it counts.
+      share = _gradients.share(extra_args.pop("weight"), present, axis_name)
+      updates = jax.tree.map(lambda g: _gradients.counted(g, share), updates)
     new_updates, after = update_with(inner, updates, before, params, **extra_args)
+    if accumulates and present is not None:
+      after = _where_present(after, before, present, owned)
     new = jax.tree.leaves(after)
     accumulated = [
       (x, y, leaf) for x, y, leaf in zip(plain, new, owned.leaves, strict=True) if leaf.needs_row
@@ -134,6 +143,17 @@ def _take_row(x: jax.Array, leaf: Leaf) -> jax.Array:
 
 def _put_row(x: jax.Array, like: jax.Array, leaf: Leaf) -> jax.Array:
   return x.reshape(like.shape) if leaf.needs_row else x
+
+
+def _where_present(after: Any, before: Any, present: jax.Array, owned: Ownership) -> Any:
+  """The state after a step, in which a worker that is absent has accumulated nothing."""
+  leaves = [
+    jnp.where(present, new, old) if leaf.needs_row else new
+    for new, old, leaf in zip(
+      jax.tree.leaves(after), jax.tree.leaves(before), owned.leaves, strict=True
+    )
+  ]
+  return jax.tree.unflatten(owned.structure, leaves)
 
 
 def _is_exchanged(after: Any, before: Any) -> jax.Array:

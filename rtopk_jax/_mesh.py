@@ -77,13 +77,12 @@ class Placement:
     """The same, with memory that nobody else has: of no leaf twice, and of no array that was elsewhere."""
     leaves, structure = jax.tree.flatten(tree)
     placed = jax.tree.leaves(self.put(tree, specs))
-    taken = set()
-    for x, there in zip(leaves, placed, strict=True):
-      taken |= set() if x is there else _memory_of(x)
-    shared = []
-    for i, x in enumerate(placed):
-      own = _memory_of(x)
-      if own & taken:
+    shared, taken = [], set()
+    for i, (x, there) in enumerate(zip(leaves, placed, strict=True)):
+      own = _memory_of(there)
+      # On its own device an array that was elsewhere keeps its memory. All processes copy it, whether it did
+      # on their devices or not, so that all run the same programs.
+      if (isinstance(x, jax.Array) and x is not there) or own & taken:
         shared.append(i)
       taken |= own
     if shared:

@@ -8,6 +8,7 @@ own when its next value depends on the local gradient, on another such leaf or o
 way that leads through no sum.
 """
 
+import weakref
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +82,26 @@ def ownership(
     ValueError: when updates differ between workers, when a collective stands under a condition that does,
       or when the update cannot be traced.
   """
+  leaves, structure = jax.tree.flatten(params)
+  shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+  # What Python's numbers are depends on jax_enable_x64.
+  key = structure, shapes, axis_name, jnp.result_type(1.0)
+  try:
+    found = _found.setdefault(tx.update, {})
+  except (
+    TypeError
+  ):  # A callable that is an object of some kinds can be the key of no such dictionary.
+    return _trace(tx, params, axis_name)
+  if key not in found:
+    found[key] = _trace(tx, params, axis_name)
+  return found[key]
+
+
+# What was found of transformations that are still there.
+_found: weakref.WeakKeyDictionary[Any, dict[Any, Ownership]] = weakref.WeakKeyDictionary()
+
+
+def _trace(tx: optax.GradientTransformation, params: Any, axis_name: AxisName | None) -> Ownership:
   # A function of its own each time: what is traced for this must not be cached.
   with _axis.outside() as notes:
     state = jax.eval_shape(lambda p: tx.init(p), params)

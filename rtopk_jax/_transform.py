@@ -106,7 +106,9 @@ def sparse_exchange(
     An ``optax.GradientTransformationExtraArgs`` with ``SparseExchangeState``. ``init`` and ``update``
     want to be called inside the mapped function; ``rtopk_jax.init`` makes the state from outside. ``update``
     takes ``present=``, a bool scalar of each worker: one that is absent keeps its memory as it is, and the
-    mean is over those present.
+    mean is over those present. It takes ``weight=``, a real scalar :math:`c_i \ge 0` of each worker, the number
+    of its examples for instance: :math:`n c_i g_i / \sum_j c_j` takes the place of :math:`g_i`, at the cost of
+    one small all-reduce that waits for no gradient.
 
   Raises:
     TypeError: here for arguments of a wrong type, in ``init`` and ``update`` for leaves that are not

@@ -130,7 +130,7 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
     number, part = numbered
     own_key = jax.random.fold_in(key, number) if options.rngs else key
     found = _find_in_one(options, params, before.model_state, part, own_key)
-    add = lambda total, x: total + _gradients.counted(x, found.weight).astype(jnp.float32)
+    add = lambda total, x: total + _gradients.counted(x, found.weight).astype(total.dtype)
     return Found(
       jax.tree.map(add, before.gradient, found.gradient),
       add(before.loss, found.loss),
@@ -141,15 +141,21 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
 
   count = options.accumulate
   parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-  zeros = lambda x: local(jnp.zeros(x.shape, jnp.float32), options.axis_name)
+  zeros = lambda x: local(jnp.zeros(x.shape, _sum_dtype(x)), options.axis_name)
   trained = gradient_like(params)
   start = Found(
     jax.tree.map(zeros, trained), zeros(jnp.float32(0)), zeros(jnp.float32(0)), model_state, ()
   )
   total, aux = lax.scan(more, start, (jnp.arange(count, dtype=jnp.int32), parts))
-  mean = lambda x, like: (x / jnp.where(total.weight > 0, total.weight, 1)).astype(like.dtype)
+  weight = jnp.where(total.weight > 0, total.weight, 1)
+  mean = lambda x, like: (x / weight.astype(x.dtype)).astype(like.dtype)
   gradient = jax.tree.map(mean, total.gradient, trained)
   return total._replace(gradient=gradient, loss=mean(total.loss, total.loss), aux=aux)
+
+
+def _sum_dtype(x: jax.Array) -> jax.typing.DTypeLike:
+  """What sums over micro-batches are kept in."""
+  return jnp.complex64 if jnp.issubdtype(x.dtype, jnp.complexfloating) else jnp.float32
 
 
 def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Found:

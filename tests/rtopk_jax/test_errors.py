@@ -363,6 +363,84 @@ def test_gradients_that_were_summed_already(make):
     jax.jit(mapped)(PARAMS, np.ones((2, 4, 6), np.float32))
 
 
+def mapped(one, check_vma=True):
+  return jax.jit(
+    jax.shard_map(
+      one, mesh=harness.mesh(2), in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=check_vma
+    )
+  )
+
+
+@pytest.mark.parametrize("by", ["pmean", "psum", "multi_steps"])
+def test_who_summed_gradients_is_not_guessed(by):
+  """A mean of the user's own, or a wrapper that loses types, is named beside ``jax.grad``."""
+  tx = exchange()
+  if by == "multi_steps":
+    tx = optax.MultiSteps(optax.chain(tx, optax.sgd(0.1)), 2).gradient_transformation()
+
+  def one(params, x):
+    gradient = jax.grad(lambda p: jnp.sum(p["w"] * x[0]))(rtopk_jax.local(params, AXIS))
+    if by != "multi_steps":
+      gradient = getattr(jax.lax, by)(gradient, AXIS)
+    return tx.update(gradient, tx.init(params), params)[0]
+
+  message = r"updates\['w'\] is the same on all workers.*psum or pmean of your own.*MultiSteps"
+  with (
+    jax.numpy_dtype_promotion("standard"),
+    pytest.raises(ValueError, match=message),
+  ):
+    mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize("make", [exchange, dense])
+def test_a_restored_state_of_another_type(make):
+  tx = make()
+  plain = lambda params: dict(tx.init(params)._asdict())
+  one = lambda params, x: tx.update({"w": x[0]}, plain(params), params)[0]
+  message = (
+    r"state must be the \w+ExchangeState that init makes, got dict with the keys \['count'.*Orbax"
+  )
+  with pytest.raises(TypeError, match=message):
+    mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
+def test_a_state_of_another_number_of_workers():
+  """Two rows a device, where four workers' state is given to two."""
+  tx = exchange(dense=False)
+  made = rtopk_jax.init(tx, PARAMS, harness.mesh(4), AXIS)
+  with pytest.raises(ValueError, match=r"residual\['w'\] has shape \(2, 4, 6\).*resize_workers"):
+    on_mesh(tx, jax.device_get(made), rtopk_jax.state_specs(tx, PARAMS, AXIS), check_vma=True)
+
+
+def test_gradients_of_another_shape_than_their_parameters():
+  tx = exchange()
+  one = lambda params, x: tx.update({"w": x[0, :2]}, tx.init(params), params)[0]
+  message = r"updates\['w'\] has shape \(2, 6\) and params\['w'\] \(4, 6\).*shape of its parameter"
+  with pytest.raises(ValueError, match=message):
+    mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize("name", ["density", "momentum", "subsample"])
+def test_numbers_that_are_injected_but_decide_what_is_compiled(name):
+  """``optax.inject_hyperparams`` makes arrays of them; the way out is named."""
+  static = {"density", "momentum", "subsample", "axis_name"} - {name}
+  make = optax.inject_hyperparams(rtopk_jax.rtopk_sgd, static_args=static)
+  tx = make(0.1, 0.1, AXIS, momentum=0.9, subsample=2.0)
+  message = (
+    rf"{name} must be a Python number.*inject_hyperparams, name it in static_args=\('{name}'"
+  )
+  with pytest.raises(TypeError, match=message):
+    tx.init(PARAMS)
+
+
+@pytest.mark.parametrize("make", [exchange, dense])
+def test_a_weight_that_is_no_number(make):
+  tx = make()
+  one = lambda params, x: tx.update({"w": x[0]}, tx.init(params), params, weight=x[0, 0])[0]
+  with pytest.raises(TypeError, match=r"weight says how much .* a real scalar, got .*shape \(6,\)"):
+    mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
 def test_a_batch_that_cannot_be_dealt():
   tx, mesh = optax.chain(exchange(), optax.sgd(0.1)), harness.mesh(2)
   step = rtopk_jax.make_train_step(

@@ -395,3 +395,48 @@ def test_absent_workers_keep_their_memory_and_the_mean_is_over_the_others(mode):
   np.testing.assert_array_equal(
     done[-1].model_state["batches"].ravel(), STEPS * PRESENT.sum(axis=0)
   )
+
+
+@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize("first", ["sparse", "dense"])
+def test_clients_count_by_their_numbers_of_examples(first, mode):
+  """The mean of what they came to is weighted; one that has none may be given anything."""
+  value = lambda w, x: jnp.sum((w - x) ** 2)
+  make = {
+    "sparse": lambda: rtopk_jax.sparse_exchange(rtopk_jax.top_k(1.0), AXIS, dense=False),
+    "dense": lambda: rtopk_jax.dense_exchange(AXIS),
+  }[first]
+  fed = rtopk_jax.federated(value, optax.sgd(0.1), make(), AXIS)
+  w, counts = jnp.zeros(3), np.array([1, 3, 0, 4], np.int32)
+  x = np.array([0.0, 3.0, np.nan, 6.0], np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+
+  def one(w, x, count):
+    done = fed.round(w, fed.tx.init(w), x, weight=count)
+    return done.params, done.loss
+
+  if mode == "vmap":
+    mapped = jax.vmap(one, in_axes=(None, 0, 0), out_axes=None, axis_name=AXIS)
+  else:
+    mapped = jax.shard_map(
+      lambda w, x, count: one(w, x[0], count[0]),
+      mesh=harness.mesh(4),
+      in_specs=(P(), P(AXIS), P(AXIS)),
+      out_specs=P(),
+    )
+  params, loss = jax.jit(mapped)(w, x, counts)
+  # Two local steps of rate 0.1 on a loss whose gradient is 2 (w - x).
+  mean = lambda values: (counts * np.nan_to_num(values)).sum() / counts.sum()
+  np.testing.assert_allclose(params, np.full(3, (1 - 0.8**2) * mean(x[:, 0, 0])), rtol=1e-6)
+  losses = 3 * x[:, 0, 0] ** 2 * (1 + 0.8**2) / 2
+  np.testing.assert_allclose(loss, mean(losses), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [np.ones(3, np.float32), np.bool_(True)])
+def test_a_weight_that_is_none(weight):
+  params, batches = problem()
+  fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), exchange(), AXIS)
+  one = lambda x: fed.round(params, fed.tx.init(params), x, weight=weight).params
+  with pytest.raises(
+    TypeError, match=r"weight says how much this worker counts.*a real scalar, got"
+  ):
+    jax.vmap(one, axis_name=AXIS, out_axes=None)(jax.tree.map(lambda x: x[0], batches))

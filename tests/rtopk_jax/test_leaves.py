@@ -41,7 +41,8 @@ def test_complex_leaves_are_pairs_of_reals(name, mode):
   jax.tree.map(np.testing.assert_array_equal, state, real_state)
 
 
-def test_a_complex_model_learns_as_its_dense_one_does():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_complex_model_learns_as_its_dense_one_does(accumulate):
   target = jnp.asarray(complex_gradients()[1][0, 0])
   x = jnp.asarray(np.random.default_rng(1).normal(size=(8, 6)).astype(np.float32))
 
@@ -55,7 +56,7 @@ def test_a_complex_model_learns_as_its_dense_one_does():
   conjugate = optax.stateless(lambda g, _: jax.tree.map(jnp.conj, g))
   tx = optax.chain(conjugate, exchange, optax.sgd(0.1))
   state = rtopk_jax.init(tx, params, mesh, AXIS)
-  step = rtopk_jax.make_train_step(loss_fn, tx, mesh, AXIS, donate=False)
+  step = rtopk_jax.make_train_step(loss_fn, tx, mesh, AXIS, accumulate=accumulate, donate=False)
   dense = params
   for _ in range(5):
     params, state, _ = step(params, state, x)

@@ -196,3 +196,42 @@ def test_rounds_are_skipped_whole():
     (first.params, first.state.outer, first.state.inner)
   )
   assert int(second.state.count) == 2
+
+
+def before_the_exchange(gradients, **arguments):
+  """Updates and the momentum of every worker after two steps of ``trace`` before a complete exchange."""
+  exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(1.0), AXIS, dense=False)
+  tx = rtopk_jax.lockstep(optax.chain(optax.trace(0.5), exchange), AXIS)
+
+  def one(gradients, arguments):
+    state = tx.init(gradients[0])
+    for gradient, now in zip(gradients, arguments, strict=True):
+      updates, state = tx.update(gradient, state, **now)
+    return updates, state[0].trace, state[1].metrics.skipped
+
+  steps = [
+    {name: x[step] for name, x in arguments.items()}
+    for step in range(len(next(iter(arguments.values()))))
+  ]
+  mapped = jax.vmap(one, in_axes=(0, 0), out_axes=(None, 0, None), axis_name=AXIS)
+  return jax.device_get(mapped(jnp.swapaxes(gradients, 0, 1), steps))
+
+
+def test_who_is_absent_accumulates_nothing():
+  """Whatever it was given, even if it is not finite."""
+  gradients = np.array([[1.0, 2.0, 3.0], [4.0, np.nan, 6.0]], np.float32)[..., None]
+  present = np.array([[True, True, True], [True, False, True]])
+  updates, trace, skipped = before_the_exchange(gradients, present=present)
+  np.testing.assert_allclose(trace[:, 0], [4.5, 2.0, 7.5])
+  np.testing.assert_allclose(updates, [6.0])
+  assert skipped == 0
+
+
+def test_what_is_accumulated_is_weighted():
+  """The mean of no examples is NaN, and weighs nothing."""
+  gradients = np.array([[1.0, 2.0, 3.0], [4.0, np.nan, 6.0]], np.float32)[..., None]
+  weight = np.array([[1, 1, 2], [3, 0, 1]], np.int32)
+  updates, _, skipped = before_the_exchange(gradients, weight=weight)
+  means = [(1 + 2 + 2 * 3) / 4, (3 * 4 + 6) / 4]
+  np.testing.assert_allclose(updates, [0.5 * means[0] + means[1]])
+  assert skipped == 0

@@ -308,13 +308,38 @@ def test_refused(name):
         of(make())
 
 
-@pytest.mark.parametrize("name", AFTER)
+# Of each kind of state one; `make test-slow` has the others.
+QUICK = (
+  *(
+    "adafactor",
+    "adamw",
+    "apply_every",
+    "apply_if_finite",
+    "flatten",
+    "galore",
+    "inject_hyperparams",
+  ),
+  *("masked", "momo", "multi_steps", "noisy_sgd", "partition", "polyak_sgd", "reduce_on_plateau"),
+  *("sam", "schedule_free", "selective_transform", "sgd", "skip_not_finite", "sm3"),
+)
+
+
+QUICK_BEFORE = ("apply_every", "flatten", "masked", "partition", "scale_by_adam", "zero_nans")
+
+
+def slow_unless(quick, names):
+  """The names as parameters, slow ones but for some."""
+  slow = lambda name: () if name in quick else (pytest.mark.slow,)
+  return [pytest.param(name, marks=slow(name)) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_unless(QUICK, AFTER))
 def test_after(name):
   actual, _ = train(optax.chain(exchange(), AFTER[name]()))
   check(actual, by_hand(optax.identity(), AFTER[name]()))
 
 
-@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("name", slow_unless(QUICK_BEFORE, BEFORE))
 def test_before(name):
   after = optax.sgd(0.1)
   actual, _ = train(optax.chain(BEFORE[name](), exchange(), after))

@@ -121,3 +121,49 @@ def test_sending_everything_is_the_dense_exchange():
   updates, state = harness.run("vmap", sparse, grads)
   assert_close(updates, harness.run("vmap", rtopk_jax.dense_exchange(AXIS), grads)[0], 1e-6)
   assert all(np.all(x == 0) for x in jax.tree.leaves(state.residual))
+
+
+STATIC = ("density", "axis_name", "momentum")
+
+
+@pytest.mark.parametrize("injected", ["numbers", "schedules"])
+def test_hyperparameters_may_be_injected(injected):
+  """Learning rate and weight decay as arrays, or as schedules, of the state of ``inject_hyperparams``."""
+  rate, decay = 0.1, 0.05
+  if injected == "schedules":
+    rate, decay = optax.linear_schedule(0.1, 0.0, 5), optax.linear_schedule(0.05, 0.2, 5)
+  options = {"dense": False, "clip_norm": 3.0, "seed": 2}
+  make = optax.inject_hyperparams(rtopk_jax.rtopk_sgd, static_args=STATIC)
+  grads = harness.gradients(SHAPES, 4, 3)
+  actual = train(make(rate, 0.2, AXIS, momentum=0.5, weight_decay=decay, **options), grads, True)
+  plain = rtopk_jax.rtopk_sgd(rate, 0.2, AXIS, momentum=0.5, weight_decay=decay, **options)
+  assert_close(actual, train(plain, grads, True))
+
+
+def test_a_schedule_of_the_weight_decay():
+  """With one worker that sends all, what optax's own scheduled decay comes to."""
+  decay = optax.linear_schedule(0.05, 0.5, 3)
+  tx = rtopk_jax.rtopk_sgd(
+    0.1, 1.0, AXIS, momentum=0.9, weight_decay=decay, momentum_masking=False, dense=False
+  )
+  sgd = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1, momentum=0.9))
+  grads = harness.gradients(SHAPES, 5, 1, powers=False)
+  alone = jax.tree.map(lambda g: g[:, 0], grads)
+  assert_close(train(tx, grads, True), train(sgd, alone, False))
+
+
+def test_a_weight_decay_that_is_injected_may_be_set_in_the_state():
+  make = optax.inject_hyperparams(rtopk_jax.rtopk_sgd, static_args=STATIC)
+  tx = make(0.1, 1.0, AXIS, momentum=0.0, weight_decay=0.0, dense=False)
+  update = lambda g, s: tx.update(g, s, params())[0]
+  grads = harness.gradients(SHAPES, 1, 1)
+  zero = jax.tree.map(lambda g: 0 * g[0], grads)
+
+  def one(gradient, decay):
+    state = tx.init(params())
+    state.hyperparams["weight_decay"] = decay
+    return update(gradient, state)
+
+  mapped = jax.vmap(one, in_axes=(0, None), out_axes=None, axis_name=AXIS)
+  found = mapped(zero, jnp.float32(0.5))
+  assert_close(found, jax.tree.map(lambda p: -0.05 * p, params()))
