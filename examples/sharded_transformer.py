@@ -3,23 +3,19 @@
     python -m examples.sharded_transformer --replicas=2 --shards=2
 
 The mesh is (replica, fsdp). Within a replica parameters are sharded over ``fsdp``, and the compiler moves them
-as it sees fit over what is a fast link; between replicas, the slow link, there is nothing but packed words.
-It takes two mapped functions:
-
-1. gradients, mapped over ``replica`` alone: the ``fsdp`` axis is left to the compiler;
-2. the exchange and the update, mapped over the whole mesh: every device works on the shard it holds.
+as it sees fit over what is a fast link; between replicas, the slow link, there are packed words and the loss.
+``make_train_step`` with ``param_specs`` is all that it takes.
 
 The task is to copy: the second half of a sequence repeats the first.
 """
 
 import argparse
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
@@ -79,49 +75,14 @@ def loss_fn(params: dict, tokens: jax.Array) -> jax.Array:
 
 def make_mesh(replicas: int, shards: int) -> Mesh:
   """The mesh (replica, fsdp) of the first devices."""
-  kinds = (AxisType.Auto, AxisType.Auto)
   devices = jax.devices()[: replicas * shards]
-  return jax.make_mesh((replicas, shards), ("replica", "fsdp"), axis_types=kinds, devices=devices)
+  return jax.make_mesh((replicas, shards), ("replica", "fsdp"), devices=devices)
 
 
 def make_step(tx: optax.GradientTransformation, mesh: Mesh, params: dict):
   """A compiled training step: ``step(params, state, tokens)`` to ``(params, state, loss)``."""
   specs = param_specs(params)
-  state_specs = rtopk_jax.state_specs(tx, params, "replica", specs)
-  of_replica = jax.tree.map(
-    lambda spec: P("replica", *spec), specs, is_leaf=lambda x: isinstance(x, P)
-  )
-
-  @functools.partial(
-    jax.shard_map,
-    mesh=mesh,
-    axis_names={"replica"},
-    in_specs=(P(), P("replica")),
-    out_specs=(P("replica"), P("replica")),
-  )
-  def gradients(params, tokens):
-    loss, grads = rtopk_jax.local_value_and_grad(loss_fn, "replica")(params, tokens)
-    return loss[None], jax.tree.map(lambda g: g[None], grads)
-
-  @functools.partial(
-    jax.shard_map,
-    mesh=mesh,
-    in_specs=(specs, state_specs, of_replica),
-    out_specs=(specs, state_specs),
-  )
-  def exchange(params, state, grads):
-    updates, state = tx.update(jax.tree.map(lambda g: g[0], grads), state, params)
-    return optax.apply_updates(params, updates), state
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, tokens):
-    loss, grads = gradients(params, tokens)
-    place = lambda g, spec: jax.lax.with_sharding_constraint(g, NamedSharding(mesh, spec))
-    grads = jax.tree.map(place, grads, of_replica)
-    params, state = exchange(params, state, grads)
-    return params, state, loss
-
-  return step
+  return rtopk_jax.make_train_step(loss_fn, tx, mesh, "replica", param_specs=specs)
 
 
 def make_optimizer() -> optax.GradientTransformation:
@@ -172,7 +133,7 @@ def main():
   for i, tokens in zip(range(arguments.steps), batches(32 * arguments.replicas), strict=False):
     params, state, loss = step(params, state, tokens)
     if i % 50 == 0 or i == arguments.steps - 1:
-      print(f"step {i:4d}: loss {float(jnp.mean(loss)):.3f}", flush=True)
+      print(f"step {i:4d}: loss {float(loss):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -169,13 +169,13 @@ def _axes_of_state(
     if after == own:
       break
     own = after
-  if not flow.collectives:
-    # Whatever workers agree on was found elsewhere.
-    return leaves, [nothing] * len(leaves)
   if flow.blocked:
     raise ValueError(_BLOCKED)
   if has_exchange:
     _check_agreed(updates, flow.outputs[:leaving])
+  if not flow.collectives:
+    # Whatever workers agree on was found elsewhere.
+    return leaves, [nothing] * len(leaves)
   return leaves, own
 
 

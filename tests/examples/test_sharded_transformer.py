@@ -1,9 +1,8 @@
-"""The example of a sharded model: it learns, and between replicas there is nothing but packed words."""
+"""The example of a sharded model: it learns, and between replicas there are packed words and the loss, no more."""
 
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -16,7 +15,7 @@ from examples import sharded_transformer as example
 @pytest.mark.parametrize(
   ("replicas", "shards"), [(2, 2), pytest.param(2, 4, marks=pytest.mark.slow)]
 )
-def test_between_replicas_nothing_but_packed_words(replicas, shards):
+def test_between_replicas_are_packed_words_and_the_loss(replicas, shards):
   mesh = example.make_mesh(replicas, shards)
   tx = example.make_optimizer()
   params, state = example.start(tx, mesh)
@@ -26,7 +25,11 @@ def test_between_replicas_nothing_but_packed_words(replicas, shards):
   tokens = list(itertools.islice(example.batches(32 * replicas), 25))
   compiled = step.lower(params, state, tokens[0]).compile()
   replica_of = {i: i // shards for i in range(replicas * shards)}
-  crossing = [x for x in hlo.Program(compiled.as_text()).collectives() if x.crosses(replica_of)]
+  between = [x for x in hlo.Program(compiled.as_text()).collectives() if x.crosses(replica_of)]
+  # The mean loss, and the workers' weights that it is a mean by.
+  scalars = [x for x in between if all(array.bytes == 4 for array in x.arrays)]
+  assert sum(len(x.arrays) for x in scalars) <= 2
+  crossing = [x for x in between if x not in scalars]
   assert crossing
   for collective in crossing:
     assert collective.kind == "all-gather", str(collective)
@@ -38,8 +41,8 @@ def test_between_replicas_nothing_but_packed_words(replicas, shards):
 
   losses = []
   for batch in tokens:
-    params, state, loss = compiled(params, state, batch)
-    losses.append(float(jnp.mean(loss)))
+    params, state, loss = step(params, state, batch)
+    losses.append(float(loss))
   assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
   assert rtopk_jax.exchange_metrics(state)["skipped_steps"] == 0
   # Replicas hold the same parameters, bit for bit.

@@ -262,6 +262,10 @@ REFUSED = {
     "update wants arguments.*value_fn",
   ),
   "masked around": (lambda: optax.masked(exchange(), mask), r"updates\['b'\].*dense=mask"),
+  "masked around nothing": (
+    lambda: optax.masked(exchange(), lambda params: jax.tree.map(lambda _: False, params)),
+    PARTED,
+  ),
   "mechanize around": (
     lambda: contrib.mechanize(optax.chain(exchange(), optax.sgd(0.1))),
     f"{PARTED}.*goes after the exchange",
