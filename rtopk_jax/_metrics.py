@@ -64,7 +64,7 @@ def exchange_metrics(state: Any) -> dict[str, jax.Array]:
 
   Returns:
     ``sent_norm`` and ``residual_norm`` (root mean square over workers of the norm of what a worker sent
-    and of what it kept), ``union_coverage`` (share of the compressed entries that the reduced update
+    and of what it kept, the latter worked out from the former and exact to some 1e-4 of it), ``union_coverage`` (share of the compressed entries that the reduced update
     changes) and ``skipped_steps`` (so far, for non-finite gradients). All zero before the first step.
 
   Raises:

@@ -143,6 +143,8 @@ class TrainStep:
     self._num_workers = check_mesh(mesh, options.axis_name)
     # How many there are on each of the workers' axes.
     self._members = {name: mesh.shape[name] for name in _axis.names(options.axis_name)}
+    # Which arguments are what a step changes: parameters, state, and the model's state.
+    self._kept = (0, 1, 3) if options.model_state else (0, 1)
     self._programs: dict[Any, _Program] = {}
 
   def __call__(
@@ -169,13 +171,17 @@ class TrainStep:
     with self._placement.context():
       program = self._program(params)
       results = program.run(*self._place(program, arguments))
-    self._placement.note_fresh(results[: 3 if self._options.model_state else 2])
+    self._placement.note_fresh(results[: len(self._kept)])
     return results
 
   def lower(
     self, params: Any, state: Any, batch: Any, *, model_state: Any = None, key: Any = None
   ) -> Any:
-    """The step lowered for these arguments, arrays or ``ShapeDtypeStruct``, as ``jax.jit(…).lower`` does."""
+    """The step lowered for these arguments, arrays or ``ShapeDtypeStruct``, as ``jax.jit(…).lower`` does.
+
+    What it compiles to is called with the same arguments by position, where they belong: parameters, state,
+    batch, and where there are such the model's state and the key.
+    """
     arguments = self._arguments(params, state, batch, model_state, key)
     with self._placement.context():
       program = self._program(params)
@@ -200,7 +206,8 @@ class TrainStep:
       if value is not None and not wanted:
         raise ValueError(f"{name} is of no use without make_train_step(…, {setting}).")
     _check_batch(batch, self._num_workers, options.accumulate)
-    return params, state, model_state, batch, key
+    given = [x for x in (model_state, key) if x is not None]
+    return params, state, batch, *given
 
   def _step(self, params: Any) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """The step for parameters of these shapes, and where its arguments live."""
@@ -226,25 +233,27 @@ class TrainStep:
       run = jax.jit(
         step,
         out_shardings=self._placement.shardings(self._out(specs)),
-        donate_argnums=(0, 1, 2) if self._options.donate else (),
+        donate_argnums=self._kept if self._options.donate else (),
       )
       self._programs[signature] = _Program(specs, run)
     return self._programs[signature]
 
   def _place(self, program: _Program, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments where they belong."""
-    *kept, batch, key = arguments
-    *specs, of_model = program.specs
-    where = (*specs, jax.tree.map(lambda _: of_model, kept[-1]))
-    if self._placement.is_fresh(kept):
-      placed = kept
-    else:
-      settle_specs(self._options.param_specs, kept[0], self._options.axis_name)
-      _check_state(kept[1], specs[1], self._members)
-      put = self._placement.put_to_donate if self._options.donate else self._placement.put
-      placed = put(tuple(kept), where)
-    batch = self._placement.put(batch, jax.tree.map(self._batch_spec, batch))
-    return (*placed, batch, self._placement.put(key, jax.tree.map(lambda _: P(), key)))
+    options, placement = self._options, self._placement
+    placed, of_model = list(arguments), program.specs[2]
+    kept = [arguments[i] for i in self._kept]
+    if not placement.is_fresh(kept):
+      settle_specs(options.param_specs, kept[0], options.axis_name)
+      _check_state(kept[1], program.specs[1], self._members)
+      where = [*program.specs[:2], *(jax.tree.map(lambda _: of_model, x) for x in kept[2:])]
+      put = placement.put_to_donate if options.donate else placement.put
+      for i, x in zip(self._kept, put(kept, where), strict=True):
+        placed[i] = x
+    placed[2] = placement.put(placed[2], jax.tree.map(self._batch_spec, placed[2]))
+    if options.rngs:
+      placed[-1] = placement.put(placed[-1], jax.tree.map(lambda _: P(), placed[-1]))
+    return tuple(placed)
 
   def _batch_spec(self, x: Any) -> P:
     """The workers' axes first; what is dealt out further on the same mesh stays so."""

@@ -66,7 +66,8 @@ def mapped_step(
     specs_of_state: where the state of ``tx`` lives.
 
   Returns:
-    ``step(params, state, model_state, batch, key)`` to what ``TrainStep`` returns.
+    ``step(params, state, batch)``, with the model's state and a key after them where there are such, to what
+    ``TrainStep`` returns.
   """
   axis_name = options.axis_name
   workers, rows = set(_axis.names(axis_name)), P(axis_name)
@@ -89,7 +90,11 @@ def mapped_step(
     check_vma=False,
   )
 
-  def step(params, state, model_state, batch, key):
+  def step(params, state, batch, *rest):
+    # What there is none of has no leaves.
+    given = iter(rest)
+    model_state = next(given) if options.model_state else ()
+    key = next(given) if options.rngs else ()
     found = mapped(params, model_state, batch, key)
     place = lambda x, spec: lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
     fast = gradient_like(own)
@@ -183,10 +188,13 @@ def _agree(
 ) -> tuple[Any, Any, Any, jax.Array]:
   """Parameters, state and model's state after the step, and the loss; the same on all workers."""
   found = _mine(found)
-  total = _axis.psum(found.weight, options.axis_name)
-  loss = _axis.psum(_gradients.counted(found.loss, found.weight), options.axis_name)
-  loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
-  weight = {} if options.weight is None else {"weight": found.weight}
+  if options.weight is None:
+    weight, loss = {}, lax.pmean(found.loss, options.axis_name)
+  else:
+    weight = {"weight": found.weight}
+    total = _axis.psum(found.weight, options.axis_name)
+    loss = _axis.psum(_gradients.counted(found.loss, found.weight), options.axis_name)
+    loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
   with _modes.sharded(_axes_of(param_specs)):
     try:
       updates, after = options.tx.update(found.gradient, state, params, value=loss, **weight)
@@ -215,6 +223,11 @@ def _agree(
 
 def _mean(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """The mean over workers; of counters and flags, which are alike, the largest."""
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    raise TypeError(
+      'model_state="mean" cannot average a PRNG key. Keep keys out of the model\'s state and give them by '
+      'rngs=True, or keep each worker\'s own with model_state="worker".'
+    )
   if jnp.issubdtype(x.dtype, jnp.inexact):
     return lax.pmean(x, axis_name)
   if x.dtype == jnp.bool_:

@@ -204,6 +204,25 @@ def test_aux_beside_model_state_and_key():
   assert loss.shape == ()
 
 
+def test_a_lowered_step_is_called_as_the_step_is():
+  tx = optax.chain(exchange(0.5), optax.sgd(0.5))
+  mesh, params, state = start(tx)
+  step = rtopk_jax.make_train_step(loss_fn, tx, mesh, AXIS, donate=False)
+  params, state, _ = step(params, state, X[0])
+  batch = jax.device_put(X[1], jax.NamedSharding(mesh, P(AXIS)))
+  compiled = step.lower(params, state, batch).compile()
+  jax.tree.map(
+    np.testing.assert_array_equal, compiled(params, state, batch), step(params, state, batch)
+  )
+
+
+def test_keys_have_no_mean():
+  tx = optax.chain(exchange(0.5), optax.sgd(0.5))
+  loss = lambda params, stats, x: (loss_fn(params, x), stats)
+  with pytest.raises(TypeError, match=r"cannot average a PRNG key.*rngs=True.*model_state=.worker"):
+    train(tx, loss, X, stats={"key": jax.random.key(0)}, model_state="mean")
+
+
 def test_the_mean_loss_reaches_the_optimizer():
   """``optax.contrib.reduce_on_plateau`` wants it, as the same on all workers."""
   plateau = optax.contrib.reduce_on_plateau(factor=0.1, patience=1, rtol=0.9)
