@@ -1,7 +1,7 @@
 """Image classification: what a step minimises and what an evaluation counts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import nnx
 
 import data
 from train import models
-from train.task import Score
+from train.task import Fields, Score
 
 
 class Classification:
@@ -24,6 +24,7 @@ class Classification:
 
   score = Score("test_accuracy", "test accuracy", percent=True)
   unit = "images"
+  fields: ClassVar[Fields] = {"model": models.resnet.FIELDS}
 
   def __init__(self, config: Any, images: data.Images):
     self.config, self.images = config, images
@@ -86,7 +87,7 @@ class Classification:
 
   def evaluate(self, params: Any, statistics: Any) -> dict[str, float]:
     """Loss and accuracy on the test set."""
-    batches: Iterable[Any] = data.load_test(self.images, self.config.eval_batch_size)
-    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in batches]
     size = self.images.test.size
+    batches: Iterable[Any] = data.load_test(self.images, min(size, self.config.eval_batch_size))
+    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in batches]
     return {name: float(np.sum([x[name] for x in sums])) / size for name in sums[0]}

@@ -1,6 +1,6 @@
 """Language modelling: predicting the next word of contiguous text, the hidden state carried over."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import lax
 import data
 from data import streams
 from train import models
-from train.task import Score
+from train.task import Fields, Score
 
 
 class Language:
@@ -29,6 +29,7 @@ class Language:
 
   score = Score("test_perplexity", "test perplexity")
   unit = "words"
+  fields: ClassVar[Fields] = {"model": models.lstm.FIELDS}
 
   def __init__(self, config: Any, text: data.Text):
     self.config, self.text = config, text

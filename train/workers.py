@@ -18,11 +18,13 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from configs.schema import ConfigError
 from train import drift
 from train.methods import AXIS
 from train.rounds import Rounds
 
-KINDS = ("auto", "devices", "simulated")
+# For programs that run once or for a moment: optimising them takes longer than running them.
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 class RunState(NamedTuple):
@@ -58,21 +60,19 @@ def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
     A mesh of one axis, or None.
 
   Raises:
-    ValueError: for an unknown kind, when devices are asked for and too few, and when several processes
-      don't have a device for each worker and a worker for each device.
+    ConfigError: when devices are asked for and too few, and when several processes don't have a device for
+      each worker and a worker for each device.
   """
-  if kind not in KINDS:
-    raise ValueError(f"workers must be one of {', '.join(KINDS)}, got {kind!r}.")
   devices, processes = jax.devices(), jax.process_count()
   if processes > 1 and (kind == "simulated" or len(devices) != num_workers):
-    raise ValueError(
-      f"num_workers={num_workers} with workers={kind!r}, but {processes} processes have "
-      f"{len(devices)} devices; between processes every device is one worker."
+    raise ConfigError(
+      f"config.num_workers must be {len(devices)}, the devices of {processes} processes, got {num_workers} with "
+      f"config.workers={kind!r}: between processes every device is one worker."
     )
   if kind == "devices" and len(devices) < num_workers:
-    raise ValueError(
-      f'workers="devices" with num_workers={num_workers}, but there are {len(devices)} devices; '
-      'workers="simulated" needs one.'
+    raise ConfigError(
+      f"config.workers must be 'simulated' or 'auto' with config.num_workers={num_workers} and "
+      f"{len(devices)} devices, got 'devices'."
     )
   if kind == "simulated" or len(devices) < num_workers or num_workers == 1:
     return None
@@ -87,9 +87,16 @@ class Workers:
       functions, so that the runs of several seeds share one compilation.
     num_workers: n.
     mesh: their devices, or None to simulate them.
+    like: workers of another method, whose programs are used where they are the same.
   """
 
-  def __init__(self, make_rounds: Callable[[Any], Rounds], num_workers: int, mesh: Mesh | None):
+  def __init__(
+    self,
+    make_rounds: Callable[[Any], Rounds],
+    num_workers: int,
+    mesh: Mesh | None,
+    like: "Workers | None" = None,
+  ):
     self.make_rounds, self.num_workers, self.mesh = make_rounds, num_workers, mesh
     # What needs no seed: all but the exchange.
     self.rounds = make_rounds(0)

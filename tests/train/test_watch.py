@@ -1,0 +1,191 @@
+"""Processes of one job that die, stop, do not come or do not fit: the others say so, and end soon.
+
+Every process here is a real one. How long it takes is not measured; without the watch these tests would take
+minutes each, JAX's own patience.
+"""
+
+import pathlib
+import re
+import signal
+import subprocess
+
+import pytest
+
+from tests.train.processes import Zygote, free_port, same_end, sealed, until
+from train.errors import GONE
+
+# As many workers as processes; the shortest timeout there is.
+OPTIONS = ("--config.workers=devices", "--config.checkpoint_every=3", "--config.peer_timeout=2")
+SLOW = ("--config.task_options.pause=0.05",)
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+  zygote = Zygote(tmp_path_factory.mktemp("cache"))
+  yield zygote
+  zygote.close()
+
+
+def _start(zygote, workdir, count, *options, ranks=None, each=()):
+  """The processes of a job, or some of them; ``each``: options of each of them."""
+  address = free_port()
+  children = {}
+  for rank in range(count) if ranks is None else ranks:
+    log = workdir.parent / f"{workdir.name}.log{rank}"
+    log.unlink(missing_ok=True)
+    children[rank] = zygote.start(
+      workdir,
+      *OPTIONS,
+      f"--config.num_workers={count}",
+      *options,
+      *(each[rank] if each else ()),
+      f"--coordinator={address}",
+      f"--processes={count}",
+      f"--process={rank}",
+      log=f"log{rank}",
+    )
+  return children
+
+
+def _said(child):
+  """What it said, without what Gloo prints of its connections."""
+  return [line for line in child.output().splitlines() if not line.startswith("[Gloo]")]
+
+
+def _gone(child, rank, how):
+  assert child.wait() == GONE, child.output()
+  last = _said(child)[-1]
+  assert re.fullmatch(
+    rf"error: process {rank} \(host \S+, pid \d+\) is gone: {how}\. The same command goes on from the last "
+    "checkpoint\\.",
+    last,
+  ), child.output()
+  # One line, and process 0's headline and what it said of where it goes on.
+  assert len(_said(child)) <= 3, child.output()
+
+
+CLOSED = r"its connection was closed at \d\d:\d\d:\d\d"
+SILENT = r"nothing was heard of it since \d\d:\d\d:\d\d, for \d+ s"
+
+
+def test_each_process_may_be_killed_and_the_same_command_goes_on(zygote, tmp_path):
+  whole = _start(zygote, tmp_path / "whole", 3)
+  for child in whole.values():
+    assert child.wait() == 0, child.output()
+  run, before = tmp_path / "killed", 0
+  for victim in range(3):
+    children = _start(zygote, run, 3, *SLOW)
+    until(lambda: sealed(run) > before, children[0])
+    children[victim].kill(signal.SIGKILL)
+    assert children.pop(victim).wait() == -signal.SIGKILL
+    for child in children.values():
+      _gone(child, victim, CLOSED)
+    before = sealed(run)
+    assert before < 39
+  for child in _start(zygote, run, 3).values():
+    assert child.wait() == 0, child.output()
+  same_end(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_stopped_is_taken_for_dead_and_finds_itself_so(zygote, tmp_path, victim):
+  children = _start(zygote, tmp_path / "job", 2, *SLOW, "--config.epochs=30")
+  until(lambda: sealed(tmp_path / "job") > 0, children[0])
+  children[victim].kill(signal.SIGSTOP)
+  _gone(children[1 - victim], victim, SILENT)
+  children[victim].kill(signal.SIGCONT)
+  assert children[victim].wait() == GONE
+  assert "is gone" in _said(children[victim])[-1]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_partner_that_never_comes_is_named(zygote, tmp_path, missing):
+  ((_, child),) = _start(zygote, tmp_path / "job", 2, ranks=[1 - missing]).items()
+  assert child.wait() == GONE
+  (line,) = _said(child)
+  assert line.startswith(f"error: process {missing} did not come within 2 s")
+  assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+  ("option", "said"),
+  [
+    ("--config.learning_rate=0.25", "config.learning_rate must be the same in all processes, got 0.3 in "),
+    ("--config.density=0.2", "config.density must be the same in all processes, got 0.1 in "),
+    ("--config.task_options.bad_from=3", "config.task_options.bad_from must be the same in all processes, got 0 in "),
+    ("--processes=3", "--processes must be the same everywhere, got 3 in process 1 and 2 in process 0."),
+    ("--process=0", "--process must be different everywhere, got 0 twice: "),
+  ],
+)
+def test_processes_that_do_not_fit_do_not_start(zygote, tmp_path, option, said):
+  children = _start(zygote, tmp_path / "job", 2, each=[(), (option,)])
+  if option.startswith("--process="):
+    children.pop(0).wait()
+    # Two that are process 0 on one host fight for its port.
+    assert children[1].wait() in (2, GONE)
+    assert "error: " in _said(children[1])[-1]
+    return
+  for child in children.values():
+    assert child.wait() == 2, child.output()
+    assert f"error: {said}" in child.output()
+    assert len(_said(child)) == 1
+  assert not (tmp_path / "job").exists()
+
+
+def test_what_stops_one_process_stops_all(zygote, tmp_path):
+  # The folder is another run's: process 0 alone knows.
+  job = tmp_path / "job"
+  first = zygote.start(job, *SLOW, "--config.workers=simulated", "--config.epochs=100", log="first")
+  until((job / "lock").exists, first)
+  until(lambda: (job / "lock").read_text(), first)
+  children = _start(zygote, job, 2)
+  line = f"error: Another run, process {first.pid} on host "
+  assert children[0].wait() == children[1].wait() == 2
+  assert _said(children[0])[-1].startswith(line)
+  assert f"has ended: {line}" in _said(children[1])[-1]
+  first.kill(signal.SIGKILL)
+  first.wait()
+
+
+def _recipe(name):
+  """A block of the docs, by the language it is in."""
+  text = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
+  return re.search(rf"```{name}\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_supervisors_loop_of_the_docs_brings_a_job_to_its_end(zygote, tmp_path):
+  """Two hosts, each with the loop; processes are killed, and nobody else is asked to do anything."""
+  whole = _start(zygote, tmp_path / "whole", 2)
+  for child in whole.values():
+    assert child.wait() == 0, child.output()
+  run, address = tmp_path / "job", free_port()
+  loop = _recipe("sh").replace("python -m train.main", "$TRAIN")
+  program = tmp_path / "train.sh"
+  program.write_text(f'cd {pathlib.Path.cwd()}\necho $$ > "$PID"\nexec "$PYTHON" -m train.main "$@"\n')
+  loops = []
+  for rank in range(2):
+    pid = tmp_path / f"pid{rank}"
+    options = (
+      *("--config=tests/train/tiny.py", f"--workdir={run}", *OPTIONS, *SLOW),
+      *("--config.num_workers=2", f"--coordinator={address}", "--processes=2", f"--process={rank}"),
+    )
+    environment = {"TRAIN": f"sh {program}", "PID": str(pid)}
+    log = open(tmp_path / f"loop{rank}", "w")  # noqa: SIM115
+    loops.append(zygote.loop(loop, options, environment, log))
+  before = 0
+  for victim in (1, 0):
+    until(lambda: sealed(run) > before, loops[0])
+    loops[0].kill_of(tmp_path / f"pid{victim}")
+    before = sealed(run)
+  for child in loops:
+    assert child.wait() == 0, child.output()
+  same_end(tmp_path / "whole", run)
+
+
+NET = pathlib.Path(__file__).parents[3] / "shared" / "net" / "netns.sh"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NET.exists(), reason="the script that makes hosts on a link is not here")
+def test_a_link_that_is_cut_ends_both_sides(tmp_path):
+  raise AssertionError
