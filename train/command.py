@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 
 from configs import schema
 from train import overrides
-from train.errors import MISTAKE, ConfigError, UserError
+from train.errors import DISK, MISTAKE, ConfigError, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,8 +118,17 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     main(arguments)
   except (UserError, ConfigError) as error:
     complain(error, arguments)
-    raise Told(error) from None
+    _end(Told(error))
+  except Told as told:
+    _end(told)
   except KeyboardInterrupt:
     print("error: interrupted; the same command goes on.", file=sys.stderr, flush=True)
     sys.exit(130)
   sys.exit(0)
+
+
+def _end(told: Told) -> NoReturn:
+  if told.code == DISK:
+    # What is still to be written cannot be, and every file would say so once more.
+    os._exit(DISK)
+  raise told

@@ -87,7 +87,9 @@ def told(path: pathlib.Path) -> Iterator[None]:
   log = logging.getLogger("absl")
   log.addFilter(_is_news)
   hook = sys.unraisablehook
-  sys.unraisablehook = lambda left: None if "Event loop is closed" in str(left.exc_value) else hook(left)
+  sys.unraisablehook = lambda left: (
+    None if "Event loop is closed" in str(left.exc_value) else hook(left)
+  )
   try:
     yield
   except UserError:

@@ -100,13 +100,16 @@ class Hub:
       wishes = self._wishes.setdefault(message["agree"], {})
       wishes[number] = message["fields"]
       if len(wishes) == self._processes:
-        self._tell_all(agreed=message["agree"], refused=self._difference(wishes))
+        refused = self._difference(wishes)
+        self._over = refused is not None
+        self._tell_all(agreed=message["agree"], refused=refused)
     elif "left" in message:
       seat.left = True
       if message["text"] and not self._over:
         self._over = True
         text = f"{seat.name} has ended: {message['text']}"
         self._tell_all(failed=text, code=message["left"], but=number)
+      self._tell(seat.writer, bye=True)
 
   def _difference(self, wishes: dict[int, dict[str, Any]]) -> str | None:
     first = wishes[0]

@@ -8,6 +8,8 @@ was told; 74 the disk refuses; 75 another process is gone, start again; 143 told
 """
 
 import argparse
+import pathlib
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -84,11 +86,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _wait_for_news(error: BaseException) -> None:
   """When another process dies, collectives fail at once; which one it was is known a little later."""
-  import time
-
-  import jax
-
-  if isinstance(error, jax.errors.JaxRuntimeError):
+  frames = traceback.extract_tb(error.__traceback__)
+  if {"jax", "jaxlib", "orbax"} & set(pathlib.Path(frames[-1].filename).parts):
     time.sleep(cluster.patience())
 
 

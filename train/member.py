@@ -88,9 +88,11 @@ class Member:
       text: why, if the others cannot go on; they end too.
     """
     self._left = True
-    sent = self._say(left=code, text=text)
-    with contextlib.suppress(Exception):
-      sent.result(1)
+    bye = self._answers["bye"] = concurrent.futures.Future()
+    self._say(left=code, text=text)
+    # Until the others have been told; but not of a hub that is gone.
+    with contextlib.suppress(TimeoutError):
+      bye.result(2)
 
   def _run(self, job: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(job, self._loop).result()
@@ -143,7 +145,11 @@ class Member:
     elif "complete" in message:
       self._first = message["complete"]
       self._answers.pop("complete").set_result(None)
+    elif "bye" in message:
+      self._answers.pop("bye").set_result(None)
     elif "refused" in message:
+      # Who was refused ends by itself, as do the others.
+      self._left = message["refused"] is not None
       waiting = self._answers.pop(message.get("agreed", "complete"), None)
       if waiting is not None:
         waiting.set_result(message["refused"])
@@ -163,7 +169,7 @@ class Member:
       if silent > self._timeout:
         since = hub.clock(silent)
         self._end(
-          f"process 0 is gone: nothing was heard of it since {since}, for {silent:.0f} s", GONE
+          f"{self._first} is gone: nothing was heard of it since {since}, for {silent:.0f} s", GONE
         )
 
   async def _open_proxy(self) -> int:

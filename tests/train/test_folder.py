@@ -105,4 +105,8 @@ def test_a_place_that_cannot_be_written_to_is_one_line(zygote, tmp_path):
 
 def test_json_is_valid_whatever_the_numbers():
   text = folder.dumps({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": -float("inf")}})
-  assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+  assert json.loads(text, parse_constant=pytest.fail) == {
+    "a": None,
+    "b": [None, 1.5],
+    "c": {"d": None},
+  }
