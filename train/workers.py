@@ -109,6 +109,9 @@ class Workers:
     self._init = jax.jit(self._init_on_mesh if on_mesh else self._init_simulated)
     self._begin = jax.jit(self._begin_on_mesh if on_mesh else self._begin_one)
     self._more = jax.jit(self._more_on_mesh if on_mesh else self._more_of_one, donate_argnums=1)
+    self._first = jax.jit(self._first_one)
+    if like is not None and self.rounds.begins_alone and like.rounds.begins_alone:
+      self._begin, self._more, self._first = like._begin, like._more, like._first
     self._exchange = jax.jit(
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
@@ -262,8 +265,17 @@ class Workers:
   ) -> tuple[RunState, dict[str, jax.Array]]:
     first = next(batches)
     of = lambda batch, i: jax.tree.map(lambda x: x[i], batch)
-    parts = [self._begin(state, of(first, i), i) for i in range(self.num_workers)]
+    own = state._replace(opt_state=None) if self.rounds.begins_alone else state
     before = None
+    if self.rounds.batches == 1 and present is None:
+      # One program for both: nothing is written down that the gradient would only be added to.
+      parts = []
+      for i in range(self.num_workers):
+        part, ticket = self._first(own, of(first, i), i)
+        before = _not_too_far_ahead(before, ticket)
+        parts.append(part)
+      return self._exchange(state, parts, seed, present)
+    parts = [self._begin(own, of(first, i), i) for i in range(self.num_workers)]
     for batch in itertools.chain((first,), batches):
       for i in range(self.num_workers):
         # Who is absent need not train.
@@ -272,16 +284,26 @@ class Workers:
           before = _not_too_far_ahead(before, ticket)
     return self._exchange(state, parts, seed, present)
 
+  def _first_one(self, state: RunState, batch: Any, worker: jax.Array) -> tuple[_Part, jax.Array]:
+    part = self._begin_of_one(state, batch, worker)
+    return self._more_of_one(state.params, part, batch)
+
   def _begin_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
-    pick = lambda axis, x: x if axis is None else x[worker]
-    opt_state = jax.tree.map(
-      pick, self._axes(state), state.opt_state, is_leaf=lambda axis: axis is None
-    )
+    part = self._begin_of_one(state, batch, worker)
+    # Copies, since what a step returns as it came is the same buffer, and these will be donated.
+    return part._replace(local=jax.tree.map(jnp.copy, part.local))
+
+  def _begin_of_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
+    opt_state = None
+    if not self.rounds.begins_alone:
+      pick = lambda axis, x: x if axis is None else x[worker]
+      opt_state = jax.tree.map(
+        pick, self._axes(state), state.opt_state, is_leaf=lambda axis: axis is None
+      )
     model_state = jax.tree.map(lambda x: x[worker], state.model_state)
     zeros = self._no_metrics(state, jax.tree.map(lambda x: x[None], batch))
     local = self.rounds.begin(state.params, opt_state, model_state)
-    # Copies, since what a step returns as it came is the same buffer, and these will be donated.
-    return _Part(jax.tree.map(jnp.copy, local), zeros())
+    return _Part(local, zeros())
 
   def _more_of_one(self, params: Any, part: _Part, batch: Any) -> tuple[_Part, jax.Array]:
     if self.mesh is not None:
