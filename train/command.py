@@ -1,14 +1,19 @@
 """What all programs of ``train`` have in common: how they read their command line, and how they end."""
 
 import argparse
+import ast
 import difflib
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from absl import logging
+
 from configs import schema
+from configs.fields import FIELDS
 from train import overrides
 from train.errors import DISK, MISTAKE, ConfigError, UserError
 
@@ -84,11 +89,58 @@ def with_config(
     ConfigError: for a field that is none, or of another type.
   """
   parser.add_argument("--config", metavar="FILE[:ROW]", help="what is trained, and how")
+  parser.epilog = _epilog()
   rest, changes = overrides.split(arguments)
   options = parser.parse_args(rest)
   if not options.config:
     raise UserError("--config is missing, such as --config=configs/quickstart.py.")
   return options, overrides.load(options.config, changes)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+  """Options that name a run of a work directory, and a checkpoint of it."""
+  parser.add_argument("--workdir", metavar="DIR", help="where it was trained")
+  parser.add_argument("--method", help="of the run, such as rtopk")
+  parser.add_argument("--seed", type=int, help="of the run")
+  parser.add_argument("--step", type=int, help="of the checkpoint; the last one without it")
+  parser.add_argument("--data_dir", metavar="DIR", help="where the data set is now")
+
+
+def checked(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+  """Reads a command line that names a run."""
+  options = parser.parse_args(arguments)
+  if not options.workdir:
+    raise UserError("--workdir is missing, such as --workdir=runs/quickstart.")
+  logging.set_verbosity(logging.WARNING)
+  return options
+
+
+def _epilog() -> str:
+  """Configs, fields and examples, for ``--help``."""
+  lines = ["configs:"]
+  for path in sorted(pathlib.Path("configs").glob("*.py")):
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    if "get_config" in path.read_text() and path.stem not in ("default", "variants"):
+      lines.append(f"  {path}: {doc.splitlines()[0]}")
+  lines += [
+    "",
+    "fields are set by --config.FIELD=VALUE; the last one counts:",
+    "  --config.epochs=3 --config.methods=rtopk,topk --config.seeds=0,1 --config.model.width=32",
+    "  --config.error_feedback=false, or --noconfig.error_feedback; --config.clip_norm=None",
+    "  --config.task=package.module:name --config.task_options.noise=0.1",
+    "",
+    "fields:",
+  ]
+  for name, field in FIELDS.items():
+    if name != "variants":
+      lines.append(f"  {name}={field.default!r}: {field.says}")
+      if field.choices or field.least is not None or field.above is not None:
+        lines[-1] += f" ({field.wanted})"
+  lines += [
+    "",
+    "a config may have other defaults, and its model other fields; --explain shows them.",
+  ]
+  return "\n".join(lines)
 
 
 class Told(SystemExit):

@@ -114,14 +114,16 @@ def _set(config: Any, path: str, text: str | None) -> None:
   value = field.parse(text) if field else schema.read(kind, text)
   if field is None and text == "None":
     value = None
+  _assign(section, where, name, value, field)
+
+
+def _assign(section: Any, where: str, name: str, value: Any, field: schema.Field | None) -> None:
+  kind = section.get_type(name) if name in section else object
   if wrong := _wrong(field, kind, value):
     raise ConfigError(f"{where}.{name} must be {wrong}, got {value!r}.")
   with section.unlocked():
-    if value is None or name not in section:
-      section[name] = value
-    else:
-      # A number may be given as an integer; other types were refused.
-      section[name] = float(value) if kind is float else value
+    # A number may be given as an integer; other types were refused.
+    section[name] = float(value) if kind is float and value is not None else value
 
 
 def _wrong(field: schema.Field | None, kind: type, value: Any) -> str | None:
@@ -146,5 +148,4 @@ def _set_all(section: Any, where: str, name: str, text: str | None) -> None:
   if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
     raise ConfigError(f"{where}.{name} must be a dictionary, got {text!r}.")
   for key, inner in value.items():
-    with section[name].unlocked():
-      section[name][key] = inner
+    _assign(section[name], f"{where}.{name}", key, inner, None)

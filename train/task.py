@@ -32,7 +32,7 @@ class Score(NamedTuple):
       return "not finite"
     if self.percent:
       return f"{100 * value:.2f} %"
-    return f"{value:.2f}" if abs(value) >= 10 or value == 0 else f"{value:#.4g}"
+    return f"{value:.2f}" if 10 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 class Task(Protocol):

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import data
 from configs import schema
@@ -96,18 +96,17 @@ def _own(config: Any) -> Task:
   if not callable(make) or len(lacks) == len(_METHODS):
     raise ConfigError(f"{form}, which is not a task: no class or function that makes one.")
   _check(config, make)
-  task: Any = None
-  if inspect.isclass(make):
-    task = make(config)
-  else:
-    try:
-      task = make(config)
-    except (TypeError, ValueError, AttributeError) as error:
-      if isinstance(error, ConfigError):
-        raise
-      raise ConfigError(
-        f"{form}, which makes no task: {type(error).__name__}: {error}. --traceback shows where."
-      ) from error
+  build = cast(Callable[[Any], Any], make)
+  try:
+    task: Any = build(config)
+  except ConfigError:
+    raise
+  except (TypeError, ValueError, AttributeError) as error:
+    if inspect.isclass(make):
+      raise  # a bug of a task's author
+    raise ConfigError(
+      f"{form}, which makes no task: {type(error).__name__}: {error}. --traceback shows where."
+    ) from error
   lacks = [part for part in _PARTS if not hasattr(task, part)]
   if lacks:
     raise ConfigError(f"{form}, whose task lacks {', '.join(lacks)} (train/task.py).")

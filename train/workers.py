@@ -79,6 +79,25 @@ def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
   return Mesh(np.array(devices[:num_workers]), (AXIS,))
 
 
+def mean_over_workers(mesh: Mesh | None) -> Callable[[Any], Any]:
+  """A function of arrays (n, …) to their means, the same to the bit however workers are spread.
+
+  Args:
+    mesh: of the workers; None where all is on one device.
+
+  Returns:
+    The function.
+  """
+
+  def mean(tree: Any) -> Any:
+    if mesh is not None:
+      # Gathered, then summed in the order of the workers.
+      tree = lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+  return jax.jit(mean)
+
+
 class Workers:
   """n workers who train together.
 
@@ -116,7 +135,7 @@ class Workers:
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
     self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
-    self._mean = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree))
+    self._mean = mean_over_workers(mesh)
     self._fingerprints = jax.jit(self._fingerprints_on_mesh)
 
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:

@@ -55,7 +55,7 @@ class Writer:
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Numbers for TensorBoard alone, which are in another file already."""
     if self._events:
-      self._events.scalars(step, values)
+      self._events.scalars(step, {name: x for name, x in values.items() if x is not None})
 
   def sync(self) -> None:
     """All that was written is on disk: a checkpoint that follows may count on it."""
