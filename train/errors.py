@@ -10,7 +10,7 @@ from configs.fields import FIELDS
 from configs.schema import ConfigError as ConfigError
 
 # Exit codes; those above 2 are sysexits.h's. A supervisor starts again after the last two, and 143 (SIGTERM).
-MISTAKE, DISK, GONE = 2, 74, 75
+FAILED, MISTAKE, DISK, GONE = 1, 2, 74, 75
 
 # Arguments of the library whose names are not those of the config's fields.
 _ARGUMENTS = {"values": "wire_values", "indices": "wire_indices", "densities": "density"}

@@ -39,11 +39,15 @@ def test_it_learns_the_wave_and_is_evaluated_again(config, tmp_path, capsys):
 
 def test_its_fields_are_checked(config, tmp_path):
   config.task_options.noise = -1.0
-  with pytest.raises(train.ConfigError, match=r"config.task_options.noise must be at least 0, got -1"):
+  with pytest.raises(
+    train.ConfigError, match=r"config.task_options.noise must be at least 0, got -1"
+  ):
     train_and_evaluate(config, str(tmp_path / "job"))
   config.task_options.noise = 0.1
   config.model = {"with": 3}
-  with pytest.raises(train.ConfigError, match=r"config.model.with .* did you mean config.model.width"):
+  with pytest.raises(
+    train.ConfigError, match=r"config.model.with .* did you mean config.model.width"
+  ):
     train_and_evaluate(config, str(tmp_path / "job"))
   assert not (tmp_path / "job").exists()
 
