@@ -3,10 +3,10 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any
 
 import jax
 from rich import progress
+from rich.console import Console
 
 # A job that is not watched says how it is at the end of an epoch, and at most this often.
 SECONDS_BETWEEN_LINES = 60.0
@@ -20,12 +20,20 @@ class Progress:
   Args:
     steps: of all runs together.
     methods: how many of them compile programs of their own.
-    console: of whom is told; None: standard output.
+    every: seconds between two lines, at least.
+    console: a terminal, or what stands for one; None: standard output.
   """
 
-  def __init__(self, steps: int, methods: int, console: Any = None):
-    self._speaks = jax.process_index() == 0
-    self._watched = self._speaks and sys.stdout.isatty()
+  def __init__(
+    self,
+    steps: int,
+    methods: int,
+    every: float = SECONDS_BETWEEN_LINES,
+    console: Console | None = None,
+  ):
+    self._speaks, self._every = jax.process_index() == 0, every
+    terminal = sys.stdout.isatty() if console is None else console.is_terminal
+    self._watched = self._speaks and terminal
     self._bar = progress.Progress(
       progress.TextColumn("{task.description}"),
       progress.BarColumn(bar_width=24),
@@ -88,16 +96,18 @@ class Progress:
     self._done, self._step, self._loss, self._sent = self._done + 1, step, loss, sent
     if self._watched:
       self._bar.update(self._task, completed=self._done, said=self._status(short=True))
-    elif now - self._said >= SECONDS_BETWEEN_LINES:
+    elif now - self._said >= self._every:
       self._say()
 
   def score(self, text: str) -> None:
     """The last evaluation of this run came to that."""
     self._score = text
+    if self._watched:
+      self._bar.update(self._task, said=self._status(short=True))
 
   def epoch(self) -> None:
     """An epoch is over."""
-    if not self._watched and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+    if not self._watched and time.monotonic() - self._said >= self._every:
       self._say()
 
   def left(self) -> float | None:
