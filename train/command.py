@@ -17,6 +17,9 @@ from configs.fields import FIELDS
 from train import overrides
 from train.errors import DISK, MISTAKE, ConfigError, UserError
 
+# What shells say of a program that Ctrl-C has ended.
+INTERRUPTED = 130
+
 
 class Parser(argparse.ArgumentParser):
   """A parser whose complaints are ours, in one line.
@@ -175,7 +178,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     _end(told)
   except KeyboardInterrupt:
     print("error: interrupted; the same command goes on.", file=sys.stderr, flush=True)
-    sys.exit(130)
+    sys.exit(INTERRUPTED)
   sys.exit(0)
 
 

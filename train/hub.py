@@ -13,6 +13,9 @@ import json
 import time
 from typing import Any
 
+# The longest line, in bytes.
+LIMIT = 2**24
+
 
 @dataclasses.dataclass
 class Seat:
@@ -49,7 +52,7 @@ class Hub:
 
   async def open(self, host: str | None, port: int) -> None:
     """Begins to listen; raises ``OSError`` where that is not possible."""
-    await asyncio.start_server(self._connected, host, port)
+    await asyncio.start_server(self._connected, host, port, limit=LIMIT)
     for job in (self._wait_for_all(), self._look_around()):
       task = asyncio.get_running_loop().create_task(job)
       self._tasks.add(task)
@@ -200,7 +203,7 @@ async def connect(
     left = end - time.monotonic()
     try:
       return await asyncio.wait_for(
-        asyncio.open_connection(host, port, limit=2**24), max(left, 0.1)
+        asyncio.open_connection(host, port, limit=LIMIT), max(left, 0.1)
       )
     except (OSError, TimeoutError):
       if time.monotonic() + 0.2 > end:

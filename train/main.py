@@ -75,6 +75,9 @@ def main(arguments: Sequence[str]) -> None:
     command.complain(error, arguments)
     cluster.leave(error.code if isinstance(error, UserError) else MISTAKE, f"error: {error}")
     raise command.Told(error) from error
+  except KeyboardInterrupt:
+    cluster.leave(command.INTERRUPTED, "interrupted")
+    raise
   except BaseException as error:
     _wait_for_news(error)
     if cluster.patience():

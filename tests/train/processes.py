@@ -49,16 +49,33 @@ class Zygote:
     return json.loads(self._process.stdout.readline())
 
   def start(
-    self, workdir: pathlib.Path, *options: str, devices: int = 1, log: str = "log"
+    self,
+    workdir: pathlib.Path,
+    *options: str,
+    devices: int = 1,
+    log: str = "log",
+    environment: dict[str, str] | None = None,
   ) -> "Child":
     """A run of ``train.main`` in a process of its own."""
     path = workdir.parent / f"{workdir.name}.{log}"
     arguments = ["--config=tests/train/tiny.py", f"--workdir={workdir}", *options]
-    return self.main(path, *arguments, devices=devices)
+    return self.main(path, *arguments, devices=devices, environment=environment)
 
-  def main(self, log: pathlib.Path, *arguments: str, devices: int = 1) -> "Child":
+  def main(
+    self,
+    log: pathlib.Path,
+    *arguments: str,
+    devices: int = 1,
+    environment: dict[str, str] | None = None,
+  ) -> "Child":
     """``train.main`` with these arguments alone."""
-    pid = self.ask(arguments=arguments, log=str(log), devices=devices, cache=str(self.cache))
+    pid = self.ask(
+      arguments=arguments,
+      log=str(log),
+      devices=devices,
+      cache=str(self.cache),
+      environment=environment or {},
+    )
     return Child(self, pid, log)
 
   def close(self) -> None:

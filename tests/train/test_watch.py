@@ -4,6 +4,7 @@ Every process here is a real one. How long it takes is not measured; without the
 minutes each, JAX's own patience.
 """
 
+import importlib
 import os
 import re
 import signal
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from tests.train.processes import Zygote, free_port, same_end, sealed, until
 from tests.train.test_training import ROOT
+from train import identity
 from train.errors import GONE
 
 # As many workers as processes; a short timeout, which a busy machine keeps nevertheless.
@@ -29,8 +32,8 @@ def zygote(tmp_path_factory):
   zygote.close()
 
 
-def _start(zygote, workdir, count, *options, ranks=None, each=()):
-  """The processes of a job, or some of them; ``each``: options of each of them."""
+def _start(zygote, workdir, count, *options, ranks=None, each=(), environments=()):
+  """The processes of a job, or some of them; ``each`` and ``environments``: what differs between them."""
   address = free_port()
   children = {}
   for rank in range(count) if ranks is None else ranks:
@@ -46,6 +49,7 @@ def _start(zygote, workdir, count, *options, ranks=None, each=()):
       f"--process={rank}",
       *(each[rank] if each else ()),
       log=f"log{rank}",
+      environment=environments[rank] if environments else None,
     )
   return children
 
@@ -142,6 +146,53 @@ def test_processes_that_do_not_fit_do_not_start(zygote, tmp_path, option, said):
     assert f"error: {said}" in child.output()
     assert len(_said(child)) == 1
   assert not (tmp_path / "job").exists()
+
+
+def test_processes_with_other_data_do_not_start(zygote, tmp_path):
+  children = _start(zygote, tmp_path / "job", 2, environments=[{}, {"TINY_SHIFT": "0.5"}])
+  for child in children.values():
+    assert child.wait() == 2, child.output()
+    assert _said(child)[-1].startswith(
+      "error: the data set (a digest) must be the same in all processes, got '"
+    )
+  assert not (tmp_path / "job").exists()
+
+
+def test_code_and_versions_have_digests(tmp_path, monkeypatch):
+  module = tmp_path / "own_module.py"
+  monkeypatch.syspath_prepend(tmp_path)
+  found = []
+  for text in ("Task = 1\n", "Task = 2\n"):
+    module.write_text(text)
+    importlib.invalidate_caches()
+    sys.modules.pop("own_module", None)
+    importlib.import_module("own_module")
+    found.append(identity.of_code("own_module:Task"))
+  first, second = found
+  assert first["the version of jax"] == jax.__version__
+  assert [name for name in first if first[name] != second[name]] == ["the code (a digest)"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_jax_detects_is_watched_too(zygote, tmp_path):
+  """Slurm's variables; nothing on the command line."""
+  run = tmp_path / "job"
+  slurm = {"SLURM_JOB_ID": "54321", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+  children = [
+    zygote.start(
+      run,
+      *OPTIONS,
+      *SLOW,
+      "--config.num_workers=2",
+      log=f"log{rank}",
+      environment={**slurm, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+    )
+    for rank in range(2)
+  ]
+  until(lambda: sealed(run) > 0, children[0])
+  children[0].kill(signal.SIGKILL)
+  children[0].wait()
+  _gone(children[1], 0, CLOSED)
 
 
 def test_what_stops_one_process_stops_all(zygote, tmp_path):

@@ -14,6 +14,7 @@ def _child(request: dict) -> None:
   log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(log, 1)
   os.dup2(log, 2)
+  os.environ.update(request["environment"])
   import jax
 
   from train import command, main
@@ -21,7 +22,6 @@ def _child(request: dict) -> None:
   jax.config.update("jax_num_cpu_devices", request["devices"])
   jax.config.update("jax_compilation_cache_dir", request["cache"])
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  os.environ.update(request.get("environment", {}))
   try:
     command.run(main.main, request["arguments"])
   except SystemExit as end:
