@@ -37,8 +37,8 @@ class Member:
   """
 
   def __init__(self, address: str, processes: int, process: int, timeout: float):
-    self._host, _, port = address.rpartition(":")
-    self._port, self._timeout = int(port), timeout
+    self._host, self._port = _parts(address)
+    self._timeout = timeout
     self._hello = dict(
       kind="member",
       process=process,
@@ -107,13 +107,15 @@ class Member:
 
   def _open_hub(self, processes: int, service: int) -> None:
     bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
-    host, port = bound.rsplit(":", 1) if bound else (None, self._port)
+    host, self._port = _parts(bound) if bound else (None, self._port)
     try:
-      self._run(hub.Hub(processes, self._timeout, service).open(host, int(port)))
+      self._run(hub.Hub(processes, self._timeout, service).open(host, self._port))
     except OSError as error:
-      raise UserError(
-        f"--coordinator: process 0 cannot listen on port {port}: {os.strerror(error.errno or 0)}."
-      ) from error
+      # Who was process 0 before may be about to end.
+      reason = os.strerror(error.errno or 0)
+      raise UserError(f"process 0 cannot listen on port {self._port}: {reason}.", GONE) from error
+    # Its own name may not be known yet, where names are given to who is up.
+    self._host = "127.0.0.1" if host in (None, "::", "0.0.0.0") else host
 
   async def _join(self) -> None:
     try:
@@ -195,6 +197,12 @@ class Member:
     sys.stdout.flush()
     print(f"error: {text.rstrip('.')}.{more}", file=sys.stderr, flush=True)
     os._exit(code)
+
+
+def _parts(address: str) -> tuple[str, int]:
+  """Host and port; IPv6 addresses stand in brackets."""
+  host, _, port = address.rpartition(":")
+  return host.strip("[]"), int(port)
 
 
 def _free_port() -> int:
