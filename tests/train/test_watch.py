@@ -75,13 +75,14 @@ CLOSED = r"its connection was closed at \d\d:\d\d:\d\d"
 SILENT = r"nothing was heard of it since \d\d:\d\d:\d\d, for \d+ s"
 
 
-def test_each_process_may_be_killed_and_the_same_command_goes_on(zygote, tmp_path):
-  whole = _start(zygote, tmp_path / "whole", 3)
-  for child in whole.values():
-    assert child.wait() == 0, child.output()
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_each_process_may_be_killed_and_the_same_command_goes_on(zygote, tmp_path, count):
+  # One process with as many devices ends alike.
+  options = (*OPTIONS, f"--config.num_workers={count}")
+  whole = zygote.start(tmp_path / "whole", *options, devices=count)
   run, before = tmp_path / "killed", 0
-  for victim in range(3):
-    children = _start(zygote, run, 3, *SLOW)
+  for victim in range(count):
+    children = _start(zygote, run, count, *SLOW)
     until(lambda: sealed(run) > before, children[0])
     children[victim].kill(signal.SIGKILL)
     assert children.pop(victim).wait() == -signal.SIGKILL
@@ -89,7 +90,7 @@ def test_each_process_may_be_killed_and_the_same_command_goes_on(zygote, tmp_pat
       _gone(child, victim, CLOSED)
     before = sealed(run)
     assert before < 39
-  for child in _start(zygote, run, 3, *SLOW).values():
+  for child in (whole, *_start(zygote, run, count, *SLOW).values()):
     assert child.wait() == 0, child.output()
   same_end(tmp_path / "whole", run)
 
