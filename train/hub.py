@@ -147,7 +147,7 @@ class Hub:
       self._tell_all(alive=True)
       for seat in self._seats.values():
         silent = now - seat.heard
-        if silent > self._timeout and not seat.left:
+        if silent > self._timeout - interval and not seat.left:  # by the next look it would be late
           self._gone(seat, f"nothing was heard of it since {clock(silent)}, for {silent:.0f} s")
 
   def _gone(self, seat: Seat, why: str) -> None:

@@ -168,7 +168,7 @@ class Member:
       if self._writer is not None:
         hub.say(self._writer, {"alive": True})
       silent = now - self._heard
-      if silent > self._timeout:
+      if silent > self._timeout - interval:
         since = hub.clock(silent)
         self._end(
           f"{self._first} is gone: nothing was heard of it since {since}, for {silent:.0f} s", GONE
