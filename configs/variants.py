@@ -6,6 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from configs.schema import ConfigError
+
 
 def vary(config: Any, **variants: Mapping[str, Any]) -> None:
   """Gives a config variants.
@@ -39,12 +41,12 @@ def settle(config: Any) -> Any:
     A copy that is of this variant alone.
 
   Raises:
-    ValueError: for a variant that it does not have.
+    ConfigError: for a variant that it does not have.
   """
   config = copy.deepcopy(config)
   known = tuple(config.variants)
   if config.variant not in known:
-    raise ValueError(f"variant must be one of {', '.join(known)}, got {config.variant!r}.")
+    raise ConfigError(f"config.variant must be one of {', '.join(known)}, got {config.variant!r}.")
   for variant in (config.variant, known[0]):
     for (*outer, name), value in _fields(config.variants[variant]):
       where = _within(config, outer)

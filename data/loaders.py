@@ -180,13 +180,19 @@ class _TestBatches:
 
 
 def load_test(
-  images: Images, batch_size: int, *, threads: int = 2, ahead: int = 2
+  images: Images,
+  batch_size: int,
+  *,
+  part: tuple[int, int] = (0, 1),
+  threads: int = 2,
+  ahead: int = 2,
 ) -> grain.IterDataset[Batch]:
   """A test set in order, in batches of one size, prepared in threads.
 
   Args:
     images: the data set.
     batch_size: examples of a batch; the last one is padded.
+    part: i and n for batches i, i + n, i + 2 n …
     threads: that read and decode.
     ahead: how many batches may lie ready.
 
@@ -194,4 +200,6 @@ def load_test(
     A Grain data set of {"image": …, "label": …, "real": (batch_size,) float32, 0 where it is padding}.
   """
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
-  return grain.MapDataset.source(_TestBatches(images, batch_size)).to_iter_dataset(options)
+  first, step = part
+  batches = grain.MapDataset.source(_TestBatches(images, batch_size))
+  return batches[first::step].to_iter_dataset(options)

@@ -1,5 +1,6 @@
 """All that a run is, on disk: saved by Orbax beside the training, restored on any layout of workers."""
 
+import json
 import pathlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,9 +9,26 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from jax.experimental import multihost_utils
 
 from train import integrity
+from train.errors import UserError
+
+# Numbers that stand for no checkpoint.
+_NONE, _DAMAGED = -1, -2
+
+
+def _read_all(path: pathlib.Path) -> None:
+  """Reads all that a checkpoint has, below Orbax, which would ask other processes to take part."""
+  for part in ("record/metadata", "state/_METADATA"):
+    json.loads((path / part).read_bytes())
+  store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{path / 'state'}/"}).result()
+  for key in store.list().result():
+    found = store.read(key).result()
+    # Of a file that is gone it reads nothing.
+    if found.state != "value" or not found.value:
+      raise ValueError(f"{key!r} is missing")
 
 
 class Checkpoints:
@@ -24,19 +42,31 @@ class Checkpoints:
   Args:
     folder: of the run, which all processes see.
     keep: how many to keep.
+    config: what they are of, as JSON has it.
     say: what is told about checkpoints that are damaged.
+
+  Raises:
+    UserError: when there were checkpoints, and all of them are damaged.
   """
 
-  def __init__(self, folder: pathlib.Path, keep: int, say: Callable[[str], None]):
-    self._folder = folder.absolute()
-    last = None
+  def __init__(
+    self, folder: pathlib.Path, keep: int, config: dict[str, Any], say: Callable[[str], None]
+  ):
+    self._folder, self._config = folder.absolute(), config
+    last = _NONE
     if jax.process_index() == 0:
-      last = integrity.last_whole(self._folder, say)
+      found = integrity.last_whole(self._folder, self._readable, config, say)
+      damaged = found is None and integrity.had_some(self._folder)
+      last = _DAMAGED if damaged else _NONE if found is None else found
     if jax.process_count() > 1:
       # One reads and tidies up, all take the same.
-      agreed = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if last is None else last)))
-      last = None if agreed < 0 else agreed
-    self.last = last
+      last = int(multihost_utils.broadcast_one_to_all(np.int32(last)))
+    if last == _DAMAGED:
+      raise UserError(
+        f"All checkpoints of {folder} are damaged, the last of them are in {integrity.DAMAGED}/. Put one back, or "
+        "begin again with --start_over."
+      )
+    self.last = None if last == _NONE else last
     self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal")
     self._sealed: Future[None] | None = None
     self._manager = ocp.CheckpointManager(
@@ -47,7 +77,15 @@ class Checkpoints:
   def _seal(self, number: int) -> None:
     self._manager.wait_until_finished()
     if jax.process_index() == 0:
-      integrity.seal(self._folder, number)
+      integrity.seal(self._folder, number, self._config)
+
+  def _readable(self, number: int) -> bool:
+    """Whether all of a checkpoint can be read, by this process alone."""
+    try:
+      _read_all(self._folder / integrity.CHECKPOINTS / str(number))
+    except (OSError, ValueError):
+      return False
+    return True
 
   def wait(self) -> None:
     """Waits until what is being saved is complete."""

@@ -1,17 +1,20 @@
 """Image classification: what a step minimises and what an evaluation counts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 
 import data
 from train import models
-from train.task import Score
+from train.task import Fields, Score
+
+_FIGURES = ("test_loss", "test_accuracy")
 
 
 class Classification:
@@ -24,6 +27,7 @@ class Classification:
 
   score = Score("test_accuracy", "test accuracy", percent=True)
   unit = "images"
+  fields: ClassVar[Fields] = {"model": models.resnet.FIELDS}
 
   def __init__(self, config: Any, images: data.Images):
     self.config, self.images = config, images
@@ -85,8 +89,25 @@ class Classification:
     return model_state
 
   def evaluate(self, params: Any, statistics: Any) -> dict[str, float]:
-    """Loss and accuracy on the test set."""
-    batches: Iterable[Any] = data.load_test(self.images, self.config.eval_batch_size)
-    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in batches]
-    size = self.images.test.size
-    return {name: float(np.sum([x[name] for x in sums])) / size for name in sums[0]}
+    """Loss and accuracy on the test set, of which every process takes its part of the batches."""
+    size, processes = self.images.test.size, jax.process_count()
+    loaded: Iterable[Any] = data.load_test(
+      self.images,
+      min(size, self.config.eval_batch_size),
+      part=(jax.process_index(), processes),
+    )
+    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in loaded]
+    found = np.array([[x[name] for name in _FIGURES] for x in sums], np.float32)
+    if processes > 1:
+      found = _of_all(found.reshape(-1, len(_FIGURES)), -(-size // self.config.eval_batch_size))
+    # In the order of the batches, whoever took them: the same to the bit with any number of processes.
+    return {name: float(np.sum(found[:, i])) / size for i, name in enumerate(_FIGURES)}
+
+
+def _of_all(found: np.ndarray, batches: int) -> np.ndarray:
+  """Sums of all batches, of which this process has every nth."""
+  processes = jax.process_count()
+  mine = np.zeros((-(-batches // processes), found.shape[1]), found.dtype)
+  mine[: len(found)] = found
+  gathered = np.asarray(multihost_utils.process_allgather(mine))
+  return gathered.swapaxes(0, 1).reshape(-1, found.shape[1])[:batches]

@@ -2,9 +2,15 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-from train.writer import replace
+from configs.schema import ConfigError
+from train import integrity
+from train.errors import UserError
+from train.folder import replace
+
+CONFIG = "config.json"
 
 # What may change between two starts of a run: how long it is and who does it, not what is done.
 _FREE = frozenset(
@@ -24,6 +30,9 @@ _FREE = frozenset(
     "keep_checkpoints",
     "check_every",
     "max_skipped",
+    "eval_every",
+    "eval_at_end",
+    "peer_timeout",
     "profile_from",
     "profile_steps",
     "compilation_cache",
@@ -31,21 +40,23 @@ _FREE = frozenset(
 )
 
 
-def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Fields of nested dictionaries by their path."""
+  found = {}
   for name, value in fields.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{name}.")
+      found |= flat(value, f"{prefix}{name}.")
     else:
-      flat[prefix + name] = value
-  return flat
+      found[prefix + name] = value
+  return found
 
 
-def _fields(config: Any) -> dict[str, Any]:
+def fields_of(config: Any) -> dict[str, Any]:
+  """A config as JSON has it."""
   return json.loads(config.to_json_best_effort())
 
 
-def check(config: Any, folder: pathlib.Path) -> None:
+def check(config: Any, folder: pathlib.Path, say: Callable[[str], None]) -> None:
   """Refuses a config that is another one than that of the checkpoints.
 
   How long runs are, how many workers there are and where and how they work may change.
@@ -53,28 +64,53 @@ def check(config: Any, folder: pathlib.Path) -> None:
   Args:
     config: the experiment.
     folder: where it was trained before, if it was.
+    say: what is told about a file that is damaged.
 
   Raises:
-    ValueError: when fields differ; it names them and both values.
+    ConfigError: when fields differ; it names them and both values.
+    UserError: when nothing says of which config the checkpoints are.
   """
-  before = folder / "config.json"
-  if not before.exists() or not any(folder.glob("runs/*/checkpoints/*")):
+  if not any(folder.glob("runs/*/checkpoints/*")):
     return
-  old, new = _flat(json.loads(before.read_text())), _flat(_fields(config))
+  old, new = flat(_before(folder, say)), flat(fields_of(config))
   free = _FREE | ({"batch_size"} if config.global_batch_size else set())
   missing = "nothing"
   changed = [
-    f"{name} was {old.get(name, missing)!r} and is {new.get(name, missing)!r}"
+    f"config.{name} was {old.get(name, missing)!r} and is {new.get(name, missing)!r}"
     for name in sorted(old.keys() | new.keys())
     if name not in free and old.get(name, missing) != new.get(name, missing)
   ]
   if changed:
-    raise ValueError(
+    raise ConfigError(
       f"The checkpoints in {folder} are of another config: {'; '.join(changed)}. Change it back, or "
       "train in another folder."
     )
 
 
+def _before(folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+  """The config of the checkpoints: in its file, or beside the digests of the last one."""
+  path = folder / CONFIG
+  found = read(path)
+  if found is None:
+    found = integrity.config(folder)
+    if found is None:
+      raise UserError(
+        f"{path} is damaged or gone, and nothing else says of which config the checkpoints are. Put it back, "
+        "or begin again with --start_over."
+      )
+    say(f"{path} is damaged or gone; the copy beside the last checkpoint is used.")
+  return found
+
+
+def read(path: pathlib.Path) -> dict[str, Any] | None:
+  """A dictionary in JSON; None where there is none, or a damaged one."""
+  try:
+    found = json.loads(path.read_bytes())
+  except (ValueError, FileNotFoundError):
+    return None
+  return found if isinstance(found, dict) and found else None
+
+
 def remember(config: Any, folder: pathlib.Path) -> None:
   """Writes down what the checkpoints of a folder will be of."""
-  replace(folder / "config.json", json.dumps(_fields(config), indent=2, sort_keys=True) + "\n")
+  replace(folder / CONFIG, json.dumps(fields_of(config), indent=2, sort_keys=True) + "\n")

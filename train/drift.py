@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from train.errors import FAILED, UserError
+
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 _MIX = 0x9E3779B1  # an odd number whose bits look random
 
 
-class DriftError(RuntimeError):
+class DriftError(UserError, RuntimeError):
   """Workers have different weights."""
+
+  def __init__(self, text: str):
+    super().__init__(text, FAILED)
 
 
 def fingerprint(tree: Any) -> jax.Array:

@@ -11,6 +11,8 @@ import struct
 import time
 from collections.abc import Mapping
 
+import numpy as np
+
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 
 
@@ -66,7 +68,8 @@ def _double(number: int, value: float) -> bytes:
 
 
 def _float(number: int, value: float) -> bytes:
-  return _varint(number << 3 | 5) + struct.pack("<f", value)
+  with np.errstate(over="ignore"):  # what is too large is infinite
+    return _varint(number << 3 | 5) + np.array(value, "<f8").astype("<f4").tobytes()
 
 
 def _bytes(number: int, value: bytes) -> bytes:

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import config_flags
 
 import data
-from configs import variants
-from train import report, settings
+from configs.schema import ConfigError
+from train import command, report
+from train.errors import UserError
+from train.experiment import settled
 from train.methods import AXIS, make_rounds
 from train.task import Task
 from train.tasks import make_task
@@ -116,18 +116,20 @@ def footprints(config: Any, steps: int) -> list[Footprint]:
     The plain one first.
 
   Raises:
-    ValueError: for a config that cannot run, the federated setting, and too few devices.
+    ConfigError: for a config that cannot run, the federated setting, and too few devices.
   """
-  config = variants.settle(config)
-  settings.check(config)
+  config = settled(config)
   if config.setting != "distributed" or config.micro_batches != 1:
-    raise ValueError(
-      'A step is compared with one of optax.sgd: setting must be "distributed" and micro_batches 1, got '
-      f"{config.setting!r} and {config.micro_batches}."
+    raise ConfigError(
+      "A step is compared with one of optax.sgd: config.setting must be 'distributed' and "
+      f"config.micro_batches 1, got {config.setting!r} and {config.micro_batches}."
     )
   devices = jax.devices()
   if len(devices) < config.num_workers:
-    raise ValueError(f"num_workers={config.num_workers}, but there are {len(devices)} devices.")
+    raise ConfigError(
+      f"config.num_workers must be at most {len(devices)}, the devices there are, got {config.num_workers}; "
+      "--cpu_devices makes more of a CPU."
+    )
   mesh = Mesh(np.array(devices[: config.num_workers]), (AXIS,))
   config.warmup_epochs = 0
   task = make_task(config)
@@ -161,16 +163,18 @@ def table(found: Sequence[Footprint]) -> str:
   return "\n".join(lines)
 
 
-def _main(_: list[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
-  if flags.FLAGS.cpu_devices:
-    jax.config.update("jax_num_cpu_devices", flags.FLAGS.cpu_devices)
-  print(table(footprints(flags.FLAGS.config, flags.FLAGS.steps)))
+def main(arguments: Sequence[str]) -> None:
+  """Prints the table."""
+  parser = command.Parser("train.footprint", __doc__)
+  parser.add_argument("--steps", type=int, default=10, help="that are timed, after one that is not")
+  parser.add_argument("--cpu_devices", type=int, default=0, help="to make of a CPU; 0: as JAX does")
+  options, config = command.with_config(parser, arguments)
+  if options.steps < 1:
+    raise UserError(f"--steps must be at least 1, got {options.steps}.")
+  if options.cpu_devices:
+    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+  print(table(footprints(config, options.steps)))
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", help_string="What is trained.")
-  flags.DEFINE_integer("steps", 10, "Steps that are timed, after one that is not.")
-  flags.DEFINE_integer("cpu_devices", 0, "Devices to make of a CPU; 0: as JAX does.")
-  flags.mark_flag_as_required("config")
-  app.run(_main)
+  command.run(main)

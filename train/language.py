@@ -1,6 +1,7 @@
 """Language modelling: predicting the next word of contiguous text, the hidden state carried over."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax import lax
 import data
 from data import streams
 from train import models
-from train.task import Score
+from train.task import Fields, Score
 
 
 class Language:
@@ -29,6 +30,7 @@ class Language:
 
   score = Score("test_perplexity", "test perplexity")
   unit = "words"
+  fields: ClassVar[Fields] = {"model": models.lstm.FIELDS}
 
   def __init__(self, config: Any, text: data.Text):
     self.config, self.text = config, text
@@ -113,4 +115,31 @@ class Language:
       cut = streams.cut(words, self.config.eval_batch_size)
       loss = float(self._evaluate(params, cut)) / (cut.shape[0] * (cut.shape[1] - 1))
       found |= {f"{name}_loss": loss, f"{name}_perplexity": float(np.exp(loss))}
+    return found
+
+  def sample(
+    self, params: Any, prompt: Sequence[int], count: int, key: jax.Array, temperature: float
+  ) -> list[int]:
+    """Words that follow from some words.
+
+    Args:
+      params: the weights.
+      prompt: numbers of words, at least one.
+      count: how many to make up.
+      key: of the draws.
+      temperature: what the logits are divided by; 0: the likeliest word is taken each time.
+
+    Returns:
+      The numbers of the words that follow.
+    """
+    network = models.rebuild(self._network, Param=params)
+    apply = jax.jit(lambda words, carry: network(words, carry))
+    carry, found = self._silence(1), []
+    words = jnp.asarray(prompt, jnp.int32).reshape(1, -1)
+    for own in jax.random.split(key, count):
+      logits, carry = apply(words, carry)
+      last = logits[0, -1]
+      drawn = jax.random.categorical(own, last / max(temperature, 1e-6))
+      found.append(int(jnp.argmax(last) if temperature == 0 else drawn))
+      words = jnp.full((1, 1), found[-1], jnp.int32)
     return found

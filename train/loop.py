@@ -1,27 +1,24 @@
 """The training loop: every method and every seed of a config, one after another."""
 
-import json
+import contextlib
 import pathlib
+import shutil
 from typing import Any
 
 import jax
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 
-import rtopk_jax
-from configs import variants
-from train import compatibility, report, settings
+from train import compatibility, folder, identity, report
 from train.cluster import keep_compiled
-from train.methods import make_rounds
-from train.plan import Plan, make_plan
+from train.experiment import Experiment, make_experiment
 from train.preemption import Preemption
 from train.progress import Progress
 from train.run import Record, Run
-from train.task import Task
-from train.tasks import make_task
-from train.workers import Workers, choose_mesh
+from train.workers import Workers
 
 
-def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
+def train_and_evaluate(config: Any, workdir: str, start_over: bool = False) -> list[Record]:
   """Trains a network with every method and seed of a config, and compares them.
 
   The runs of one seed start from the same weights and see the same batches, whatever the method. Started
@@ -33,87 +30,93 @@ def train_and_evaluate(config: Any, workdir: str) -> list[Record]:
     workdir: where the config (``config.json``), the metrics (``metrics.jsonl``, a line an epoch), the
       table (``results.md``) and the picture (``accuracy.png``, ``perplexity.png``) go, and for each run a
       folder with its checkpoints, metrics of steps (``steps.jsonl``) and TensorBoard event files.
+    start_over: whether runs that are there are put aside, in ``runs.before``.
 
   Returns:
-    The lines of ``metrics.jsonl``.
+    The lines of ``metrics.jsonl``; what is not finite is None.
 
   Raises:
-    TypeError: when a field of the config has a value of a wrong type.
-    ValueError: when the config cannot run, has no such variant, or does not fit the checkpoints in the folder.
-    FileNotFoundError: when the data set is not there.
+    ConfigError: when the config cannot run, or does not fit the checkpoints in the folder.
+    UserError: when the data set is not there, the folder is another run's, its disk refuses, or all its
+      checkpoints are damaged.
     Preempted: when the process was told to end (SIGTERM); it has saved.
     NotFiniteError: when ``max_skipped`` exchanges in a row were not finite.
     DriftError: when workers have different weights.
   """
-  config = variants.settle(config)
-  settings.check(config)
-  config = config.copy_and_resolve_references()
-  config.batch_size = settings.batch_size(config)
-  mesh = choose_mesh(config.workers, config.num_workers)
-  task = make_task(config)
-  plan = make_plan(config, task.source(seed=config.seeds[0]).steps_per_epoch)
-  params, _ = jax.eval_shape(task.init, jax.random.key(0))
-  settings.check_density(config, sum(x.size for x in jax.tree.leaves(params)))
-  makes = {
-    method: make_rounds(config, method, task.loss, plan.per_epoch, plan.exchanges, plan.batches)
-    for method in config.methods
-  }
-  # A density is constant through an epoch: its stages are whole epochs. Each update is traced for this,
-  # so that what the library refuses is refused before anything is compiled.
-  costs = {
-    method: [
-      rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
-      for epoch in range(config.warmup_epochs + 1)
-    ]
-    for method, make in makes.items()
-  }
-  path = pathlib.Path(workdir)
-  compatibility.check(config, path)
-  keep_compiled(config.compilation_cache)
+  path = folder.local(workdir)
+  experiment = make_experiment(config)
+  identity.agree(experiment)
+  keep_compiled(experiment.config.compilation_cache)
+  with folder.told(path):
+    return _in_folder(experiment, path, start_over)
 
+
+def _in_folder(experiment: Experiment, path: pathlib.Path, start_over: bool) -> list[Record]:
+  config, plan = experiment.config, experiment.plan
   main = jax.process_index() == 0
-  if main:
-    path.mkdir(parents=True, exist_ok=True)
-    compatibility.remember(config, path)
-    (path / "parameters.txt").write_text(_overview(params) + "\n")
   runs = len(config.methods) * len(config.seeds)
-  lines = open(path / "metrics.jsonl", "w") if main else None  # noqa: SIM115
-  with Progress(runs * plan.exchanges * plan.batches) as progress, Preemption() as preemption:
-    progress.line(_headline(config, task, plan, mesh is not None))
-    try:
-      records: list[Record] = []
-
-      def note(record: Record) -> None:
-        records.append(record)
-        if lines:
-          lines.write(json.dumps(record) + "\n")
-          lines.flush()
-
-      for method, make in makes.items():
-        workers = Workers(make, config.num_workers, mesh)
-        for seed in config.seeds:
-          folder = path / "runs" / f"{method}-{seed}"
-          run = Run(
-            config, task, workers, costs[method], plan, method, seed, folder, progress, preemption
-          )
-          end = run.train(note)[-1]
-          progress.line(
-            f"{method:8s} seed {seed}: {task.score.name} {task.score.shown(end[task.score.key])}, "
-            f"{end['sent_bytes'] / 1e6:.2f} MB sent a worker, {end['seconds']:.0f} s"
-          )
-    finally:
-      if lines:
-        lines.close()
+  progress = Progress(runs * plan.exchanges, len(config.methods))
+  with folder.held(path) if main else contextlib.nullcontext():
     if main:
-      table = report.table(records, task.score)
-      (path / "results.md").write_text(table)
-      report.picture(records, task.score, path / f"{task.score.key.removeprefix('test_')}.png")
-      progress.line(f"\n{table}\nAll of it is in {path}")
+      if start_over:
+        _put_aside(path)
+      compatibility.check(config, path, progress.line)
+      compatibility.remember(config, path)
+      (path / "parameters.txt").write_text(_overview(experiment.params) + "\n")
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("the folder is ready")
+    with progress, Preemption() as preemption:
+      progress.line(_headline(experiment))
+      records = _all_runs(experiment, path, progress, preemption)
+      if main:
+        score = experiment.task.score
+        table = report.table(records, score)
+        (path / "results.md").write_text(table)
+        report.picture(records, score, path / f"{score.key.removeprefix('test_')}.png")
+        progress.line(f"\n{table}\nAll of it is in {path}")
   return records
 
 
-def _headline(config: Any, task: Task, plan: Plan, on_mesh: bool) -> str:
-  kind = "one a device" if on_mesh else "simulated on one device"
+def _all_runs(
+  experiment: Experiment, path: pathlib.Path, progress: Progress, preemption: Preemption
+) -> list[Record]:
+  config, score = experiment.config, experiment.task.score
+  records: list[Record] = []
+  main = jax.process_index() == 0
+  with open(path / "metrics.jsonl", "w") if main else contextlib.nullcontext() as lines:
+
+    def note(record: Record) -> None:
+      records.append(record)
+      if lines:
+        lines.write(folder.dumps(record) + "\n")
+        lines.flush()
+
+    workers = None
+    for method, make in experiment.makes.items():
+      workers = Workers(make, config.num_workers, experiment.mesh, workers)
+      for seed in config.seeds:
+        where = path / "runs" / f"{method}-{seed}"
+        run = Run(experiment, workers, method, seed, where, progress, preemption)
+        trained = run.train(note)
+        end = report.last(trained, score)
+        progress.line(
+          f"{method:8s} seed {seed}: {score.name} {score.shown(end[score.key])}, "
+          f"{trained[-1]['sent_bytes'] / 1e6:.2f} MB sent a worker, {trained[-1]['seconds']:.0f} s"
+        )
+  return records
+
+
+def _put_aside(path: pathlib.Path) -> None:
+  """Runs that are there make place for new ones."""
+  if (path / "runs").exists():
+    shutil.rmtree(path / "runs.before", ignore_errors=True)
+    (path / "runs").rename(path / "runs.before")
+  (path / compatibility.CONFIG).unlink(missing_ok=True)
+
+
+def _headline(experiment: Experiment) -> str:
+  config, task, plan = experiment.config, experiment.task, experiment.plan
+  kind = "one a device" if experiment.mesh else "simulated on one device"
   step = "steps" if config.setting == "distributed" else "rounds"
   each = f"{plan.batches} × " if plan.batches > 1 else ""
   processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""

@@ -1,33 +1,98 @@
-"""Trains what a config describes: ``python -m train.main --config=configs/quickstart.py --workdir=DIR``.
+"""Trains what a config describes, or goes on where it was.
 
-On several hosts start it once on each; on a cluster that JAX does not detect, with ``--coordinator``,
-``--processes`` and ``--process``. Started again it goes on from the last checkpoint.
+python -m train.main --config=configs/quickstart.py --workdir=DIR
+
+On several hosts start it once on each; on a cluster that JAX does not detect, with --coordinator, --processes
+and --process. Started again it goes on from the last checkpoint. Exit codes: 0 done; 2 a mistake in what it
+was told; 74 the disk refuses; 75 another process is gone, start again; 143 told to end (SIGTERM), start again.
 """
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+import argparse
+import pathlib
+import time
+import traceback
+from collections.abc import Sequence
 
-from train import train_and_evaluate
-from train.cluster import join
-
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="What to train, and how.")
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where metrics, checkpoints, table and picture go.", required=True
-)
-_CLUSTER = flags.DEFINE_bool("cluster", True, "Join the other processes where there is a cluster.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Address of process 0, host:port.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "The number of this one.")
+from train import cluster, command, folder
+from train.errors import MISTAKE, ConfigError, UserError
 
 
-def main(_: list[str]) -> None:
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
+  """Reads the command line, as ``command.with_config``."""
+  parser = command.Parser("train.main", __doc__)
+  parser.add_argument("--workdir", metavar="DIR", help="where metrics, checkpoints and tables go")
+  parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+  parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
+  parser.add_argument("--process", type=int, metavar="I", help="the number of this one")
+  parser.add_argument(
+    "--cluster",
+    action=command.Switch,
+    default=True,
+    help="join the other processes where there is a cluster; --nocluster: do not",
+  )
+  parser.add_argument(
+    "--start_over", action="store_true", help="put runs that are there aside, and begin again"
+  )
+  parser.add_argument(
+    "--explain", action="store_true", help="say what would be done, and what it would take"
+  )
+  options, config = command.with_config(parser, arguments)
+  if options.workdir is None and not options.explain:
+    raise UserError("--workdir is missing, such as --workdir=runs/quickstart.")
+  cluster.check(options.coordinator, options.processes, options.process)
+  return options, config
+
+
+def main(arguments: Sequence[str]) -> None:
   """Runs the experiment."""
+  options, config = parse(arguments)
+  if options.workdir is not None:
+    folder.local(options.workdir)
+  from absl import logging
+
+  # What takes its time is imported once the command line is known to be one.
+  from train import experiment, identity
+
   logging.set_verbosity(logging.WARNING)
-  if _CLUSTER.value:
-    join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-  train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  settled = experiment.settled(config)
+  if options.explain:
+    from train import explain
+
+    return explain.show(config, options.workdir)
+  if options.cluster:
+    cluster.join(
+      options.coordinator, options.processes, options.process, float(settled.peer_timeout)
+    )
+  try:
+    cluster.agree("config", identity.of_config(settled))
+    from train import train_and_evaluate
+
+    train_and_evaluate(config, options.workdir, options.start_over)
+  except SystemExit as told:
+    cluster.leave(int(told.code or 0))
+    raise
+  except (UserError, ConfigError) as error:
+    command.complain(error, arguments)
+    cluster.leave(error.code if isinstance(error, UserError) else MISTAKE, f"error: {error}")
+    raise command.Told(error) from error
+  except KeyboardInterrupt:
+    cluster.leave(command.INTERRUPTED, "interrupted")
+    raise
+  except BaseException as error:
+    _wait_for_news(error)
+    if cluster.patience():
+      traceback.print_exc()
+    cluster.leave(1, f"{type(error).__name__}: {error}".splitlines()[0])
+    raise
+  cluster.leave(0)
+
+
+def _wait_for_news(error: BaseException) -> None:
+  """When another process dies, collectives fail at once; which one it was is known a little later."""
+  frames = traceback.extract_tb(error.__traceback__)
+  if {"jax", "jaxlib", "orbax"} & set(pathlib.Path(frames[-1].filename).parts):
+    time.sleep(cluster.patience())
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  command.run(main)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 import rtopk_jax
+from configs.rows import METHODS as METHODS
+from configs.schema import ConfigError
 from train.rounds import Distributed, Federated, Loss, Rounds
 from train.schedules import learning_rate
 
@@ -20,8 +22,6 @@ _SELECTORS = {
   "topk": lambda density, config: rtopk_jax.top_k(density),
   "randomk": lambda density, config: rtopk_jax.random_k(density, unbiased=config.unbiased),
 }
-METHODS = ("none", *_SELECTORS)
-SETTINGS = ("distributed", "federated")
 
 Seed = int | jax.Array
 
@@ -31,9 +31,13 @@ def _scope(name: str) -> Any:
   kind, _, size = name.partition(":")
   if kind != "block":
     return name
-  if not size.isdigit():
-    raise ValueError(f'scope must be "global", "leaf" or "block:SIZE", got {name!r}.')
-  return rtopk_jax.Block(int(size))
+  try:
+    return rtopk_jax.Block(int(size))
+  except ValueError as error:
+    more = f": {error}" if size.isdigit() else "."
+    raise ConfigError(
+      f'config.scope must be "global", "leaf" or "block:SIZE", got {name!r}{more}'
+    ) from error
 
 
 def _density(config: Any, per_epoch: int) -> Any:
@@ -41,6 +45,12 @@ def _density(config: Any, per_epoch: int) -> Any:
     return config.density
   # One stage more than epochs of warm-up: the stage at the final density is not one of them.
   return rtopk_jax.warmup_density(config.density, per_epoch, config.warmup_epochs + 1)
+
+
+def densities(config: Any, per_epoch: int) -> list[float]:
+  """The share of entries that is sent in each of the first epochs, of which the last stays."""
+  density = _density(config, per_epoch)
+  return list(density.densities) if config.warmup_epochs else [density]
 
 
 def exchange(

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from configs.schema import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -30,14 +32,16 @@ def make_plan(config: Any, batches_per_epoch: int) -> Plan:
     The plan.
 
   Raises:
-    ValueError: when an epoch has fewer batches than are asked for between two exchanges.
+    ConfigError: when an epoch has fewer batches than are asked for between two exchanges.
   """
   if config.setting == "federated":
     name, batches = "local_steps", config.local_steps or batches_per_epoch
   else:
     name, batches = "micro_batches", config.micro_batches
   if batches > batches_per_epoch:
-    raise ValueError(f"{name}={batches}, but an epoch of a worker has {batches_per_epoch} batches.")
+    raise ConfigError(
+      f"config.{name} must be at most {batches_per_epoch}, the batches of a worker in an epoch, got {batches}."
+    )
   per_epoch = batches_per_epoch // batches
   exchanges = config.epochs * per_epoch
   return Plan(batches, per_epoch, min(exchanges, config.max_steps or exchanges))

@@ -18,6 +18,11 @@ def _by_method(records: list[dict[str, Any]]) -> dict[str, dict[int, list[dict[s
   return runs
 
 
+def last(records: list[dict[str, Any]], score: Score) -> dict[str, Any]:
+  """The last record of a run that has a score."""
+  return [record for record in records if score.key in record][-1]
+
+
 def table(records: list[dict[str, Any]], score: Score) -> str:
   """Every method's score after the last epoch, and what it sent.
 
@@ -31,24 +36,24 @@ def table(records: list[dict[str, Any]], score: Score) -> str:
     the whole run and, in brackets, in its last step.
   """
   runs = _by_method(records)
-  last = {method: [seed[-1] for seed in seeds.values()] for method, seeds in runs.items()}
+  ends = {method: [seed[-1] for seed in seeds.values()] for method, seeds in runs.items()}
   lines = [
     f"| method | {score.name} | seeds | MB sent a worker | MB on its link | compression |",
     "|---|---|---|---|---|---|",
   ]
-  for method, ends in last.items():
-    values = np.array([end[score.key] for end in ends])
+  for method, seeds in runs.items():
+    values = np.array([last(seed, score)[score.key] for seed in seeds.values()], np.float64)
     spread = f" ± {score.shown(values.std(ddof=1))}" if len(values) > 1 else ""
-    end = ends[0]
+    end = ends[method][0]
     ratio = "not measured"
-    if "none" in last:
-      dense = last["none"][0]
+    if "none" in ends:
+      dense = ends["none"][0]
       ratio = (
         f"{dense['link_bytes'] / end['link_bytes']:.1f} "
         f"({dense['link_bytes_a_step'] / end['link_bytes_a_step']:.1f})"
       )
     lines.append(
-      f"| {NAMES[method]} | {score.shown(values.mean())}{spread} | {len(ends)} | "
+      f"| {NAMES[method]} | {score.shown(values.mean())}{spread} | {len(values)} | "
       f"{end['sent_bytes'] / 1e6:.2f} | {end['link_bytes'] / 1e6:.2f} | {ratio} |"
     )
   return "\n".join(lines) + "\n"
@@ -75,10 +80,11 @@ def picture(records: list[dict[str, Any]], score: Score, path: pathlib.Path) -> 
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
   axes = figure.subplots()
-  for method, seeds in _by_method(records).items():
+  scored = [record for record in records if score.key in record]
+  for method, seeds in _by_method(scored).items():
     sent = np.array([[r["sent_bytes"] for r in run] for run in seeds.values()]).mean(0) / 1e6
     scale = 100 if score.percent else 1
-    values = scale * np.array([[r[score.key] for r in run] for run in seeds.values()])
+    values = scale * np.array([[r[score.key] for r in run] for run in seeds.values()], np.float64)
     mean = values.mean(0)
     axes.plot(sent, mean, label=NAMES[method], color=COLOURS[method], linewidth=1.8)
     if len(values) > 1:

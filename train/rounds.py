@@ -25,11 +25,14 @@ class Rounds(Protocol):
     tx: what is done with what the workers came to, an exchange first.
     loss: of one worker's batch, as a task has it.
     batches: a worker's batches between two exchanges.
+    begins_alone: whether ``begin`` and ``local_step`` know nothing of the optimizer and its state, so that
+      they are the same program whatever the method.
   """
 
   tx: optax.GradientTransformation
   loss: Loss
   batches: int
+  begins_alone: bool
 
   def begin(self, params: Any, opt_state: Any, model_state: Any) -> Any:
     """What a worker has before its first batch; states with this worker's rows."""
@@ -67,6 +70,8 @@ class Distributed:
     batches: micro-batches of an exchange.
   """
 
+  begins_alone = True
+
   def __init__(self, loss: Loss, tx: optax.GradientTransformation, batches: int):
     self.loss, self.tx, self.batches = loss, tx, batches
     self._gradient = jax.grad(loss, has_aux=True)
@@ -102,6 +107,8 @@ class Federated:
     rounds: what ``rtopk_jax.federated`` made of it, with auxiliary results and model state.
     batches: local steps of a round.
   """
+
+  begins_alone = False
 
   def __init__(self, loss: Loss, rounds: rtopk_jax.Federated, batches: int):
     self.loss, self.batches = loss, batches

@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
-import rtopk_jax
-from train import drift, elastic
+from train import compatibility, drift, elastic
 from train.checkpoints import Checkpoints
+from train.clock import Clock
+from train.experiment import Experiment
+from train.folder import finite
 from train.participation import present
-from train.plan import Plan
 from train.preemption import Preempted, Preemption
 from train.profiling import Profile
 from train.progress import Progress
-from train.task import Task
+from train.schedules import learning_rate
 from train.totals import Totals
-from train.workers import RunState, Workers
+from train.workers import QUICKLY, RunState, Workers
 from train.writer import Writer
 
 Record = dict[str, Any]
@@ -32,11 +33,8 @@ class Run:
   """One method and one seed.
 
   Args:
-    config: the experiment.
-    task: what is trained.
+    experiment: the config and what it comes to.
     workers: who trains, by the method.
-    costs: bytes of an exchange in the first epochs, of which the last stay.
-    plan: how long.
     method: its name.
     seed: of weights, data and selector.
     folder: where its metrics and checkpoints go.
@@ -46,23 +44,26 @@ class Run:
 
   def __init__(
     self,
-    config: Any,
-    task: Task,
+    experiment: Experiment,
     workers: Workers,
-    costs: list[rtopk_jax.WireBytes],
-    plan: Plan,
     method: str,
     seed: int,
     folder: pathlib.Path,
     progress: Progress,
     preemption: Preemption,
   ):
-    self.config, self.task, self.workers, self.costs, self.plan = config, task, workers, costs, plan
-    self.method, self.seed, self.folder = method, seed, folder
+    self.config, self.task, self.plan = experiment.config, experiment.task, experiment.plan
+    self.workers, self.method, self.seed, self.folder = workers, method, seed, folder
     self.progress, self.preemption = progress, preemption
     self.name = f"{method} seed {seed}"
+    self._costs = experiment.costs[method]
+    self._densities = [1.0] if method == "none" else experiment.densities
+    self._rate = jax.jit(
+      learning_rate(self.config, self.plan.per_epoch, self.plan.exchanges),
+      compiler_options=QUICKLY,
+    )
     self._seed = jnp.int32(seed)
-    self._source = task.source(seed)
+    self._source = self.task.source(seed)
     self._waited = 0.0
 
   def train(self, report: Callable[[Record], None]) -> list[Record]:
@@ -80,14 +81,21 @@ class Run:
       DriftError: when workers have different weights.
       ValueError: when the checkpoint cannot be opened with this config.
     """
-    checkpoints = Checkpoints(self.folder, self.config.keep_checkpoints, self.progress.line)
+    checkpoints = Checkpoints(
+      self.folder,
+      self.config.keep_checkpoints,
+      compatibility.fields_of(self.config),
+      self.progress.line,
+    )
     try:
       state, totals = self._start(checkpoints)
       for record in totals.records:
         report(record)
-      self.progress.advance(self.name, totals.step * self.plan.batches)
+      self.progress.begin(self.name, totals.step, self.plan.exchanges)
+      if totals.records:
+        self._score(totals.records[-1])
       if totals.step < self.plan.exchanges:
-        writer = Writer(self.folder, totals.step, totals.lines)
+        writer = Writer(self.folder, totals.step, totals.lines, self.progress.line)
         profile = Profile(
           self.folder / "profile", self.config.profile_from, self.config.profile_steps
         )
@@ -161,7 +169,7 @@ class Run:
     batches = self._batches(totals.step)
     every = plan.per_epoch if config.checkpoint_every is None else config.checkpoint_every
     due = lambda interval, step: bool(interval) and step % interval == 0
-    clock = _Clock(totals.step, totals.seconds)
+    clock = Clock(totals.step, totals.seconds)
     before: dict[str, jax.Array] | None = None
     for step in range(totals.step + 1, plan.exchanges + 1):
       profile.before()
@@ -188,6 +196,7 @@ class Run:
         record = self._record(state, totals, clock)
         totals.records.append(record)
         report(record)
+        writer.scalars(step, {name: x for name, x in record.items() if name in self._found})
       if save:
         totals.seconds, totals.lines = clock.seconds(), writer.lines
         writer.sync()
@@ -198,82 +207,76 @@ class Run:
         raise Preempted
 
   def _note(
-    self, metrics: dict[str, jax.Array], totals: Totals, writer: Writer, clock: "_Clock"
+    self, metrics: dict[str, jax.Array], totals: Totals, writer: Writer, clock: Clock
   ) -> None:
     """What is done about a step that is over."""
     host = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    stage = min(totals.step // self.plan.per_epoch, len(self.costs) - 1)
-    totals.add(host, self.costs[stage], self.config.max_skipped)
-    self.progress.advance(self.name, self.plan.batches)
+    totals.add(host, self._at(self._costs, totals.step), self.config.max_skipped)
+    self._last = host
     if totals.step % self.config.log_every == 0 or totals.step == self.plan.exchanges:
       pace = clock.pace(totals.step)
       values = {
         **host,
         **totals.bytes(),
+        "learning_rate": float(self._rate(totals.step - 1)),
+        "density": self._at(self._densities, totals.step - 1),
         "steps_per_second": pace,
         f"{self.task.unit}_per_second": pace * self._examples(),
-        "seconds_left": (self.plan.exchanges - totals.step) / clock.overall(totals.step),
+        "seconds_left": clock.left(totals.step, self.plan.exchanges),
       }
       writer.write(totals.step, values)
-    self._last = host
+    self.progress.step(totals.step, host.get("train_loss"), totals.sent_bytes)
+
+  def _at(self, stages: list[Any], steps: int) -> Any:
+    """What holds for the exchange after so many."""
+    return stages[min(steps // self.plan.per_epoch, len(stages) - 1)]
+
+  def _score(self, record: Record) -> None:
+    if self.task.score.key in record:
+      shown = self.task.score.shown(record[self.task.score.key])
+      self.progress.score(f"{self.task.score.name} {shown}")
 
   def _examples(self) -> int:
     """Examples of an exchange."""
     return self.plan.batches * self.workers.num_workers * self.task.examples
 
-  def _record(self, state: RunState, totals: Totals, clock: "_Clock") -> Record:
+  def _record(self, state: RunState, totals: Totals, clock: Clock) -> Record:
     """The figures of an epoch that has ended, and of an evaluation."""
     exchanges, trained = totals.summed, clock.epoch()
     waited, self._waited = self._waited, 0.0
-    statistics = self.task.statistics(state.model_state)
-    averaged = self.workers.mean(statistics)
-    if self.workers.num_workers > 1:
-      totals.statistics_bytes += sum(x.nbytes for x in jax.tree.leaves(averaged))
-    found = self.task.evaluate(self.workers.here(state.params), averaged)
-    stage = min((totals.step - 1) // self.plan.per_epoch, len(self.costs) - 1)
-    return {
+    epoch = -(-totals.step // self.plan.per_epoch)
+    found = self._evaluate(state, totals) if self._due(epoch, totals.step) else {}
+    self._found = frozenset(found)
+    record = {
       "method": self.method,
       "seed": self.seed,
-      "epoch": -(-totals.step // self.plan.per_epoch),
+      "epoch": epoch,
       "step": totals.step,
       "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
       **totals.bytes(),
-      "link_bytes_a_step": self.costs[stage].link,
+      "link_bytes_a_step": self._at(self._costs, totals.step - 1).link,
       **self._last,
       **totals.means(),
       **found,
       "steps_per_second": exchanges / trained,
       f"{self.task.unit}_per_second": exchanges * self._examples() / trained,
       "seconds_waiting_for_data": waited,
+      "seconds_evaluating": clock.epoch(),
       "seconds": clock.seconds(),
     }
+    record = finite(record)
+    self._score(record)
+    self.progress.epoch()
+    return record
 
+  def _due(self, epoch: int, step: int) -> bool:
+    """Whether an epoch ends with an evaluation."""
+    every = self.config.eval_every
+    last = step == self.plan.exchanges and self.config.eval_at_end
+    return last or (bool(every) and epoch % every == 0)
 
-class _Clock:
-  """How long things take."""
-
-  def __init__(self, step: int, seconds: float):
-    self._start = self._since = self._epoch = time.monotonic()
-    self._first = self._logged = step
-    self._before = seconds
-
-  def seconds(self) -> float:
-    """Of the run, with what earlier processes took."""
-    return self._before + time.monotonic() - self._start
-
-  def overall(self, step: int) -> float:
-    """Steps a second since this process began."""
-    return (step - self._first) / (time.monotonic() - self._start)
-
-  def pace(self, step: int) -> float:
-    """Steps a second since this was asked last."""
-    now = time.monotonic()
-    pace = (step - self._logged) / (now - self._since)
-    self._logged, self._since = step, now
-    return pace
-
-  def epoch(self) -> float:
-    """Seconds since this was asked last."""
-    now = time.monotonic()
-    seconds, self._epoch = now - self._epoch, now
-    return seconds
+  def _evaluate(self, state: RunState, totals: Totals) -> dict[str, float]:
+    averaged = self.workers.mean(self.task.statistics(state.model_state))
+    if self.workers.num_workers > 1:
+      totals.statistics_bytes += sum(x.nbytes for x in jax.tree.leaves(averaged))
+    return self.task.evaluate(self.workers.here(state.params), averaged)

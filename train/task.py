@@ -1,10 +1,16 @@
 """What is trained on what: the part of an experiment that does not know how gradients are exchanged."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 import data
+from configs.schema import Field
+
+# By the section of the config, "model" or "task_options", the fields that a task takes from it.
+Fields = Mapping[str, Mapping[str, Field]]
 
 
 class Score(NamedTuple):
@@ -20,13 +26,20 @@ class Score(NamedTuple):
   name: str
   percent: bool = False
 
-  def shown(self, value: float) -> str:
-    """The figure as a table has it."""
-    return f"{100 * value:.2f} %" if self.percent else f"{value:.2f}"
+  def shown(self, value: float | None) -> str:
+    """The figure as a table has it; small ones keep their digits."""
+    if value is None or not math.isfinite(value):
+      return "not finite"
+    if self.percent:
+      return f"{100 * value:.2f} %"
+    return f"{value:.2f}" if 10 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 class Task(Protocol):
   """A network, a training set and a test set.
+
+  A class may have ``fields`` too, such as ``{"task_options": {"noise": number(0.1, "of the data")}}``
+  (``configs/schema.py``): then those sections of a config are checked before the task is made.
 
   Attributes:
     score: what evaluations are compared by.

@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import rtopk_jax
+from train.errors import FAILED, UserError
 
 
-class NotFiniteError(FloatingPointError):
+class NotFiniteError(UserError, FloatingPointError):
   """Too many steps in a row were not finite."""
+
+  def __init__(self, text: str):
+    super().__init__(text, FAILED)
 
 
 @dataclasses.dataclass
@@ -80,7 +84,7 @@ class Totals:
     if self.skipped_in_row >= max_skipped:
       raise NotFiniteError(
         f"Step {self.step} was skipped, and {self.skipped_in_row - 1} before it: each time the gradient "
-        f"of a worker was not finite. max_skipped={max_skipped}. A smaller learning rate, clip_norm or a "
+        f"of a worker was not finite. config.max_skipped={max_skipped}. A smaller learning rate, clip_norm or a "
         "look at the data may help."
       )
 

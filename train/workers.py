@@ -18,11 +18,13 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from configs.schema import ConfigError
 from train import drift
 from train.methods import AXIS
 from train.rounds import Rounds
 
-KINDS = ("auto", "devices", "simulated")
+# For programs that run once or for a moment: optimising them takes longer than running them.
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 class RunState(NamedTuple):
@@ -58,25 +60,42 @@ def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
     A mesh of one axis, or None.
 
   Raises:
-    ValueError: for an unknown kind, when devices are asked for and too few, and when several processes
-      don't have a device for each worker and a worker for each device.
+    ConfigError: when devices are asked for and too few, and when several processes don't have a device for
+      each worker and a worker for each device.
   """
-  if kind not in KINDS:
-    raise ValueError(f"workers must be one of {', '.join(KINDS)}, got {kind!r}.")
   devices, processes = jax.devices(), jax.process_count()
   if processes > 1 and (kind == "simulated" or len(devices) != num_workers):
-    raise ValueError(
-      f"num_workers={num_workers} with workers={kind!r}, but {processes} processes have "
-      f"{len(devices)} devices; between processes every device is one worker."
+    raise ConfigError(
+      f"config.num_workers must be {len(devices)}, the devices of {processes} processes, got {num_workers} with "
+      f"config.workers={kind!r}: between processes every device is one worker."
     )
   if kind == "devices" and len(devices) < num_workers:
-    raise ValueError(
-      f'workers="devices" with num_workers={num_workers}, but there are {len(devices)} devices; '
-      'workers="simulated" needs one.'
+    raise ConfigError(
+      f"config.workers must be 'simulated' or 'auto' with config.num_workers={num_workers} and "
+      f"{len(devices)} devices, got 'devices'."
     )
   if kind == "simulated" or len(devices) < num_workers or num_workers == 1:
     return None
   return Mesh(np.array(devices[:num_workers]), (AXIS,))
+
+
+def mean_over_workers(mesh: Mesh | None) -> Callable[[Any], Any]:
+  """A function of arrays (n, …) to their means, the same to the bit however workers are spread.
+
+  Args:
+    mesh: of the workers; None where all is on one device.
+
+  Returns:
+    The function.
+  """
+
+  def mean(tree: Any) -> Any:
+    if mesh is not None:
+      # Gathered, then summed in the order of the workers.
+      tree = lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+  return jax.jit(mean)
 
 
 class Workers:
@@ -87,9 +106,16 @@ class Workers:
       functions, so that the runs of several seeds share one compilation.
     num_workers: n.
     mesh: their devices, or None to simulate them.
+    like: workers of another method, whose programs are used where they are the same.
   """
 
-  def __init__(self, make_rounds: Callable[[Any], Rounds], num_workers: int, mesh: Mesh | None):
+  def __init__(
+    self,
+    make_rounds: Callable[[Any], Rounds],
+    num_workers: int,
+    mesh: Mesh | None,
+    like: "Workers | None" = None,
+  ):
     self.make_rounds, self.num_workers, self.mesh = make_rounds, num_workers, mesh
     # What needs no seed: all but the exchange.
     self.rounds = make_rounds(0)
@@ -102,11 +128,14 @@ class Workers:
     self._init = jax.jit(self._init_on_mesh if on_mesh else self._init_simulated)
     self._begin = jax.jit(self._begin_on_mesh if on_mesh else self._begin_one)
     self._more = jax.jit(self._more_on_mesh if on_mesh else self._more_of_one, donate_argnums=1)
+    self._first = jax.jit(self._first_one)
+    if like is not None and self.rounds.begins_alone and like.rounds.begins_alone:
+      self._begin, self._more, self._first = like._begin, like._more, like._first
     self._exchange = jax.jit(
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
     self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
-    self._mean = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree))
+    self._mean = mean_over_workers(mesh)
     self._fingerprints = jax.jit(self._fingerprints_on_mesh)
 
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
@@ -255,8 +284,17 @@ class Workers:
   ) -> tuple[RunState, dict[str, jax.Array]]:
     first = next(batches)
     of = lambda batch, i: jax.tree.map(lambda x: x[i], batch)
-    parts = [self._begin(state, of(first, i), i) for i in range(self.num_workers)]
+    own = state._replace(opt_state=None) if self.rounds.begins_alone else state
     before = None
+    if self.rounds.batches == 1 and present is None:
+      # One program for both: nothing is written down that the gradient would only be added to.
+      parts = []
+      for i in range(self.num_workers):
+        part, ticket = self._first(own, of(first, i), i)
+        before = _not_too_far_ahead(before, ticket)
+        parts.append(part)
+      return self._exchange(state, parts, seed, present)
+    parts = [self._begin(own, of(first, i), i) for i in range(self.num_workers)]
     for batch in itertools.chain((first,), batches):
       for i in range(self.num_workers):
         # Who is absent need not train.
@@ -265,16 +303,26 @@ class Workers:
           before = _not_too_far_ahead(before, ticket)
     return self._exchange(state, parts, seed, present)
 
+  def _first_one(self, state: RunState, batch: Any, worker: jax.Array) -> tuple[_Part, jax.Array]:
+    part = self._begin_of_one(state, batch, worker)
+    return self._more_of_one(state.params, part, batch)
+
   def _begin_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
-    pick = lambda axis, x: x if axis is None else x[worker]
-    opt_state = jax.tree.map(
-      pick, self._axes(state), state.opt_state, is_leaf=lambda axis: axis is None
-    )
+    part = self._begin_of_one(state, batch, worker)
+    # Copies, since what a step returns as it came is the same buffer, and these will be donated.
+    return part._replace(local=jax.tree.map(jnp.copy, part.local))
+
+  def _begin_of_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
+    opt_state = None
+    if not self.rounds.begins_alone:
+      pick = lambda axis, x: x if axis is None else x[worker]
+      opt_state = jax.tree.map(
+        pick, self._axes(state), state.opt_state, is_leaf=lambda axis: axis is None
+      )
     model_state = jax.tree.map(lambda x: x[worker], state.model_state)
     zeros = self._no_metrics(state, jax.tree.map(lambda x: x[None], batch))
     local = self.rounds.begin(state.params, opt_state, model_state)
-    # Copies, since what a step returns as it came is the same buffer, and these will be donated.
-    return _Part(jax.tree.map(jnp.copy, local), zeros())
+    return _Part(local, zeros())
 
   def _more_of_one(self, params: Any, part: _Part, batch: Any) -> tuple[_Part, jax.Array]:
     if self.mesh is not None:

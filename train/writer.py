@@ -3,12 +3,13 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from train.events import EventFile
+from train.folder import dumps, replace
 
 LINES = "steps.jsonl"
 
@@ -20,19 +21,27 @@ class Writer:
     folder: of the run; ``steps.jsonl`` and event files are made in it.
     step: where the run stands.
     lines: how many there are up to there; later ones, written before it was interrupted, are dropped.
+    say: what is told about a file that is damaged.
 
   Attributes:
     lines: how many there are.
   """
 
-  def __init__(self, folder: pathlib.Path, step: int, lines: int):
+  def __init__(self, folder: pathlib.Path, step: int, lines: int, say: Callable[[str], None]):
     self.lines = lines
     self._lines = self._events = None
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / LINES
-      before = path.read_text().splitlines(keepends=True) if path.exists() else []
-      replace(path, "".join(before[:lines]))
+      kept = _whole(path.read_bytes(), lines) if path.exists() else []
+      if len(kept) < lines:
+        say(
+          f"{path} is damaged: {len(kept)} of {lines} lines are whole, and stay. The weights are not concerned."
+        )
+        if path.exists():
+          path.replace(path.with_name(LINES + ".damaged"))
+      self.lines = len(kept)
+      replace(path, "".join(line + "\n" for line in kept))
       self._lines = open(path, "a")  # noqa: SIM115
       self._events = EventFile(folder, step)
 
@@ -40,8 +49,13 @@ class Writer:
     """Metrics of a step: numbers by name."""
     self.lines += 1
     if self._lines and self._events:
-      self._lines.write(json.dumps({"step": step, **values}) + "\n")
+      self._lines.write(dumps({"step": step, **values}) + "\n")
       self._events.scalars(step, values)
+
+  def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+    """Numbers for TensorBoard alone, which are in another file already."""
+    if self._events:
+      self._events.scalars(step, {name: x for name, x in values.items() if x is not None})
 
   def sync(self) -> None:
     """All that was written is on disk: a checkpoint that follows may count on it."""
@@ -57,11 +71,14 @@ class Writer:
       self._events.close()
 
 
-def replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file in whole or not at all."""
-  new = path.with_name(path.name + ".new")
-  with open(new, "w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  new.replace(path)
+def _whole(content: bytes, lines: int) -> list[str]:
+  """The first lines of JSON, up to one that is damaged."""
+  whole: list[str] = []
+  for line in content.split(b"\n")[:lines]:
+    try:
+      if not isinstance(json.loads(line), dict):
+        break
+    except ValueError:
+      break
+    whole.append(line.decode())
+  return whole

@@ -21,6 +21,7 @@ TIMES = (
   "seconds",
   "seconds_left",
   "seconds_waiting_for_data",
+  "seconds_evaluating",
   "steps_per_second",
   "examples_per_second",
 )
@@ -48,13 +49,34 @@ class Zygote:
     return json.loads(self._process.stdout.readline())
 
   def start(
-    self, workdir: pathlib.Path, *options: str, devices: int = 1, log: str = "log"
+    self,
+    workdir: pathlib.Path,
+    *options: str,
+    devices: int = 1,
+    log: str = "log",
+    environment: dict[str, str] | None = None,
   ) -> "Child":
     """A run of ``train.main`` in a process of its own."""
     path = workdir.parent / f"{workdir.name}.{log}"
     arguments = ["--config=tests/train/tiny.py", f"--workdir={workdir}", *options]
-    pid = self.ask(arguments=arguments, log=str(path), devices=devices, cache=str(self.cache))
-    return Child(self, pid, path)
+    return self.main(path, *arguments, devices=devices, environment=environment)
+
+  def main(
+    self,
+    log: pathlib.Path,
+    *arguments: str,
+    devices: int = 1,
+    environment: dict[str, str] | None = None,
+  ) -> "Child":
+    """``train.main`` with these arguments alone."""
+    pid = self.ask(
+      arguments=arguments,
+      log=str(log),
+      devices=devices,
+      cache=str(self.cache),
+      environment=environment or {},
+    )
+    return Child(self, pid, log)
 
   def close(self) -> None:
     assert self._process.stdin

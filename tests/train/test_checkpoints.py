@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, of another config, of other workers or another layout."""
 
+import json
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 import rtopk_jax
 from tests.train import tiny
 from tests.train.processes import leaves, lines, same_end, sealed, state
-from train import elastic, train_and_evaluate
+from train import ConfigError, UserError, elastic, integrity, train_and_evaluate
 from train.totals import Totals
 from train.workers import RunState
 
@@ -73,18 +74,120 @@ def test_a_damaged_checkpoint_is_not_used_and_that_is_said(trained, tmp_path, ca
   same_end(trained, job)
 
 
-def test_a_checkpoint_without_digests_was_not_complete(trained, tmp_path, capsys):
+def test_a_checkpoint_without_digests_is_read_in_whole_and_used(trained, tmp_path, capsys):
   job = tmp_path / "job"
   shutil.copytree(trained, job)
-  for number in (20, 30):
-    (job / "runs" / "rtopk-0" / "digests" / f"{number}.json").unlink()
+  run = job / "runs" / "rtopk-0"
+  (run / "digests" / "30.json").unlink()
+  train_and_evaluate(_simulated(), str(job))
+  output = capsys.readouterr().out
+  assert "Checkpoint 30 had no digests yet; all of it can be read, and it is used." in output
+  assert "was finished at step 30" in output
+  assert (run / "digests" / "30.json").read_bytes()
+  same_end(trained, job)
+
+
+@pytest.mark.parametrize("harm", [_cut, lambda path: path.unlink()])
+def test_a_checkpoint_without_digests_that_cannot_be_read_is_not_used(
+  trained, tmp_path, capsys, harm
+):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  run = job / "runs" / "rtopk-0"
+  (run / "digests" / "30.json").unlink()
+  harm(_largest(run / "checkpoints" / "30" / "state"))
   train_and_evaluate(_simulated(), str(job))
   output = capsys.readouterr().out
   assert "Checkpoint 30 was not complete" in output
-  assert "Checkpoint 20 was not complete" in output
-  # From the beginning.
-  assert "goes on" not in output
+  assert "goes on at step 20 of 30" in output
   same_end(trained, job)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"[]", b'{"files": '])
+def test_damaged_digests_are_those_of_a_damaged_checkpoint(trained, tmp_path, capsys, content):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  (job / "runs" / "rtopk-0" / "digests" / "30.json").write_bytes(content)
+  train_and_evaluate(_simulated(), str(job))
+  assert "Checkpoint 30 has damaged digests; it is now in" in capsys.readouterr().out
+  same_end(trained, job)
+
+
+def test_all_checkpoints_damaged_stops_until_a_flag_begins_again(trained, tmp_path, capsys):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  for number in (20, 30):
+    _flip(_largest(job / "runs" / "rtopk-0" / "checkpoints" / str(number) / "state"))
+  # It does not begin again by being started again, either.
+  for _ in range(2):
+    with pytest.raises(UserError, match=r"All checkpoints of .*rtopk-0 are damaged.*--start_over"):
+      train_and_evaluate(_simulated(), str(job))
+  capsys.readouterr()
+  train_and_evaluate(_simulated(), str(job), start_over=True)
+  assert "goes on" not in capsys.readouterr().out
+  assert (job / "runs.before" / "rtopk-0" / "damaged" / "30").is_dir()
+  same_end(trained, job)
+
+
+def test_few_damaged_checkpoints_are_kept(trained, tmp_path):
+  run = tmp_path / "run"
+  for number in range(5):
+    shutil.copytree(trained / "runs" / "rtopk-0" / "checkpoints" / "30", run / "checkpoints" / "30")
+    (run / "checkpoints" / "30").rename(run / "checkpoints" / str(number))
+  said = []
+  assert integrity.last_whole(run, lambda number: False, {}, said.append) is None
+  assert len(said) == 5
+  assert len(list((run / "damaged").iterdir())) == 2
+  assert integrity.had_some(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"7", None])
+def test_a_damaged_config_is_known_from_beside_the_checkpoint(trained, tmp_path, capsys, content):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  path = job / "config.json"
+  path.unlink() if content is None else path.write_bytes(content)
+  config = _simulated()
+  config.density = 0.2
+  with pytest.raises(ConfigError, match=r"config.density was 0.1 and is 0.2"):
+    train_and_evaluate(config, str(job))
+  train_and_evaluate(_simulated(), str(job))
+  assert f"{path} is damaged or gone; the copy beside the last checkpoint is used." in (
+    capsys.readouterr().out
+  )
+  assert path.read_bytes() == (trained / "config.json").read_bytes()
+
+
+def test_without_any_config_nothing_is_guessed(trained, tmp_path):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  (job / "config.json").write_bytes(b"")
+  for path in (job / "runs" / "rtopk-0" / "digests").iterdir():
+    path.write_text(json.dumps(json.loads(path.read_text())["files"]))  # as they once were
+  with pytest.raises(UserError, match=r"nothing else says of which config.*--start_over"):
+    train_and_evaluate(_simulated(), str(job))
+
+
+@pytest.mark.parametrize("harm", ["binary", "cut", "gone"])
+def test_damaged_metrics_of_steps_are_told_and_the_run_goes_on(trained, tmp_path, capsys, harm):
+  job = tmp_path / "job"
+  shutil.copytree(trained, job)
+  run = job / "runs" / "rtopk-0"
+  shutil.rmtree(run / "checkpoints" / "30")
+  (run / "digests" / "30.json").unlink()
+  path = run / "steps.jsonl"
+  whole = path.read_bytes().splitlines(keepends=True)
+  content = {
+    "binary": b"".join(whole[:7]) + b"\xff\x00\n",
+    "cut": b"".join(whole[:7]) + whole[7][:9],
+  }
+  path.unlink() if harm == "gone" else path.write_bytes(content[harm])
+  train_and_evaluate(_simulated(), str(job))
+  kept = 0 if harm == "gone" else 7
+  assert f"steps.jsonl is damaged: {kept} of 20 lines are whole" in capsys.readouterr().out
+  steps = [x["step"] for x in lines(path)]
+  assert steps == [*range(1, kept + 1), *range(21, 31)]
+  assert (run / "steps.jsonl.damaged").exists() == (harm != "gone")
 
 
 def test_a_config_of_another_run_is_refused(trained, tmp_path):
@@ -92,7 +195,9 @@ def test_a_config_of_another_run_is_refused(trained, tmp_path):
   shutil.copytree(trained, job)
   config = _simulated()
   config.density, config.momentum = 0.2, 0.5
-  with pytest.raises(ValueError, match=r"density was 0.1 and is 0.2; momentum was 0.9 and is 0.5"):
+  with pytest.raises(
+    ValueError, match=r"density was 0.1 and is 0.2; config.momentum was 0.9 and is 0.5"
+  ):
     train_and_evaluate(config, str(job))
 
 

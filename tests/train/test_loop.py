@@ -100,6 +100,25 @@ def test_every_step_function_compiles_once_and_state_is_donated(config, setting,
     assert program._cache_size() == 1
 
 
+def test_methods_share_the_program_of_a_gradient(config):
+  config.methods = ("rtopk", "none")
+  task = tiny.Tiny(config)
+  plan = make_plan(config, task.source(seed=0).steps_per_epoch)
+  (batch,) = data.load(task.source(seed=0), range(4), 1)
+  workers = None
+  for method in config.methods:
+    make = make_rounds(config, method, task.loss, plan.per_epoch, plan.exchanges, plan.batches)
+    workers = Workers(make, 4, None, workers)
+    for seed in (0, 1):
+      state = workers.init(*task.init(jax.random.key(seed)), jnp.int32(seed))
+      for _ in range(2):
+        state, _ = workers.step(state, (batch,), jnp.int32(seed))
+    assert workers._first._cache_size() == 1
+    assert workers._exchange._cache_size() == 1
+  # Once for its gradient, once for the shapes of its metrics.
+  assert task.traced == 2
+
+
 def test_one_program_does_a_step_of_devices(config):
   _, workers, state, step = _workers(config, "rtopk", "devices")
   for _ in range(3):

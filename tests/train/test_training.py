@@ -14,7 +14,7 @@ import pytest
 
 import data
 from configs import quickstart
-from train import settings, train_and_evaluate
+from train import ConfigError, settings, train_and_evaluate
 from train.methods import METHODS, make_rounds
 from train.schedules import learning_rate
 from train.tasks import make_task
@@ -107,18 +107,18 @@ def test_loss_falls_on_the_digits(config, tmp_path):
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
-    ("batchsize", 4, "config has no field 'batchsize'; the fields are"),
+    ("batchsize", 4, "config.batchsize is not a field; did you mean config.batch_size?"),
     ("setting", "gossip", "setting must be one of distributed, federated, got 'gossip'"),
-    ("local_steps", 3, "local_steps=3 has no effect with setting='distributed'"),
-    ("participation", 0.5, "participation=0.5 has no effect with setting='distributed'"),
-    ("global_batch_size", 12, "global_batch_size=12 cannot be dealt to num_workers=5"),
+    ("local_steps", 3, "config.local_steps must be None with config.setting='distributed'"),
+    ("participation", 0.5, "config.participation must be 1.0 with config.setting='distributed'"),
+    ("global_batch_size", 12, "config.global_batch_size must be a multiple of 5"),
     ("keep_checkpoints", 1, "keep_checkpoints must be at least 2, got 1"),
-    ("methods", ("rtopk", "qsgd"), "got 'qsgd'"),
-    ("seeds", (), "seeds is empty"),
+    ("methods", ("rtopk", "qsgd"), r"got \('rtopk', 'qsgd'\)"),
+    ("seeds", (), "config.seeds must be a tuple of at least one"),
     ("schedule", "linear", "schedule must be one of cosine, step, zaremba, got 'linear'"),
     ("unroll", 0, "unroll must be at least 1, got 0"),
-    ("warmup_epochs", 2, "warmup_epochs=2 leaves nothing of epochs=2"),
-    ("max_steps", 0, "max_steps must be at least 1"),
+    ("warmup_epochs", 2, "config.warmup_epochs must be below config.epochs=2, got 2"),
+    ("max_steps", 0, "config.max_steps must be at least 1"),
     ("epochs", 0, "epochs must be at least 1, got 0"),
   ],
 )
@@ -133,13 +133,13 @@ def test_impossible_configs_are_refused(config, field, value, message):
   [
     ("workers", "cloud", "workers must be one of auto, devices, simulated"),
     ("num_workers", 2000, "a worker's share of the data, which is 0 .*num_workers=2000"),
-    ("micro_batches", 3, "micro_batches=3, but an epoch of a worker has 2 batches"),
+    ("micro_batches", 3, "config.micro_batches must be at most 2, the batches of a worker"),
     ("density", 1e-4, "density=0.0001 of 5122 parameters is 0.512 of them: nothing would be sent"),
     ("density", 1.0, "density=1.0 of 5122 parameters is all of them"),
     ("collective", "ring", "collective must be one of"),
     ("wire_values", "float12", "values must be one of"),
     ("scope", "block:x", 'scope must be "global", "leaf" or "block:SIZE", got'),
-    ("task", "nowhere:Task", "task='nowhere:Task' cannot be imported"),
+    ("task", "nowhere:Task", "got 'nowhere:Task', which cannot be imported"),
     ("task", "train.loop", 'task must be "package.module:name"'),
   ],
 )
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(
 
 def test_wrong_types_are_refused(config):
   wrong = ml_collections.ConfigDict(config.to_dict() | {"momentum": "0.9"})
-  with pytest.raises(TypeError, match=r"config.momentum must be of type float, got '0.9'"):
+  with pytest.raises(ConfigError, match=r"config.momentum must be a number, got '0.9'"):
     settings.check(wrong)
 
 
@@ -189,12 +189,8 @@ def test_learning_rate_in_steps_and_along_a_cosine(config):
 
 
 def test_too_few_devices_are_refused():
-  with pytest.raises(ValueError, match='workers="devices" with num_workers=1000'):
+  with pytest.raises(ValueError, match=r"config.num_workers=1000 and 8 devices"):
     choose_mesh("devices", 1000)
-  with pytest.raises(
-    ValueError, match="workers must be one of auto, devices, simulated, got 'gpu'"
-  ):
-    choose_mesh("gpu", 2)
   assert choose_mesh("auto", 1000) is None
 
 
@@ -228,6 +224,7 @@ def test_command_line_without_cifar10(tmp_path):
   run = _main(
     "--config=configs/cifar10.py", f"--workdir={tmp_path}", f"--config.data_dir={tmp_path}"
   )
-  assert run.returncode != 0
-  assert "cifar10 is not in" in run.stderr
+  assert run.returncode == 2
+  assert run.stderr.startswith("error: cifar10 is not in ")
+  assert run.stderr.count("\n") == 1
   assert "python -m data.prepare cifar10" in run.stderr

@@ -3,6 +3,7 @@
 python -m train.main --config=tests/train/tiny.py --workdir=DIR
 """
 
+import os
 import time
 from typing import Any
 
@@ -30,6 +31,8 @@ class Source:
     number = epoch * self.steps_per_epoch + step
     if self.options.bad_from <= number < self.options.bad_until and worker == 1:
       x[0, 0] = np.nan
+    # For tests of processes that have other data than the rest.
+    x += np.float32(os.environ.get("TINY_SHIFT", 0))
     return {"x": x, "y": np.tanh(x @ weights()) + 0.1 * rng.standard_normal((self.size, OUTPUTS))}
 
 

@@ -4,6 +4,7 @@
 ``python -m train.main ARGUMENTS`` is, in a process of its own that can be killed.
 """
 
+import gc
 import json
 import os
 import sys
@@ -13,21 +14,34 @@ def _child(request: dict) -> None:
   log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(log, 1)
   os.dup2(log, 2)
+  os.environ.update(request["environment"])
   import jax
-  from absl import app
 
-  from train import main
+  from train import command, main
 
   jax.config.update("jax_num_cpu_devices", request["devices"])
   jax.config.update("jax_compilation_cache_dir", request["cache"])
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  sys.argv = ["train.main", *request["arguments"]]
-  app.run(main.main)
+  try:
+    command.run(main.main, request["arguments"])
+  except SystemExit as end:
+    if end.code != 2:
+      raise
+    # After a mistake there is nothing to tidy up, which takes longer than to find it.
+    sys.stdout.flush()
+    os._exit(2)
 
 
 def serve() -> None:
   """Forks and waits as it is asked to."""
+  import data
+  import train.explain
+  import train.loop
   import train.main  # noqa: F401
+
+  # What these import they import once.
+  data.IMAGES["digits"](None)
+  gc.freeze()
 
   for line in sys.stdin:
     request = json.loads(line)

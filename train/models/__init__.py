@@ -1,5 +1,7 @@
 """Models, as Flax NNX modules that take all of their sizes as arguments."""
 
+from train.models import lstm as lstm
+from train.models import resnet as resnet
 from train.models.functional import init as init
 from train.models.functional import rebuild as rebuild
 from train.models.lstm import LSTM as LSTM

@@ -7,6 +7,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from configs.schema import DTYPES, Field, integer, number, text
+
+# What of a config's ``model`` it takes.
+FIELDS: dict[str, Field] = dict(
+  layers=integer(2, "of LSTM, one on the other", least=1),
+  units=integer(1500, "of each layer, and of the embedding", least=1),
+  dropout=number(0.65, "the share that is dropped where a layer hands over", least=0, below=1),
+  init_scale=number(0.04, "weights start uniformly between its negative and itself", least=0),
+  dtype=text("float32", "of the factors of products; sums are float32", *DTYPES),
+)
+
 
 def _matmul(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """Factors in ``dtype``, sums in float32."""

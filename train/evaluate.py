@@ -1,0 +1,35 @@
+"""The score of a run at one of its checkpoints, the same to the bit as the run's own.
+
+python -m train.evaluate --workdir=DIR [--method=rtopk --seed=0 --step=340]
+
+Prints a line of JSON for every run that fits.
+"""
+
+from collections.abc import Sequence
+
+from train import command, folder
+from train.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> None:
+  """Evaluates."""
+  parser = command.Parser("train.evaluate", __doc__)
+  command.add_run(parser)
+  options = command.checked(parser, arguments)
+  from train import trained
+
+  found = [
+    (method, seed)
+    for method, seed in trained.runs(options.workdir)
+    if options.method in (None, method) and options.seed in (None, seed)
+  ]
+  if not found:
+    raise UserError(f"{options.workdir} has no such run.")
+  for method, seed in found:
+    run = trained.load_trained(options.workdir, method, seed, options.step, options.data_dir)
+    figures = run.task.evaluate(trained.on_device(run.params), trained.on_device(run.statistics))
+    print(folder.dumps({"method": method, "seed": seed, "step": run.step, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+  command.run(main)
