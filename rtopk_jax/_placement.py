@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis, _checks, _gradients
+from rtopk_jax import _axis, _checks, _gradients, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._lockstep import lockstep
 from rtopk_jax._mesh import Placement, check_mesh, is_spec, is_traced
@@ -121,9 +121,9 @@ class _Match:
     if not self._is_sharded or not leaf.shape:
       return P()
     alike = [
-      (_common(leaf.path, path), spec)
+      (_state.common_end(leaf.path, path), spec)
       for path, real, shape, spec in self._params
-      if leaf.shape in (real, shape) and (not path or _common(leaf.path, path))
+      if leaf.shape in (real, shape) and (not path or _state.common_end(leaf.path, path))
     ]
     best = max((common for common, _ in alike), default=0)
     found = {spec for common, spec in alike if common == best}
@@ -137,16 +137,6 @@ class _Match:
       "some: how it is sharded cannot be told. Keep parameters replicated with this transformation, or "
       "apply it to the replicated ones alone (optax.masked)."
     )
-
-
-def _common(path: tuple[Any, ...], other: tuple[Any, ...]) -> int:
-  """How many keys at their ends two paths have in common."""
-  count = 0
-  for a, b in zip(reversed(path), reversed(other), strict=False):
-    if a != b:
-      break
-    count += 1
-  return count
 
 
 def state_axes(tx: optax.GradientTransformation, params: Any) -> Any:

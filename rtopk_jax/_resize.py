@@ -120,7 +120,9 @@ def _is_told(
     return False
   if axes and isinstance(getattr(x, "sharding", None), NamedSharding):
     return _first_axis(x) in axes
-  alike = {tuple(row.shape[1:]) for at, row in rows if at[-1] == path[-1]}
+  closeness = [_state.common_end(path, at) for at, _ in rows]
+  closest = zip(rows, closeness, strict=True)
+  alike = {row.shape[1:] for (_, row), close in closest if 0 < close == max(closeness)}
   if (shape in alike) != (shape[1:] in alike):
     return shape[1:] in alike
   raise ValueError(

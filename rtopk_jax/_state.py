@@ -85,3 +85,13 @@ def check_kind(state: Any, kind: type) -> None:
     f"state must be the {kind.__name__} that init makes, got {type(state).__name__}{keys}. Restore a "
     "checkpoint into the structure of rtopk_jax.init(…), for example with Orbax's StandardRestore of it."
   )
+
+
+def common_end(path: tuple[Any, ...], other: tuple[Any, ...]) -> int:
+  """How many keys at their ends two paths have in common."""
+  count = 0
+  for a, b in zip(reversed(path), reversed(other), strict=False):
+    if a != b:
+      break
+    count += 1
+  return count

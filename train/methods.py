@@ -97,7 +97,8 @@ def _distributed(
   if config.weight_decay:
     parts.append(rtopk_jax.add_decayed_weights(config.weight_decay, **momentum))
   parts.append(optax.scale_by_learning_rate(learning_rate(config, per_epoch, total)))
-  return Distributed(loss, optax.chain(*parts), batches)
+  # A step that is skipped moves neither decay nor schedule.
+  return Distributed(loss, rtopk_jax.lockstep(optax.chain(*parts), AXIS), batches)
 
 
 def _federated(
