@@ -300,7 +300,8 @@ def federated(
       f"inner must be an optax.GradientTransformation, or a function of the round to one, got {inner!r}."
     )
   # A round that is skipped moves no outer momentum and no schedule either.
-  chain = lockstep(optax.chain(exchange, outer), axis_name)
+  plain = optax.chain(exchange, outer)
+  chain = lockstep(plain, axis_name)
 
   def full_loss(params, model_state, batch):
     result = loss_fn(params, model_state, batch) if has_model_state else loss_fn(params, batch)
@@ -312,12 +313,11 @@ def federated(
     return loss, ((rest, ()) if has_model_state else (model_state, rest))
 
   def init(params):
-    state = chain.init(params)
-    if not find_metrics(state):
+    if not find_metrics(jax.eval_shape(plain.init, params)):
       raise ValueError(
         "exchange has no sparse_exchange or dense_exchange in it, and workers would part ways."
       )
-    count = jnp.zeros((), jnp.int32)
+    state, count = chain.init(params), jnp.zeros((), jnp.int32)
     rows = lambda tree: jax.tree.map(lambda x: _axis.as_row(jnp.asarray(x), axis_name), tree)
     return FederatedState(count, state, rows(inner_of(count).init(params)) if keep_inner else ())
 
