@@ -33,7 +33,7 @@ class Table:
 
   @property
   def setting(self) -> str:
-    """ "distributed" or "federated", the same for all rows."""
+    """Of all its rows: distributed or federated."""
     return self.rows[0].setting
 
   @property

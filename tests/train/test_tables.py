@@ -255,6 +255,14 @@ def test_a_row_that_takes_too_long_is_told_to_save(tmp_path):
   assert tables.run([sys.executable, "-c", "raise SystemExit(3)"], None) == "failed (status 3)"
 
 
+@pytest.mark.parametrize(
+  ("row_minutes", "end", "seconds"),
+  [(None, None, None), (2, None, 120), (None, 150, 50), (2, 150, 50), (0.5, 150, 30), (2, 90, 0)],
+)
+def test_rows_share_a_budget(row_minutes, end, seconds):
+  assert tables.remaining(row_minutes, end, now=100) == seconds
+
+
 def _tables(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "train.tables", *arguments],

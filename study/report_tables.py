@@ -1,0 +1,191 @@
+"""The tables of docs/reproduction.md."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from study import claims
+from study.results import PROTOCOLS, Results, score
+from study.settings import Setting
+from study.verdicts import Gain
+from train.tables_paper import TABLES as PAPER
+
+All = dict[str, Results]
+_MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
+_MOMENTUM = {"correction": "correction 0.9", "after": "after the mean 0.9", "none": "none"}
+_METHODS = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
+_SHARE = {"equal": "random shares", "same": "the same for all", "classes": "classes of their own"}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+  """A table in Markdown."""
+  head = list(head)
+  lines = [head, ["---"] * len(head), *rows]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _who(found: Gain | None) -> tuple[str, str]:
+  if found is None:
+    return "–", "not run"
+  names = {"first": "rTop-k", "second": "top-k"}
+  return found.text, f"**{names[found.who]}**" if found.who in names else found.who
+
+
+def _pairs(results: Results) -> list[tuple[Setting, Setting]]:
+  """Settings with rTop-k, each beside the one with top-k."""
+  settings = [cell.setting for cell in results.stage.cells]
+  return [(s, s.but(method="topk")) for s in settings if s.method == "rtopk"]
+
+
+def labels(setting: Setting) -> str:
+  """The factors of a setting in words."""
+  memory = {1.0: "memory", 0.0: "no memory"}.get(setting.memory, f"memory × {setting.memory:g}")
+  momentum = {"correction": "momentum before", "after": "momentum after", "none": "no momentum"}
+  return f"{memory}, {momentum[setting.momentum]}, {setting.average}"
+
+
+def gains(results: Results) -> Iterator[tuple[Setting, Gain, float]]:
+  """At own rates: rTop-k's setting, its gain over top-k, and how many times as many entries get through."""
+  for one, other in _pairs(results):
+    found = results.gain(one, other)
+    covered = [results.seen(setting, "coverage") for setting in (one, other)]
+    if found is not None and covered[0] is not None and covered[1] is not None:
+      yield one, found, float(covered[0].mean() / covered[1].mean())
+
+
+def why(everything: All) -> str:
+  """What is seen in the last epoch, at own rates, by how the data is shared out."""
+  results = everything["shares"]
+  rows = []
+  for one, other in _pairs(results):
+    for setting in (one, other):
+      names = ("coverage", "residual", "update", "cosine", "wait")
+      seen = [results.seen(setting, name) for name in names]
+      # Coverage in units of k: 1 where all send the same entries, n where no two do.
+      scales = (1 / setting.density, 1, 1, 1, 1)
+      values = [
+        "–" if x is None or not x.any() else f"{scale * x.mean():.3g}"
+        for scale, x in zip(scales, seen, strict=True)
+      ]
+      verdict = _who(results.gain(one, other)) if setting is one else ("", "")
+      rows.append(
+        [
+          _SHARE[one.share],
+          _MEMORY[one.memory],
+          _METHODS[setting.method],
+          score(results.scores(setting), results.rate(setting, "own")),
+          *values,
+          *verdict,
+        ]
+      )
+  return table(
+    [
+      *("batches", "memory", "method", "accuracy [rate]", "entries sent, in k", "residual"),
+      *("update", "cosine", "wait", "rTop-k − top-k", "ahead"),
+    ],
+    rows,
+  )
+
+
+def factors(names: Iterable[str]) -> Callable[[All], str]:
+  """rTop-k against top-k in every combination of the factors, at own and at shared learning rates."""
+
+  def of(everything: All) -> str:
+    rows = []
+    for name in names:
+      results = everything[name]
+      for one, other in _pairs(results):
+        for protocol in PROTOCOLS if results.stage.cells[0].shared else PROTOCOLS[:1]:
+          scores = [
+            score(results.scores(s, protocol), results.rate(s, protocol))
+            for s in (one.baseline, one, other)
+          ]
+          rows.append(
+            [
+              _MEMORY[one.memory],
+              _MOMENTUM[one.momentum],
+              one.average,
+              f"{100 * float(one.compression):g} %",
+              str(one.epochs),
+              {"own": "own", "shared": "baseline's"}[protocol],
+              *scores,
+              *_who(results.gain(one, other, protocol)),
+            ]
+          )
+    return table(
+      [
+        *("memory", "momentum", "average", "compression", "epochs", "rate", "no compression"),
+        *("rTop-k", "top-k", "rTop-k − top-k", "ahead"),
+      ],
+      rows,
+    )
+
+  return of
+
+
+def rows_of_a_table(name: str) -> Callable[[All], str]:
+  """The rows of a table of the paper: its figure, and the study's."""
+
+  def of(everything: All) -> str:
+    results, paper = everything[name], PAPER[claims.TABLE_OF[name]]
+    printed = {(row.method, row.compression or ""): paper.printed(row) for row in paper.rows}
+    rows = []
+    for cell in results.stage.cells:
+      setting = cell.setting
+      size = f"{100 * float(setting.compression):g} %" if setting.compression else "–"
+      rows.append(
+        [
+          _METHODS[setting.method],
+          size,
+          printed.get((setting.method, setting.compression), "–"),
+          *(score(results.scores(setting, p), results.rate(setting, p)) for p in PROTOCOLS),
+        ]
+      )
+    return table(["method", "compression", "the paper's", "own rate", "baseline's rate"], rows)
+
+  return of
+
+
+def all_claims(everything: All) -> str:
+  """Every claim, the gain and the verdict by both protocols."""
+  rows = []
+  for claim in claims.CLAIMS:
+    judged = [claims.judge(claim, everything[claim.stage], p) for p in PROTOCOLS]
+    texts = [text for found in judged for text in _judged(found)]
+    number = {1: "I", 2: "II", 4: "IV", 5: "V"}[claims.TABLE_OF[claim.stage]]
+    rows.append([f"({claim.letter})", number, claim.text, *texts])
+  return table(
+    [
+      "claim",
+      "table",
+      "the paper says",
+      "gain, own rates",
+      "verdict",
+      "gain, baseline's rate",
+      "verdict",
+    ],
+    rows,
+  )
+
+
+def _judged(found: tuple[Gain, str] | None) -> tuple[str, str]:
+  if found is None:
+    return "–", "not run"
+  return found[0].text, f"**{found[1]}**"
+
+
+def undone(everything: All) -> str:
+  """What of the plan has not been run."""
+  rows = []
+  for name, results in everything.items():
+    missing = results.undone
+    total = len(results.stage.cells)
+    rows.append([f"`{name}`", str(total), str(total - len(missing)), str(len(results.log.runs))])
+  return table(["stage", "settings", "done", "runs"], rows)
+
+
+TABLES: dict[str, Callable[[All], str]] = {
+  "factors": factors(["factors"]),
+  "why": why,
+  "claims": all_claims,
+  "undone": undone,
+  **{name: rows_of_a_table(name) for name in claims.TABLE_OF},
+}
