@@ -139,14 +139,22 @@ TABLE_5 = _stage(
   WORDS,
   higher=False,
 )
+# Momentum, which the paper's language model does without, at the density of both of its distributed tables.
+WORDS_MOMENTUM = _stage(
+  "words_momentum",
+  _claims(_PAPER.but(task="ptb", epochs=4, warmup=2), (("rtopk", "0.99"), ("topk", "0.99"))),
+  tuple(range(-1, 2)),
+  higher=False,
+)
 STAGES = (
   FACTORS,
   MOMENTA,
+  RATIOS,
+  TABLE_4,
   TABLE_1,
   TABLE_2,
-  TABLE_4,
   SHARES,
-  RATIOS,
+  WORDS_MOMENTUM,
   LONG,
   TABLE_5,
   CLASSES,

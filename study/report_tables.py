@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from study import claims
+from study import claims, delay
 from study.results import PROTOCOLS, Results, score
 from study.settings import Setting
-from study.verdicts import Gain
+from study.verdicts import Gain, gain
 from train.tables_paper import TABLES as PAPER
 
 All = dict[str, Results]
 _MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
-_MOMENTUM = {"correction": "correction 0.9", "after": "after the mean 0.9", "none": "none"}
+# Of the ratios r/k that a stage of its own runs; n and 1 are in the factors.
+RATIOS_RUN = (2, 10, 20)
+# Memory, momentum and average of what is looked into.
+SEEN = ((1.0, "correction", "workers"), (1.0, "none", "workers"), (0.0, "after", "senders"))
 _METHODS = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
 _SHARE = {"equal": "random shares", "same": "the same for all", "classes": "classes of their own"}
 
@@ -35,11 +38,18 @@ def _pairs(results: Results) -> list[tuple[Setting, Setting]]:
   return [(s, s.but(method="topk")) for s in settings if s.method == "rtopk"]
 
 
+def momentum(setting: Setting) -> str:
+  """Where it stands, and how large it is."""
+  if setting.momentum == "none":
+    return "none"
+  words = {"correction": "correction", "after": "after the mean"}[setting.momentum]
+  return f"{words} {setting.m:g}" + ("" if setting.masking else ", not masked")
+
+
 def labels(setting: Setting) -> str:
   """The factors of a setting in words."""
   memory = {1.0: "memory", 0.0: "no memory"}.get(setting.memory, f"memory × {setting.memory:g}")
-  momentum = {"correction": "momentum before", "after": "momentum after", "none": "no momentum"}
-  return f"{memory}, {momentum[setting.momentum]}, {setting.average}"
+  return f"{memory}; momentum {momentum(setting)}; {setting.average}"
 
 
 def gains(results: Results) -> Iterator[tuple[Setting, Gain, float]]:
@@ -51,11 +61,54 @@ def gains(results: Results) -> Iterator[tuple[Setting, Gain, float]]:
       yield one, found, float(covered[0].mean() / covered[1].mean())
 
 
+def ratios(everything: All) -> str:
+  """rTop-k by r/k, with momentum and without, at own rates."""
+  results, factors = everything["ratios"], everything["factors"]
+  rows = []
+  for cell in results.stage.cells:
+    setting = cell.setting
+    if setting.method == "none" or setting.subsample != min(RATIOS_RUN):
+      continue
+    top = setting.but(method="topk", subsample=0)
+    for ratio in (1, *RATIOS_RUN, setting.workers):
+      asked = setting.but(subsample=0 if ratio == setting.workers else ratio)
+      where, found = (factors, asked) if ratio == setting.workers else (results, asked)
+      where, found = (factors, top) if ratio == 1 else (where, found)
+      scores, against = where.scores(found), factors.scores(top)
+      gained = None
+      if scores is not None and against is not None and ratio > 1:
+        gained = gain(setting.task, scores, against)
+      seen = where.seen(found, "cosine")
+      rows.append(
+        (
+          setting.heavy,
+          ratio,
+          [
+            f"{setting.heavy:g}",
+            str(ratio),
+            f"{delay.implicit_momentum(ratio):.2f}",
+            f"{delay.stable_step(setting.heavy, ratio):.3g}",
+            score(scores, where.rate(found, "own")),
+            "–" if seen is None else f"{seen.mean():.2f}",
+            "–" if gained is None else gained.text,
+            "–" if gained is None else _who(gained)[1],
+          ],
+        )
+      )
+  head = ["momentum", "r/k", "of waiting", "stable ηh", "accuracy [own rate]", "cosine"]
+  return table([*head, "minus top-k", "ahead"], [row for *_, row in sorted(rows)])
+
+
 def why(everything: All) -> str:
   """What is seen in the last epoch, at own rates, by how the data is shared out."""
-  results = everything["shares"]
+  pairs = [
+    (results, *pair)
+    for results in (everything[name] for name in ("factors", "shares", "classes"))
+    for pair in _pairs(results)
+    if (pair[0].memory, pair[0].momentum, pair[0].average) in SEEN
+  ]
   rows = []
-  for one, other in _pairs(results):
+  for results, one, other in pairs:
     for setting in (one, other):
       names = ("coverage", "residual", "update", "cosine", "wait")
       seen = [results.seen(setting, name) for name in names]
@@ -70,6 +123,7 @@ def why(everything: All) -> str:
         [
           _SHARE[one.share],
           _MEMORY[one.memory],
+          momentum(one),
           _METHODS[setting.method],
           score(results.scores(setting), results.rate(setting, "own")),
           *values,
@@ -78,7 +132,8 @@ def why(everything: All) -> str:
       )
   return table(
     [
-      *("batches", "memory", "method", "accuracy [rate]", "entries sent, in k", "residual"),
+      *("batches", "memory", "momentum", "method", "accuracy [rate]", "entries sent, in k"),
+      "residual",
       *("update", "cosine", "wait", "rTop-k − top-k", "ahead"),
     ],
     rows,
@@ -101,7 +156,7 @@ def factors(names: Iterable[str]) -> Callable[[All], str]:
           rows.append(
             [
               _MEMORY[one.memory],
-              _MOMENTUM[one.momentum],
+              momentum(one),
               one.average,
               f"{100 * float(one.compression):g} %",
               str(one.epochs),
@@ -119,6 +174,27 @@ def factors(names: Iterable[str]) -> Callable[[All], str]:
     )
 
   return of
+
+
+def rows_of_momentum(everything: All) -> str:
+  """Language with momentum and without, at 99 %."""
+  rows = []
+  for name in ("table4", "words_momentum"):
+    results = everything[name]
+    one, other = (
+      claims.setting_of(results.stage, f"{method} 0.99") for method in ("rtopk", "topk")
+    )
+    if one is None or other is None:
+      continue
+    for protocol in PROTOCOLS:
+      scores = [
+        score(results.scores(s, protocol), results.rate(s, protocol))
+        for s in (one.baseline, one, other)
+      ]
+      words = {"own": "own", "shared": "baseline's"}[protocol]
+      rows.append([momentum(one), words, *scores, *_who(results.gain(one, other, protocol))])
+  head = ["momentum", "rate", "no compression", "rTop-k 99 %", "top-k 99 %"]
+  return table([*head, "gain of rTop-k, %", "ahead"], rows)
 
 
 def rows_of_a_table(name: str) -> Callable[[All], str]:
@@ -183,8 +259,12 @@ def undone(everything: All) -> str:
 
 
 TABLES: dict[str, Callable[[All], str]] = {
-  "factors": factors(["factors"]),
+  "factors": factors(["factors", "momenta"]),
   "why": why,
+  "ratios": ratios,
+  "long": factors(["long"]),
+  "others": factors(["decay", "sparser"]),
+  "language_momentum": rows_of_momentum,
   "claims": all_claims,
   "undone": undone,
   **{name: rows_of_a_table(name) for name in claims.TABLE_OF},
