@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from study import search
-from study.report_tables import gains, labels
+from study.report_tables import SEEN, gains, labels
 from study.results import Results
 from study.settings import Setting
 
@@ -109,31 +109,30 @@ def rates(everything: All) -> Any:
 
 def course(everything: All) -> Any:
   """Coverage, residual, and the update against the dense one over the epochs, with memory and without."""
-  results = everything["shares"]
-  figure = _figure(10, 5.5)
-  panels = figure.subplots(2, 4)
+  results = everything["factors"]
+  figure = _figure(10, 2.6 * len(SEEN))
+  panels = figure.subplots(len(SEEN), 4, squeeze=False)
   kinds = {
-    "coverage": "entries sent by some worker, in k",
+    "coverage": "entries some worker sends, in k",
     "residual": "residual / gradient, norms",
     "update": "update / dense update, norms",
     "cosine": "cosine of the two",
   }
-  with_memory = Setting(compression="0.99")
-  without = with_memory.but(memory=0.0, momentum="after", average="senders")
-  for line, base in zip(panels, (with_memory, without), strict=True):
+  for line, (memory, momentum, average) in zip(panels, SEEN, strict=True):
+    base = Setting(compression="0.99", memory=memory, momentum=momentum, average=average)
     for panel, (name, label) in zip(line, kinds.items(), strict=True):
       for method in ("rtopk", "topk"):
-        values = results.course(base.but(method=method), name)
-        if values:
-          scale = 100 if name == "coverage" else 1
-          panel.plot(
-            range(1, len(values) + 1),
-            [scale * x for x in values],
-            color=_COLOURS[method],
-            label=_NAMES[method],
-          )
+        values = results.course(base.but(method=method), name) or []
+        scale = 100 if name == "coverage" else 1
+        panel.plot(
+          range(1, len(values) + 1),
+          [scale * x for x in values],
+          color=_COLOURS[method],
+          label=_NAMES[method],
+        )
       panel.set_ylim(bottom=0)
-      _tidy(panel, "epoch", label, "with memory" if base.memory else "without")
+      _tidy(panel, "epoch", label, "")
+    line[0].set_title(labels(base), fontsize="small", loc="left")
   panels[0, 0].legend(frameon=False, fontsize="small")
   return figure
 

@@ -81,7 +81,7 @@ RATIOS = _stage(
   "ratios",
   [
     setting.but(method="rtopk", subsample=ratio)
-    for setting, ratio in itertools.product((_PLAIN, _WITH), (2, 10, 20))
+    for setting, ratio in itertools.product((_PLAIN, _WITH), (2, 20))
   ],
   MOMENTUM,
   shared=False,
@@ -95,7 +95,7 @@ CLASSES = _stage(
 )
 LONG = _stage(
   "long",
-  _each(s.but(epochs=50) for s in (_WITH, _PLAIN)),
+  _each([_PLAIN.but(epochs=40)]),
   MOMENTUM,
   shared=False,
   finalists=1,
@@ -111,14 +111,20 @@ SPARSER = _stage(
   ],
   MOMENTUM,
 )
-TABLE_1 = _stage("table1", _claims(_PAPER.but(epochs=15, warmup=5), _IMAGES), MOMENTUM)
+TABLE_1 = _stage(
+  "table1",
+  _claims(_PAPER.but(epochs=40, warmup=5), _IMAGES),
+  MOMENTUM,
+  shared=False,
+  finalists=1,
+)
 TABLE_2 = _stage(
   "table2", _claims(_PAPER.but(epochs=30, warmup=5, exchange_every="epoch"), _IMAGES), LOCAL
 )
 TABLE_4 = _stage(
   "table4",
   _claims(
-    _PAPER.but(task="ptb", momentum="none", epochs=4, warmup=2),
+    _PAPER.but(task="ptb", momentum="none", epochs=3, warmup=2),
     (
       ("rtopk", "0.999"),
       ("topk", "0.999"),
@@ -129,6 +135,7 @@ TABLE_4 = _stage(
   ),
   WORDS,
   higher=False,
+  finalists=1,
 )
 TABLE_5 = _stage(
   "table5",
@@ -142,21 +149,37 @@ TABLE_5 = _stage(
 # Momentum, which the paper's language model does without, at the density of both of its distributed tables.
 WORDS_MOMENTUM = _stage(
   "words_momentum",
-  _claims(_PAPER.but(task="ptb", epochs=4, warmup=2), (("rtopk", "0.99"), ("topk", "0.99"))),
+  _claims(_PAPER.but(task="ptb", epochs=3, warmup=2), (("rtopk", "0.99"), ("topk", "0.99"))),
   tuple(range(-1, 2)),
   higher=False,
+  finalists=1,
+)
+# How entries travel, and other ways to choose them: score against bytes.
+BYTES = _stage(
+  "bytes",
+  [
+    *(_PLAIN.but(method=method, compression="0.999") for method in _BOTH),
+    _PLAIN.but(method="randomk"),
+    *(
+      _PLAIN.but(method="topk", channel=channel) for channel in ("block", "owners", "bf16", "int8")
+    ),
+    *(_PLAIN.but(method="rtopk", channel=channel) for channel in ("block", "bf16", "int8")),
+  ],
+  MOMENTUM,
+  shared=False,
 )
 STAGES = (
   FACTORS,
-  MOMENTA,
   RATIOS,
   TABLE_4,
-  TABLE_1,
   TABLE_2,
+  TABLE_1,
   SHARES,
-  WORDS_MOMENTUM,
   LONG,
+  WORDS_MOMENTUM,
+  MOMENTA,
   TABLE_5,
+  BYTES,
   CLASSES,
   DECAY,
   SPARSER,

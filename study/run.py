@@ -8,6 +8,7 @@ gives the same figures again; on another machine their last digits may differ.
 """
 
 import argparse
+import itertools
 import os
 import time
 
@@ -16,9 +17,19 @@ from study.log import Log, open_all
 from study.plan import STAGES, Stage
 
 
-def pending(stage: Stage, log: Log) -> tuple[search.Cell, list[tuple[float, int]]] | None:
-  """The first cell of a stage that is not done, and its next runs; None when all are done."""
+def pending(
+  stage: Stage, log: Log, last: bool
+) -> tuple[search.Cell, list[tuple[float, int]]] | None:
+  """The first cell of a stage that is not done, and its next runs; None when all are done.
+
+  Args:
+    stage: the stage.
+    log: its runs.
+    last: whether those with random-k are meant, which decide little, or the others.
+  """
   for cell in stage.cells:
+    if (cell.setting.method == "randomk") != last:
+      continue
     baseline = stage.cell(cell.setting.baseline)
     shared = search.own_rate(log, baseline) if baseline else None
     runs = search.missing(log, cell, shared)
@@ -42,11 +53,11 @@ def main() -> None:
 
   end = time.monotonic() + 60 * options.minutes
   logs = open_all(names)
-  for stage in STAGES:
+  for last, stage in itertools.product((False, True), STAGES):
     if options.stage and stage.name not in options.stage:
       continue
     log = logs[stage.name]
-    while (todo := pending(stage, log)) is not None:
+    while (todo := pending(stage, log, last)) is not None:
       cell, runs = todo
       if options.dry_run:
         print(f"{stage.name}: {cell.setting.text}: {runs}")

@@ -18,14 +18,17 @@ from study.settings import Setting
 Record = dict[str, Any]
 # Of a run that are kept to be drawn.
 _POINTS = 15
-# A run ends early whose mean loss over an epoch is above so many times that of guessing, or not a number.
-_DIVERGED = 4
 
 
 def schedule(rate: float, epoch: int, epochs: int, rounds: int) -> np.ndarray:
   """Learning rates of the rounds of an epoch: half a cosine from ``rate`` to 0 over the run."""
   steps = np.arange(epoch * rounds, (epoch + 1) * rounds)
   return (rate * (1 + np.cos(np.pi * steps / (epochs * rounds))) / 2).astype(np.float32)
+
+
+def diverged(loss: float, epoch: int, chance: float) -> bool:
+  """Whether a run may end: its mean loss over an epoch is far above guessing, or still there in the third."""
+  return not loss < 4 * chance or (epoch >= 2 and loss > 0.995 * chance)
 
 
 class Program:
@@ -148,7 +151,7 @@ class Program:
       numbers = task.order(self.setting, seed, epoch).astype(np.int32)
       carried, seen = self.epoch(split, carried, numbers, rates, drawn)
       epochs_seen.append(seen)
-      if not float(seen["loss"]) < _DIVERGED * task.chance:
+      if diverged(float(seen["loss"]), epoch, task.chance):
         break
     params = carried[0]
     # What a run looked like on the way is kept of one seed.
