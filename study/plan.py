@@ -119,7 +119,10 @@ TABLE_1 = _stage(
   finalists=1,
 )
 TABLE_2 = _stage(
-  "table2", _claims(_PAPER.but(epochs=30, warmup=5, exchange_every="epoch"), _IMAGES), LOCAL
+  "table2",
+  _claims(_PAPER.but(epochs=30, warmup=5, exchange_every="epoch"), _IMAGES),
+  LOCAL,
+  finalists=1,
 )
 TABLE_4 = _stage(
   "table4",
@@ -172,9 +175,9 @@ STAGES = (
   FACTORS,
   RATIOS,
   TABLE_4,
-  TABLE_2,
   TABLE_1,
   SHARES,
+  TABLE_2,
   LONG,
   WORDS_MOMENTUM,
   MOMENTA,

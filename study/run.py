@@ -15,6 +15,12 @@ import time
 from study import search
 from study.log import Log, open_all
 from study.plan import STAGES, Stage
+from study.settings import Setting
+
+
+def late(setting: Setting) -> bool:
+  """What decides little, or takes long, and is run after everything else: random-k, long runs at 99.9 %."""
+  return setting.method == "randomk" or (setting.epochs > 30 and setting.compression == "0.999")
 
 
 def pending(
@@ -25,10 +31,10 @@ def pending(
   Args:
     stage: the stage.
     log: its runs.
-    last: whether those with random-k are meant, which decide little, or the others.
+    last: whether the late cells are meant, or the others.
   """
   for cell in stage.cells:
-    if (cell.setting.method == "randomk") != last:
+    if late(cell.setting) != last:
       continue
     baseline = stage.cell(cell.setting.baseline)
     shared = search.own_rate(log, baseline) if baseline else None
