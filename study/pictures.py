@@ -14,6 +14,14 @@ _COLOURS = {"none": "0.5", "rtopk": "C0", "topk": "C1", "randomk": "C2"}
 _NAMES = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
 
 
+_KINDS = (("memory and momentum", "C3"), ("memory alone", "C1"), ("no memory", "C0"))
+
+
+def _kind(setting: Setting) -> tuple[str, str]:
+  """What a setting is called and the colour it has."""
+  return _KINDS[2 if not setting.memory else 0 if setting.heavy else 1]
+
+
 def _figure(width: float, height: float) -> Any:
   from matplotlib.figure import Figure
 
@@ -33,14 +41,14 @@ def differences(everything: All) -> Any:
   figure = _figure(7.5, 0.8 + 0.32 * max(len(found), 1))
   panel = figure.subplots()
   for place, (one, gain, _) in enumerate(reversed(found)):
-    colour = "C3" if one.memory else "C0"
+    colour = _kind(one)[1]
     panel.plot([gain.low, gain.high], [place, place], color=colour)
     panel.plot([gain.mean], [place], "o", color=colour)
   if found:
     margin = found[0][1].margin
     panel.axvspan(-margin, margin, color="0.85", zorder=0)
   panel.set_yticks(range(len(found)), [labels(one) for one, _, _ in reversed(found)])
-  _tidy(panel, "rTop-k − top-k, points of test accuracy (grey: the margin)", "")
+  _tidy(panel, "rTop-k − top-k, points (grey: the margin)", "")
   return figure
 
 
@@ -55,7 +63,7 @@ def coverage(everything: All) -> Any:
       if one.text in seen:
         continue
       seen.add(one.text)
-      colour = "C3" if one.memory else "C0"
+      colour = _kind(one)[1]
       panel.errorbar(
         [ratio],
         [gain.mean],
@@ -64,7 +72,7 @@ def coverage(everything: All) -> Any:
         color=colour,
         alpha=0.8,
       )
-  for label, colour in (("with memory", "C3"), ("without", "C0")):
+  for label, colour in _KINDS:
     panel.plot([], [], "o", color=colour, label=label)
   for share, mark in marks.items():
     words = {"equal": "random shares", "same": "the same batch", "classes": "classes of their own"}

@@ -149,10 +149,10 @@ def summary(everything: All) -> str:
       for average in ("workers", "senders"):
         one = image.but(memory=memory, momentum=where, average=average, method="rtopk")
         rows.append(("images", _MEMORY[memory], momentum(one), found, one))
-  for name in ("table4", "words_momentum"):
-    one = claims.setting_of(everything[name].stage, "rtopk 0.99")
-    if one is not None:
-      rows.append(("language", _MEMORY[one.memory], momentum(one), everything[name], one))
+  for name in ("table4", "language"):
+    for one, _ in _pairs(everything[name]):
+      if one.compression == "0.99":
+        rows.append(("language", _MEMORY[one.memory], momentum(one), everything[name], one))
   lines = []
   for task, memory, momentum_of, results, one in rows:
     cells = [task, memory, momentum_of, one.average]
@@ -212,25 +212,23 @@ def factors(names: Iterable[str]) -> Callable[[All], str]:
   return of
 
 
-def rows_of_momentum(everything: All) -> str:
-  """Language with momentum and without, at 99 %."""
+def language(everything: All) -> str:
+  """Language at 99 %, one thing changed at a time, at own rates."""
   rows = []
-  for name in ("table4", "words_momentum"):
+  for name in ("table4", "language"):
     results = everything[name]
-    one, other = (
-      claims.setting_of(results.stage, f"{method} 0.99") for method in ("rtopk", "topk")
-    )
-    if one is None or other is None:
-      continue
-    for protocol in PROTOCOLS:
+    for one, other in _pairs(results):
+      if one.compression != "0.99":
+        continue
       scores = [
-        score(results.scores(s, protocol), results.rate(s, protocol))
-        for s in (one.baseline, one, other)
+        score(results.scores(s), results.rate(s, "own")) for s in (one.baseline, one, other)
       ]
-      words = {"own": "own", "shared": "baseline's"}[protocol]
-      rows.append([momentum(one), words, *scores, *_who(results.gain(one, other, protocol))])
-  head = ["momentum", "rate", "no compression", "rTop-k 99 %", "top-k 99 %"]
-  return table([*head, "gain of rTop-k, %", "ahead"], rows)
+      covered = [results.seen(s, "coverage") for s in (one, other)]
+      entries = ["–" if x is None else f"{x.mean() / one.density:.3g}" for x in covered]
+      gained = _who(results.gain(one, other))
+      rows.append([_MEMORY[one.memory], momentum(one), one.average, *scores, *entries, *gained])
+  head = ["memory", "momentum", "average", "no compression", "rTop-k 99 %", "top-k 99 %"]
+  return table([*head, "sent by rTop-k, in k", "by top-k", "gain of rTop-k, %", "ahead"], rows)
 
 
 def rows_of_a_table(name: str) -> Callable[[All], str]:
@@ -302,7 +300,7 @@ TABLES: dict[str, Callable[[All], str]] = {
   "ratios": ratios,
   "long": factors(["long"]),
   "others": factors(["decay", "sparser"]),
-  "language_momentum": rows_of_momentum,
+  "language": language,
   "claims": all_claims,
   "undone": undone,
   **{name: rows_of_a_table(name) for name in claims.TABLE_OF},

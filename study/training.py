@@ -1,6 +1,7 @@
 """One run: a compiled epoch serves every seed and every learning rate of a setting."""
 
 import functools
+import math
 import time
 from typing import Any
 
@@ -27,8 +28,8 @@ def schedule(rate: float, epoch: int, epochs: int, rounds: int) -> np.ndarray:
 
 
 def diverged(loss: float, epoch: int, chance: float) -> bool:
-  """Whether a run may end: its mean loss over an epoch is far above guessing, or still there in the third."""
-  return not loss < 4 * chance or (epoch >= 2 and loss > 0.995 * chance)
+  """Whether a run may end: its mean loss over an epoch is not a number, or that of guessing after ten epochs."""
+  return math.isnan(loss) or (epoch >= 9 and loss > 0.995 * chance)
 
 
 class Program:
