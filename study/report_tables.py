@@ -176,6 +176,20 @@ def stability(everything: All) -> str:
   return table(["momentum", *(f"r/k = {r}" for r in ratios_shown)], [waits, *rows])
 
 
+def accumulation(everything: All) -> str:
+  """What a memory brings to each method, at own rates."""
+  results = everything["factors"]
+  rows = []
+  for method in ("rtopk", "topk"):
+    for cell in results.stage.cells:
+      setting = cell.setting
+      if setting.method == method and setting.memory:
+        found = results.gain(setting, setting.but(memory=0.0))
+        texts = ["–", "not run"] if found is None else [found.text, f"**{found.above}**"]
+        rows.append([_METHODS[method], momentum(setting), setting.average, *texts])
+  return table(["method", "momentum", "average", "memory − no memory", "memory is better"], rows)
+
+
 def factors(names: Iterable[str]) -> Callable[[All], str]:
   """rTop-k against top-k in every combination of the factors, at own and at shared learning rates."""
 
@@ -295,6 +309,7 @@ def undone(everything: All) -> str:
 TABLES: dict[str, Callable[[All], str]] = {
   "factors": factors(["factors", "momenta"]),
   "summary": summary,
+  "accumulation": accumulation,
   "stability": stability,
   "why": why,
   "ratios": ratios,
