@@ -57,12 +57,13 @@ def coverage(everything: All) -> Any:
   figure = _figure(7.5, 4.5)
   panel = figure.subplots()
   marks = {"equal": "o", "same": "s", "classes": "^"}
-  seen = set[str]()
-  for name in ("factors", "shares"):
+  seen, shares = set[str](), list[str]()
+  for name in ("factors", "shares", "classes"):
     for one, gain, ratio in gains(everything[name]):
       if one.text in seen:
         continue
       seen.add(one.text)
+      shares.append(one.share)
       colour = _kind(one)[1]
       panel.errorbar(
         [ratio],
@@ -74,13 +75,17 @@ def coverage(everything: All) -> Any:
       )
   for label, colour in _KINDS:
     panel.plot([], [], "o", color=colour, label=label)
-  for share, mark in marks.items():
+  for share in dict.fromkeys(shares):
+    mark = marks[share]
     words = {"equal": "random shares", "same": "the same batch", "classes": "classes of their own"}
     panel.plot([], [], mark, color="0.4", label=words[share])
   panel.axhline(0, color="0.4", linewidth=0.8)
   panel.set_xscale("log")
-  panel.set_xticks([1, 1.5, 2, 3, 4, 5], ["1", "1.5", "2", "3", "4", "5"], minor=False)
+  last = 5.2 if "same" in shares else 1.65
+  ticks = [x for x in (1, 1.2, 1.4, 1.6, 2, 3, 4, 5) if x < last]
+  panel.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
   panel.set_xticks([], [], minor=True)
+  panel.set_xlim(0.95, last)
   panel.legend(frameon=False, fontsize="small")
   _tidy(panel, "entries that some worker sends: rTop-k's over top-k's", "rTop-k − top-k, points")
   return figure
@@ -89,11 +94,11 @@ def coverage(everything: All) -> Any:
 def rates(everything: All) -> Any:
   """Held-out accuracy over the learning rate, first seed."""
   results = everything["factors"]
-  figure = _figure(9, 5.5)
-  panels = figure.subplots(2, 2, sharex=True, sharey=True)
-  for line, memory in zip(panels, (1.0, 0.0), strict=True):
+  kinds = ((1.0, "correction"), (1.0, "none"), (0.0, "after"))
+  figure = _figure(9, 7.5)
+  panels = figure.subplots(len(kinds), 2, sharex=True, sharey=True)
+  for line, (memory, momentum) in zip(panels, kinds, strict=True):
     for panel, average in zip(line, ("workers", "senders"), strict=True):
-      momentum = "correction" if memory else "after"
       base = Setting(compression="0.99", memory=memory, momentum=momentum, average=average)
       for setting in (base.baseline, base.but(method="rtopk"), base.but(method="topk")):
         points = [
@@ -109,8 +114,7 @@ def rates(everything: All) -> Any:
           label=_NAMES[setting.method],
         )
       panel.set_xscale("log")
-      title = f"{'memory' if memory else 'no memory'}, average over {average}"
-      _tidy(panel, "learning rate", "held-out accuracy, %", title)
+      _tidy(panel, "learning rate", "held-out accuracy, %", labels(base))
   panels[0, 0].legend(frameon=False, fontsize="small")
   return figure
 
@@ -121,7 +125,7 @@ def course(everything: All) -> Any:
   figure = _figure(10, 2.6 * len(SEEN))
   panels = figure.subplots(len(SEEN), 4, squeeze=False)
   kinds = {
-    "coverage": "entries some worker sends, in k",
+    "coverage": "sent by some worker, in k",
     "residual": "residual / gradient, norms",
     "update": "update / dense update, norms",
     "cosine": "cosine of the two",
