@@ -1,10 +1,13 @@
 """Runs, resumes or collects the rows of a table of the paper.
 
     python -m train.tables --table=1 --workdir=DIR --variant=small
+    python -m train.tables --table=1 --workdir=DIR --budget=60 --set=model.dtype=bfloat16
 
 Every row is a run of ``train.main`` in a directory of its own, by the command that is printed, so a row can
 be run elsewhere and collected here. A row that was stopped goes on where it was, one that is done is left
-as it is. What is there so far is written to ``table1.md`` and ``figure2.png``.
+as it is. With ``--budget`` all rows together have so many minutes: they run in their order, the one that
+is running then is saved, and the same command goes on with it. What is there so far is written to ``table1.md``
+and ``figure2.png``.
 """
 
 import pathlib
@@ -12,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -32,6 +36,9 @@ _VARIANT = flags.DEFINE_string("variant", "full", "The config's variant: full, o
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
 _MINUTES = flags.DEFINE_float(
   "minutes", None, "Time a row may take; then it is stopped, and saved.", 0
+)
+_BUDGET = flags.DEFINE_float(
+  "budget", None, "Minutes that all rows may take together; then the running one is saved.", 0
 )
 _SET = flags.DEFINE_multi_string("set", [], "Another field of the config, such as epochs=3.")
 _COLLECT = flags.DEFINE_bool("collect", False, "Run nothing; write what is there.")
@@ -116,6 +123,22 @@ def chosen(table: Table, texts: Sequence[str]) -> list[Row]:
   return [row for row in table.rows if not texts or row.text in texts]
 
 
+def remaining(row_minutes: float | None, end: float | None, now: float) -> float | None:
+  """Seconds that the next row may take.
+
+  Args:
+    row_minutes: what a row may take; None: as long as it likes.
+    end: when all rows must have ended, in seconds of the clock that ``now`` is of; None: never.
+    now: the time.
+
+  Returns:
+    Seconds, 0 when there is no time left; None: as many as it likes.
+  """
+  limits = [60 * row_minutes] if row_minutes is not None else []
+  limits += [max(0.0, end - now)] if end is not None else []
+  return min(limits, default=None)
+
+
 def collect(table: Table, workdir: pathlib.Path) -> str:
   """Writes the table and its picture from what is there.
 
@@ -145,10 +168,15 @@ def main(_: list[str]) -> None:
   except ValueError as error:
     raise app.UsageError(str(error)) from None
   failed = False
+  end = None if _BUDGET.value is None else time.monotonic() + 60 * _BUDGET.value
   for row in [] if _COLLECT.value else rows:
+    seconds = remaining(_MINUTES.value, end, time.monotonic())
+    if seconds == 0:
+      print(f"{row.text}: not begun, the time is up", flush=True)
+      continue
     words = command(table, row, workdir, fields)
     print(f"\n{shlex.join(['python', *words[1:]])}", flush=True)
-    outcome = run(words, None if _MINUTES.value is None else 60 * _MINUTES.value)
+    outcome = run(words, seconds)
     print(f"{row.text}: {outcome}", flush=True)
     failed |= outcome.startswith("failed")
     collect(table, workdir)

@@ -12,7 +12,7 @@ import numpy as np
 import rtopk_jax
 from configs.rows import Row
 from train.report import COLOURS, NAMES, plain_ticks
-from train.tables_paper import ROMAN, Table, printed
+from train.tables_paper import ROMAN, Table
 
 Record = dict[str, Any]
 # Lines of a method differ by compression, in the table's order.
@@ -117,7 +117,7 @@ def _compression(row: Row) -> str:
 
 
 def _measured(table: Table, outcome: Outcome) -> list[str]:
-  paper = printed(table, outcome.row)
+  paper = table.printed(outcome.row)
   ends, config = outcome.ends, outcome.config
   if not ends:
     return ["not run", paper, *["–"] * 6]

@@ -15,7 +15,7 @@ THEOREM_1_CONSTANT = 5.5
 
 
 def inequality_4(theta: npt.ArrayLike, max_ones: int, num_nodes: int) -> float:
-  r"""The bound on the risk at one parameter that Theorem 1 follows from (paper, inequality (4)).
+  r"""The bound on the risk at one parameter that Theorem 1 follows from (paper, Section IV, inequality (4)).
 
   With :math:`N = \|X\|_1` and :math:`S = \min(1, k'/N)`
 
@@ -23,7 +23,8 @@ def inequality_4(theta: npt.ArrayLike, max_ones: int, num_nodes: int) -> float:
     E\|\hat\theta - \theta\|^2 \le \frac1n E\frac{N}{S} \le \frac1n \Big( E N + \frac{E N^2}{k'} \Big),
     \qquad E N = \sum_j \theta_j, \quad E N^2 = \Big(\sum_j \theta_j\Big)^2 + \sum_j \theta_j (1 - \theta_j)
 
-  and it is the last expression that is evaluated. ``RandomOnes(k').risk`` is the left side.
+  and it is the last expression that is evaluated. ``RandomOnes(k').risk`` is the left side. The paper prints
+  k′ where this has E N: both bound the ones of a node that drops none, which has at most k′ of them.
 
   Args:
     theta: :math:`\theta`, shape (d,); of a signed one the magnitudes count.
@@ -53,7 +54,9 @@ def inequality_4(theta: npt.ArrayLike, max_ones: int, num_nodes: int) -> float:
 
 
 def upper_bound(dimension: int, sparsity: float, num_nodes: int, bits: int) -> float:
-  r"""Theorem 1: the k-bit scheme's risk anywhere in :math:`\Theta` is at most
+  r"""Theorem 1 (paper, Section II-D), with a constant.
+
+  The k-bit scheme's risk anywhere in :math:`\Theta` is at most
 
   .. math::
     C\, \frac{s^2 \log_2 d}{n k}, \qquad C = 5.5, \qquad 2 \log_2 d \le k \le s \log_2 d
@@ -88,7 +91,9 @@ def upper_bound(dimension: int, sparsity: float, num_nodes: int, bits: int) -> f
 
 
 def lower_bound(dimension: int, sparsity: float, num_nodes: int, bits: int) -> float:
-  r"""Theorem 2, up to its constant: no k-bit scheme has a worst-case risk below c times
+  r"""Theorem 2 (paper, Section II-D, inequality (3)), up to its constant.
+
+  No k-bit scheme has a worst-case risk below c times
 
   .. math::
     \max\Big\{ \frac{s^2 \log_2(d/s)}{n k}, \frac{s}{n} \Big\}, \qquad
@@ -135,7 +140,7 @@ def _condition(theorem: str, text: str, left: float, right: float) -> None:
 
 
 def score_orlicz_norm(theta: npt.ArrayLike) -> np.ndarray:
-  r"""The :math:`\Psi_2` norm of one coordinate's score (paper, Theorem 3 and proof of Theorem 2).
+  r"""The :math:`\Psi_2` norm of one coordinate's score (paper, Section V, before Theorem 3).
 
   The score of Bern(θ) is :math:`S = (X - \theta) / (\theta (1 - \theta))`, and
 
@@ -208,7 +213,7 @@ def score_norm_bound(dimension: int, sparsity: float) -> float:
   .. math::
     N^2 = \frac{16}{3 \ln 2}\, \frac{(d/s)^2}{\log_2(d/s)}
 
-  With it Theorem 3 yields Theorem 2. It is ``score_subgaussian_norm`` at :math:`\theta = s/2d`, where that
+  With it Theorem 3 yields Theorem 2 (paper, Section V). It is ``score_subgaussian_norm`` at :math:`\theta = s/2d`, where that
   is largest, simplified by :math:`1 - 2\theta \le (1-\theta)^2` and :math:`2d/s - 1 \ge d/s`.
 
   Args:

@@ -1,7 +1,7 @@
 r"""Why the memory converges: the contraction of a selector, and memory SGD on a convex problem.
 
 After Stich, Cordonnier and Jaggi, "Sparsified SGD with Memory", 2018, which the paper builds on
-(Section III): what they ask of a selector C is :math:`E\|x - C(x)\|^2 \le (1 - k/d)\|x\|^2`.
+(Section I): what they ask of a selector C is :math:`E\|x - C(x)\|^2 \le (1 - k/d)\|x\|^2`.
 """
 
 import functools

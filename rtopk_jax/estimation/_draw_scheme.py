@@ -1,4 +1,4 @@
-"""The figures of Section II: the scheme of Theorem 1, its risk, its bounds, its competitors."""
+"""The figures of Sections II-D and IV: the scheme of Theorem 1, its risk, its bounds, its competitors."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The k-bit scheme of Theorem 1, bit by bit."""
+"""The k-bit scheme of Theorem 1, bit by bit (paper, Section IV)."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from rtopk_jax.estimation import _codebook
 
 @functools.cache
 def max_ones(dimension: int, bits: int, *, signed: bool = False) -> int:
-  r"""k′, the most ones that a message of k bits has room for (paper, proof of Theorem 1).
+  r"""k′, the most ones that a message of k bits has room for (paper, Section IV, step (ii)).
 
   The largest k′ <= d with
 
@@ -83,7 +83,7 @@ class BernoulliCode:
   A message is :math:`\|X\|_1` in :math:`\lceil \log_2 (d+1) \rceil` bits, then the number of
   :math:`\tilde X` in a list of all vectors with at most k′ ones, then for a signed sample a bit for each
   of its entries. :math:`\tilde X` is X where it has at most k′ ones, and else a uniformly random k′ of
-  them (paper, proof of Theorem 1).
+  them (paper, Section IV, steps (i) to (iii)).
 
   Attributes:
     dimension: d.
@@ -187,7 +187,7 @@ class BernoulliCode:
     return Decoded(sample, total)
 
   def estimate(self, messages: Iterable[np.ndarray]) -> np.ndarray:
-    r"""The server's estimate, :math:`\hat\theta = \frac1n \sum_i \tilde X_i / S_i` (paper, Section II).
+    r"""The server's estimate, :math:`\hat\theta = \frac1n \sum_i \tilde X_i / S_i` (paper, Section IV).
 
     With :math:`S_i = \min(1, k' / \|X_i\|_1)`.
 

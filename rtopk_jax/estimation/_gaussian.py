@@ -31,7 +31,7 @@ def gaussian_squared_errors(
   of which a sparse model keeps the s entries of largest magnitude. Each coordinate is seen by nk/d nodes
   only, so that the risk is of order :math:`\sigma^2 d^2 / (n k)`, and for the sparse model
   :math:`\sigma^2 s d / (n k)` once the support is found: k must grow like d before the centralized risk
-  is reached, where the sparse Bernoulli model needs s log d (paper, Section II).
+  is reached, where the sparse Bernoulli model needs s log d (paper, Sections II-C and II-D).
 
   Args:
     model: draws the samples.

@@ -18,13 +18,13 @@ Perturbation = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 def uniform_perturbation(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Noise Z uniform on [−½, ½), the widest that the quantiser removes (paper, Section II)."""
+  """Noise Z uniform on [−½, ½), the widest that the quantiser removes (paper, Section II-C, (iii))."""
   return jax.random.uniform(key, shape, minval=-0.5, maxval=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseBernoulli:
-  r"""The sparse Bernoulli model and its refinements (paper, Section II).
+  r"""The sparse Bernoulli model, (2), and its refinements (i) to (iii) (paper, Section II-C).
 
   With :math:`\theta \in \Theta = \{\theta \in [0, 1]^d : \sum_j \theta_j \le s\}` a node sees
 
@@ -115,7 +115,7 @@ class SparseBernoulli:
     return self._sign(sign_key, jax.random.permutation(order_key, ones).astype(jnp.float32))
 
   def cube(self, key: jax.Array) -> jax.Array:
-    r"""Uniform on the cube :math:`[s/2d, s/d]^d` on which Theorem 2 is proved."""
+    r"""Uniform on the cube :math:`[s/2d, s/d]^d` on which Theorem 2 is proved (paper, Section V)."""
     order_key, sign_key = jax.random.split(key)
     high = self.sparsity / self.dimension
     theta = jax.random.uniform(order_key, (self.dimension,), minval=high / 2, maxval=high)
@@ -147,7 +147,10 @@ class SparseBernoulli:
     return values * jnp.float32(self.scale)
 
   def quantise(self, sample: jax.Array) -> jax.Array:
-    """The pre-processing step: the nearest of {0, 1} (signed: {−1, 0, 1}) to X/M, shape (d,)."""
+    """The pre-processing step: the nearest of {0, 1} (signed: {−1, 0, 1}) to X/M, shape (d,).
+
+    As the paper's (Section II-D: 0 where |Y| ≤ ½, else 1) but for |Y| = ½ itself, which has probability 0.
+    """
     nearest = jnp.floor(sample / jnp.float32(self.scale) + jnp.float32(0.5))
     return jnp.clip(nearest, -1 if self.signed else 0, 1)
 
@@ -179,7 +182,7 @@ class SparseBernoulli:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianLocation:
-  r"""The Gaussian location model, for contrast (paper, Section II).
+  r"""The Gaussian location model, for contrast (paper, Section II-C).
 
   A node sees :math:`X \sim N(\theta, \sigma^2 I_d)` with :math:`|\theta_j| \le B`, and in the sparse model
   at most s entries of :math:`\theta` are not zero.

@@ -70,7 +70,7 @@ class RandomOnes:
   .. math::
     E\|\hat\theta - \theta\|^2 = \frac1n \Big( E[N \max(1, N/k')] - \|\theta\|^2 \Big)
 
-  (paper, Section II and proof of Theorem 1).
+  (paper, Section IV).
 
   Attributes:
     max_ones: k′ >= 1, for k bits ``max_ones(d, k)``.

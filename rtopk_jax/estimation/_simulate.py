@@ -24,7 +24,7 @@ def simulate(
   *,
   chunk: int | None = None,
 ) -> jax.Array:
-  r"""One run of n nodes: :math:`\hat\theta = \frac{M}{n} \sum_i C_i(X_i)` (paper, Section II).
+  r"""One run of n nodes: :math:`\hat\theta = \frac{M}{n} \sum_i C_i(X_i)` (paper, Section IV).
 
   Nodes are drawn a chunk at a time, so that memory holds chunk·d entries and not n·d; how large a chunk
   is changes nothing but the order of the sum.

@@ -18,7 +18,7 @@ def subsample_errors(
   r"""The mean squared error of one exchange for every r from k to d, in closed form.
 
   Of n gradients :math:`g_i` the server forms :math:`\hat g = \frac{c}{n} \sum_i \mathrm{rTop}_{r,k}(g_i)`,
-  with c = 1 or, rescaled, c = r/k (the factor of the paper's Algorithm 1). With p = k/r
+  with c = 1 or, rescaled, c = r/k (the factor of Algorithm 1; paper, Section II-E). With p = k/r
 
   .. math::
     E\|\hat g - \bar g\|^2 = \Big\| \frac{c p}{n} \sum_i \mathrm{top}_r(g_i) - \bar g \Big\|^2

@@ -1,12 +1,14 @@
-"""What the paper's Section II says, each as one seeded test with a confidence interval."""
+"""What the paper's Sections II to IV say, each as one seeded test, with a confidence interval where there is chance."""
 
 import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rtopk_jax
 from rtopk_jax import estimation
 
 KEY = jax.random.key(2020)
@@ -69,6 +71,68 @@ def test_the_risk_is_never_above_inequality_4(name, bits):
     assert low <= square * estimation.inequality_4(theta, ones, 20)
     exact = square * estimation.RandomOnes(ones).risk(theta, 20)
     assert low - 1e-9 <= exact <= high + 1e-9
+    # As printed, with k' where the library has the mean number of ones.
+    mean = np.abs(np.asarray(theta, np.float64))
+    second = mean.sum() ** 2 + (mean * (1 - mean)).sum()
+    assert exact <= square * (second / ones + ones) / 20
+
+
+def exchange_of(gradients, seed, **options):
+  """One exchange of the rows of ``gradients``, from an empty memory."""
+  tx = rtopk_jax.sparse_exchange(axis_name="node", dense=False, seed=seed, **options)
+  exchange = lambda g: tx.update(g, tx.init(g))[0]
+  return jax.vmap(exchange, out_axes=None, axis_name="node")(gradients)
+
+
+def algorithm_1(gradients, seed):
+  """Algorithm 1 as printed, k = 8, r = 24."""
+  selector = rtopk_jax.rtop_k(0.2, subsample=3, unbiased=True)
+  return exchange_of(gradients, seed, selector=selector, average="sum", error_feedback=False)
+
+
+def test_algorithm_1_as_printed_is_one_call():
+  """Section II-E: r/k times the sum over the nodes of k random ones of the r largest entries."""
+  gradients = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+  estimate = np.asarray(algorithm_1(jnp.asarray(gradients), 0), np.float64) / 3
+  sent = np.zeros((3, 40), bool)
+  for j in range(40):
+    # Which nodes' entries add up to what came out; real numbers leave no doubt.
+    subsets = np.array(list(itertools.product([False, True], repeat=3)))
+    gaps = np.abs(subsets @ gradients[:, j].astype(np.float64) - estimate[j])
+    assert np.sort(gaps)[0] < 1e-5 < np.sort(gaps)[1]
+    sent[:, j] = subsets[gaps.argmin()]
+  large = np.argsort(-np.abs(gradients), axis=1)[:, :24]
+  for node in range(3):
+    assert sent[node].sum() == 8
+    assert set(np.flatnonzero(sent[node])) <= set(large[node])
+
+
+def test_algorithm_1_is_unbiased_for_the_sum_of_the_large_entries():
+  gradients = np.random.default_rng(1).normal(size=(3, 40)).astype(np.float32)
+  draws = jax.jit(jax.vmap(lambda seed: algorithm_1(jnp.asarray(gradients), seed)))
+  estimates = np.asarray(draws(jnp.arange(4000)), np.float64)
+  large = np.abs(gradients) >= -np.sort(-np.abs(gradients), axis=1)[:, 23:24]
+  mean = (gradients * large).sum(0)
+  reached = np.flatnonzero(large.any(0))
+  assert not np.delete(estimates, reached, axis=1).any()
+  # A node sends exactly k entries, so that its last follows from the others: without two all are free.
+  free = reached[:-2]
+  assert estimation.mean_chi_square(estimates[:, free], mean[free]).p_value > 1e-3
+  assert estimation.mean_chi_square(estimates[:, free], mean[free] / 3).p_value < 1e-6
+
+
+def test_a_coordinate_large_at_every_node_is_sent_by_one_in_expectation():
+  """Section III-A, of r/k = n. A share of (1 - 1/n)^n, a third, is sent by none all the same."""
+  n, k, d = 5, 200, 4000
+  gradients = jnp.broadcast_to(jnp.arange(d) < n * k, (n, d)).astype(jnp.float32)
+  selector = rtopk_jax.rtop_k(k / d)
+  senders = np.asarray(
+    exchange_of(gradients, 0, selector=selector, average="sum", error_feedback=False)
+  )
+  assert not senders[n * k :].any()
+  assert senders[: n * k].mean() == 1
+  none, expected = (senders[: n * k] == 0).mean(), (1 - 1 / n) ** n
+  assert abs(none - expected) < 3.1 * math.sqrt(expected * (1 - expected) / (n * k))
 
 
 def check_slope(x, errors, expected, tolerance):
