@@ -240,7 +240,7 @@ def federated(
   .. math::
     \Delta_i = w - w_i, \qquad w \leftarrow \mathrm{outer}\Big(w, \frac1n \sum_i C(\Delta_i)\Big)
 
-  (the paper's federated setting, in which H is an epoch of the worker's data). The pseudo-gradient
+  (the paper's federated setting, Section III-A, in which H is an epoch of the worker's data). The pseudo-gradient
   :math:`\Delta_i` points as a gradient does, and takes its place in everything the exchange does: error
   feedback, density warm-up (by rounds), clipping. With ``outer=None`` the step is
   :math:`w - \frac1n \sum_i C(\Delta_i)`, without compression the mean of the workers' weights. DiLoCo's is

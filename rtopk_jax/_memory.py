@@ -8,7 +8,7 @@ With g the local gradient, u the local momentum and e the residual, a step is
   e &\leftarrow v - \mathrm{sent}(v) \\
   u_j &\leftarrow 0 \ \text{at sent entries (momentum factor masking)}
 
-(paper, Section III, after Lin et al., "Deep Gradient Compression", Section 3). Without error feedback
+(paper, Section III-A, after Lin et al., "Deep Gradient Compression", Section 3). Without error feedback
 v = u, or g + m u, and nothing is masked.
 """
 

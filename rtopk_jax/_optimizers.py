@@ -23,7 +23,7 @@ def rtopk_sgd(
   weight_decay_mask: Any = None,
   **exchange_options: Any,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""SGD with rTop-k compression, error feedback and momentum correction (paper, Algorithm 1).
+  r"""SGD with rTop-k compression, error feedback and momentum correction (paper, Section III-A).
 
   With :math:`\bar u` the update of ``sparse_exchange``, whose momentum is this one,
 

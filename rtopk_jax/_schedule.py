@@ -60,7 +60,7 @@ class Stages:
 def warmup_density(
   final: float, steps_per_epoch: int, epochs: int = 5, initial: float = 0.25
 ) -> Stages:
-  r"""Density warm-up, falling exponentially from ``initial`` to ``final`` (paper, Section III).
+  r"""Density warm-up, falling exponentially from ``initial`` to ``final`` (paper, Section III-A).
 
   Epoch :math:`i = 0, 1, …` uses
 

@@ -21,7 +21,7 @@ def rtop_k(
     \mathrm{rTop}_{r,k}(x)_j = x_j \ \text{for}\ j \in S,\quad 0\ \text{elsewhere},\qquad
     S \sim \mathrm{Unif}\{S \subseteq \mathrm{top}_r(x) : |S| = k\},
 
-  Definition 1 of the paper. Its contraction is
+  rTopEncode of Algorithm 1 (paper, Section II-E). Its contraction is
   :math:`E\|x - C(x)\|^2 = \|x\|^2 - \tfrac{k}{r}\|\mathrm{top}_r(x)\|^2`.
 
   Args:
@@ -55,7 +55,7 @@ def rtop_k(
 def top_k(density: float | Stages, *, method: str = "search") -> Selector:
   r"""Top-k: the k entries of largest magnitude, :math:`k = \max(1, \mathrm{round}(\rho d))`.
 
-  rTop-k with r = k (paper, Section III).
+  rTop-k with r = k (paper, Section III-A).
 
   Args:
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
@@ -86,7 +86,7 @@ def random_k(
 ) -> Selector:
   r"""Random-k: a uniformly random k of all d entries, :math:`k = \max(1, \mathrm{round}(\rho d))`.
 
-  rTop-k with r = d (paper, Section III).
+  rTop-k with r = d (paper, Section III-A).
 
   Args:
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.

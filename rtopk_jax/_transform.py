@@ -82,8 +82,10 @@ def sparse_exchange(
     e_i &\leftarrow v_i - C(v_i), \qquad u_i \leftarrow u_i \odot [C(v_i) = 0] \\
     \mathrm{update} &= \frac1n \sum_i C(v_i)
 
-  (Algorithm 1 and Section III of the paper). Put it first in a chain, where local gradients enter: what
-  follows sees the mean. It runs inside ``shard_map``, ``pmap`` or ``vmap`` over ``axis_name``, where its
+  (paper, Section III-A). Algorithm 1 as printed is one call, ``sparse_exchange(rtop_k(ρ, σ, unbiased=True),
+  axis, average="sum", error_feedback=False)``: it has no memory, and no 1/n.
+
+  Put it first in a chain, where local gradients enter: what follows sees the mean. It runs inside ``shard_map``, ``pmap`` or ``vmap`` over ``axis_name``, where its
   updates are the same on all workers and its state is this worker's. With momentum here the optimizer
   that follows should have none of its own.
 
