@@ -56,7 +56,7 @@ def lockstep(
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, rtopk_jax
-    >>> chain = optax.chain(rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.5), "data"), optax.adam(0.1))
+    >>> chain = optax.chain(rtopk_jax.dense_exchange("data"), optax.sgd(0.1, momentum=0.9))
     >>> tx = rtopk_jax.lockstep(chain, "data")
     >>> params = {"w": jnp.ones((40, 30))}
     >>> gradients = {"w": jnp.ones((4, 40, 30)).at[3, 0, 0].set(jnp.nan)}  # 4 workers, one of them in trouble

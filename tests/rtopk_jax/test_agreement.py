@@ -31,7 +31,9 @@ def name(case):
 
 
 # The others take minutes to compile; pairs of all options are in the default suite below.
-_IN_DEFAULT = lambda case: case["kind"] == "rtop_k" and case["scope"] == "global"
+_IN_DEFAULT = lambda case: (
+  case["kind"] == "rtop_k" and case["scope"] == "global" and case["average"] == "senders"
+)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +139,26 @@ def test_pairs_are_covered_and_cases_allowed():
   assert len(cases) < 30
 
 
-@pytest.mark.parametrize("cores", [1, 64])
+SEARCHED = {
+  "global": ("shard_map", {"momentum": 0.5}),
+  "leaf": ("vmap", {"momentum": 0.5, "scope": "leaf", "kind": "top_k"}),
+  "momentum": ("vmap", {"momentum": 0.5, "error_feedback": False}),
+  "residual": ("vmap", {}),
+}
+
+
 @pytest.mark.parametrize(
-  ("mode", "options"),
+  ("cores", "mode", "options"),
   [
-    ("shard_map", {"momentum": 0.5}),
-    ("vmap", {"momentum": 0.5, "scope": "leaf", "kind": "top_k"}),
-    pytest.param("vmap", {"momentum": 0.5, "error_feedback": False}, marks=pytest.mark.slow),
-    pytest.param("vmap", {}, marks=pytest.mark.slow),
+    pytest.param(
+      cores,
+      *case,
+      id=f"{name}-{cores}",
+      marks=[] if (name, cores) in (("global", 1), ("leaf", 64)) else pytest.mark.slow,
+    )
+    for name, case in SEARCHED.items()
+    for cores in (1, 64)
   ],
-  ids=["global", "leaf", "momentum", "residual"],
 )
 def test_vectors_that_are_searched(monkeypatch, cores, mode, options):
   """Of which CPUs make the memory by stretches, or leaf by leaf if there are cores for that."""

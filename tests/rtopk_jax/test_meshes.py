@@ -146,8 +146,17 @@ def near(actual, wanted):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), actual, wanted)
 
 
-@pytest.mark.parametrize("ambient", ["none", "same mesh", "other types"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+  ("kind", "ambient"),
+  [
+    ("auto", "none"),
+    ("explicit", "same mesh"),
+    ("auto", "other types"),
+    pytest.param("explicit", "none", marks=pytest.mark.slow),
+    pytest.param("auto", "same mesh", marks=pytest.mark.slow),
+    pytest.param("explicit", "other types", marks=pytest.mark.slow),
+  ],
+)
 def test_batches_from_anywhere(kind, ambient):
   """NumPy's, JAX's, of one device, placed already; under ``jax.set_mesh`` too."""
   mesh = mesh_of(KINDS[kind])

@@ -75,7 +75,7 @@ def dense(loss_fn, batches, opt=None):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("first", ["sparse", "dense"])
+@pytest.mark.parametrize("first", ["sparse", pytest.param("dense", marks=pytest.mark.slow)])
 def test_padded_batches_are_weighted(first, momentum, accumulate):
   """Workers of other numbers of examples, one with none: as one batch on one device."""
   batches = [{"x": x, "mask": np.roll(MASK, 4 * i).astype(np.float32)} for i, x in enumerate(X)]
