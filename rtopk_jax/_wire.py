@@ -123,7 +123,7 @@ class Wire:
       ValueError: when the code wants a key or blocks and there are none.
     """
     (k,) = slices.indices.shape
-    values = slices.values.astype(jnp.float32)
+    values, positions = slices.values.astype(jnp.float32), slices.indices.astype(jnp.int32)
     if self.values in _quantize.BITS:
       if key is None:
         raise ValueError(f"values={self.values!r} are rounded at random; pass a key to encode.")
@@ -136,11 +136,11 @@ class Wire:
       coded = [_to_words(jnp.pad(values, (0, k % 2)).reshape(-1, 2))]
     if self.indices == "block":
       blocks = _need(blocks)
-      indices = _bits.pack(slices.indices - blocks.begins, blocks.width)
+      indices = _bits.pack(positions - blocks.begins, blocks.width)
     elif self._codes_indices(k, slices.size):
-      indices = _elias_fano.encode(slices.indices, slices.size)
+      indices = _elias_fano.encode(positions, slices.size)
     else:
-      indices = [_to_words(slices.indices)]
+      indices = [_to_words(positions)]
     return _bits.join([*coded, *indices])
 
   @in_32_bits

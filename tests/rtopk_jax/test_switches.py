@@ -126,6 +126,8 @@ def test_messages_under_x64():
   expected = read()
   with jax.enable_x64(True):
     same(read(), expected)
+    wide = rtopk_jax.SparseSlices(slices.values, slices.indices.astype(jnp.int64), slices.size)
+    same(wire.encode(wide, jax.random.key(1)), wire.encode(slices, jax.random.key(1)))
 
 
 def test_leaves_of_64_bits_are_refused_by_name():
