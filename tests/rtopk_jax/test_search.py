@@ -124,6 +124,7 @@ def test_a_sample_that_misleads_costs_no_exactness(count, form):
 few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY - 1, LARGEST_KEY])
 
 
+@pytest.mark.slow
 @given(st.lists(few_keys, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
 def test_a_few_keys_many_times(few, seed):
   rng = np.random.default_rng(seed)

@@ -53,7 +53,11 @@ def same(actual, expected):
 
 @pytest.mark.parametrize(
   ("switch", "size"),
-  [*((switch, "short") for switch in SWITCHES), ("x64", "long"), ("debug_nans", "long")],
+  [
+    *((switch, "short") for switch in SWITCHES),
+    ("x64", "long"),
+    pytest.param("debug_nans", "long", marks=pytest.mark.slow),
+  ],
 )
 def test_switches(switch, size):
   expected = run(exchange(), SIZES[size])

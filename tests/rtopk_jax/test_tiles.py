@@ -255,6 +255,7 @@ def test_sums_are_those_of_other_platforms(average, monkeypatch):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_words_of_both_forms_hold_the_same_sets():
   vector = _vector_of(_leaves("plain"))
   ranks = jnp.arange(50, dtype=jnp.int32)

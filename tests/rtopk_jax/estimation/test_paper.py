@@ -141,6 +141,7 @@ def check_slope(x, errors, expected, tolerance):
   assert high - low <= 2 * tolerance  # the interval is as narrow as what is claimed
 
 
+@pytest.mark.slow
 def test_the_risk_falls_as_1_over_n():
   model = estimation.SparseBernoulli(500, 20)
   theta, scheme = model.power_law(KEY), estimation.RandomOnes(5)
@@ -160,6 +161,7 @@ def test_the_risk_falls_as_1_over_the_ones_sent():
   check_slope(ones, errors, -1, 0.05)
 
 
+@pytest.mark.slow
 def test_in_bits_the_slope_follows_the_code():
   d, s, n = 4000, 100, 20
   model = estimation.SparseBernoulli(d, s)
