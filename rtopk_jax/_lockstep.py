@@ -17,7 +17,7 @@ import optax
 
 from rtopk_jax import _axis, _checks, _gradients, _modes, _state
 from rtopk_jax._axis import AxisName
-from rtopk_jax._metrics import find_metrics
+from rtopk_jax._metrics import find_metrics, was_taken
 from rtopk_jax._ownership import Leaf, Ownership, ownership, update_with
 
 
@@ -91,11 +91,7 @@ def lockstep(
     owned = ownership(inner, updates if params is None else params, axis_name)
     _check_exchange(owned)
     leaves, structure = jax.tree.flatten(state)
-    if structure != owned.structure:
-      raise TypeError(
-        f"state has another structure than tx.init makes: {structure} in place of {owned.structure}. Restore "
-        "a checkpoint into the structure of rtopk_jax.init(…)."
-      )
+    owned.check_structure(structure)
     plain = [_take_row(x, leaf) for x, leaf in zip(leaves, owned.leaves, strict=True)]
     before = jax.tree.unflatten(structure, plain)
     accumulates = any(leaf.needs_row for leaf in owned.leaves)
@@ -110,7 +106,7 @@ def lockstep(
     accumulated = [
       (x, y, leaf) for x, y, leaf in zip(plain, new, owned.leaves, strict=True) if leaf.needs_row
     ]
-    taken = _is_exchanged(after, before)
+    taken = was_taken(after, before)
     if accumulated:
       taken &= _stays_finite(accumulated, axis_name)
     alone = len(owned.exchanged) == 1 and len(find_metrics(after)) == 1 and not accumulated
@@ -154,12 +150,6 @@ def _where_present(after: Any, before: Any, present: jax.Array, owned: Ownership
     )
   ]
   return jax.tree.unflatten(owned.structure, leaves)
-
-
-def _is_exchanged(after: Any, before: Any) -> jax.Array:
-  """Whether no exchange has skipped the step: the same on all workers."""
-  pairs = zip(find_metrics(after), find_metrics(before), strict=True)
-  return jnp.stack([new.skipped == old.skipped for new, old in pairs]).all()
 
 
 def _stays_finite(

@@ -39,6 +39,12 @@ def find_metrics(state: Any) -> list[ExchangeMetrics]:
   return [x for x in jax.tree.leaves(state, is_leaf=is_metrics) if is_metrics(x)]
 
 
+def was_taken(after: Any, before: Any) -> jax.Array:
+  """Whether no exchange of a state has skipped the step between two: the same on all workers."""
+  pairs = zip(find_metrics(after), find_metrics(before), strict=True)
+  return jnp.stack([new.skipped == old.skipped for new, old in pairs]).all()
+
+
 class WireBytes(NamedTuple):
   """Bytes of one step's collectives for one worker.
 

@@ -64,6 +64,14 @@ class Ownership(NamedTuple):
   leaves: list[Leaf]
   exchanged: tuple[AxisName, ...]
 
+  def check_structure(self, structure: Any) -> None:
+    """Refuses a state of another structure."""
+    if structure != self.structure:
+      raise TypeError(
+        f"state has another structure than tx.init makes: {structure} in place of {self.structure}. Restore a "
+        "checkpoint into the structure of rtopk_jax.init(…)."
+      )
+
 
 def ownership(
   tx: optax.GradientTransformation, params: Any, axis_name: AxisName | None = None
@@ -88,9 +96,8 @@ def ownership(
   key = structure, shapes, axis_name, jnp.result_type(1.0)
   try:
     found = _found.setdefault(tx.update, {})
-  except (
-    TypeError
-  ):  # A callable that is an object of some kinds can be the key of no such dictionary.
+  except TypeError:
+    # A callable that is an object of some kinds can be the key of no such dictionary.
     return _trace(tx, params, axis_name)
   if key not in found:
     found[key] = _trace(tx, params, axis_name)

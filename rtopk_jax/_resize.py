@@ -79,11 +79,7 @@ def resize_workers(
 def _known(structure: Any, tx: optax.GradientTransformation, params: Any) -> list[bool]:
   """Which leaves are rows of every worker, by the transformation."""
   owned = ownership(tx, params)
-  if structure != owned.structure:
-    raise TypeError(
-      f"state has another structure than tx.init makes: {structure} in place of {owned.structure}. Restore a "
-      "checkpoint into the structure of rtopk_jax.init(…)."
-    )
+  owned.check_structure(structure)
   return [bool(leaf.axes) for leaf in owned.leaves]
 
 

@@ -16,24 +16,20 @@ def per_worker_fields(x: Any) -> tuple[str, ...] | None:
   return getattr(type(x), "per_worker", None)
 
 
-def map_rows(
-  function: Callable[[Any], Any], state: Any, is_leaf: Callable[[Any], bool] | None = None
-) -> Any:
+def map_rows(function: Callable[[Any], Any], state: Any) -> Any:
   """A whole chain's state with a function applied to the leaves that are rows, others as they are."""
-  is_end = lambda x: bool(per_worker_fields(x)) or (is_leaf is not None and is_leaf(x))
 
   def visit(x):
     own = per_worker_fields(x)
     if not own:
       return x
-    rows = lambda tree: jax.tree.map(function, tree, is_leaf=is_leaf)
     fields = {
-      name: rows(field) if name in own else map_rows(function, field, is_leaf)
+      name: jax.tree.map(function, field) if name in own else map_rows(function, field)
       for name, field in x._asdict().items()
     }
     return x._replace(**fields)
 
-  return jax.tree.map(visit, state, is_leaf=is_end)
+  return jax.tree.map(visit, state, is_leaf=lambda x: bool(per_worker_fields(x)))
 
 
 def increment(count: jax.Array) -> jax.Array:

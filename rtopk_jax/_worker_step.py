@@ -14,7 +14,7 @@ from rtopk_jax import _axis, _gradients, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._local import local
 from rtopk_jax._mesh import is_spec
-from rtopk_jax._metrics import find_metrics
+from rtopk_jax._metrics import was_taken
 from rtopk_jax._ownership import gradient_like
 
 # What becomes of the state of a model beside its weights: one for all, or each worker's own.
@@ -210,8 +210,7 @@ def _agree(
     new_model = jax.tree.map(lambda x: _mean(x, options.axis_name), new_model)
   elif options.model_state:
     new_model = _row(new_model)
-  skips = lambda state: [metrics.skipped for metrics in find_metrics(state)]
-  taken = jnp.stack([new == old for new, old in zip(skips(after), skips(state), strict=True)]).all()
+  taken = was_taken(after, state)
   keep = lambda new, old: jnp.where(taken, new, old)
   return (
     optax.apply_updates(params, updates),
