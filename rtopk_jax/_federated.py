@@ -19,7 +19,7 @@ from jax import lax
 from rtopk_jax import _axis, _checks, _gradients, _state
 from rtopk_jax._axis import AxisName
 from rtopk_jax._lockstep import lockstep
-from rtopk_jax._metrics import exchange_metrics, find_metrics
+from rtopk_jax._metrics import find_metrics, was_taken
 
 Inner = optax.GradientTransformation | Callable[[jax.Array], optax.GradientTransformation]
 
@@ -156,8 +156,7 @@ class Federated:
     participation = {name: value for name, value in options.items() if value is not None}
     new: Any
     updates, new = self.tx.update(pseudo_gradient, state, params, **participation)
-    skips = lambda state: exchange_metrics(state)["skipped_steps"]
-    done = skips(new) == skips(state)
+    done = was_taken(new, state)
     if present is not None:
       done &= present
     keep = lambda after, before: jax.tree.map(

@@ -25,13 +25,6 @@ from train.workers import Workers, choose_mesh
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
-@pytest.fixture
-def config():
-  config = tiny.get_config()
-  config.workers = "simulated"
-  return config
-
-
 def _workers(config, method, kind):
   task = tiny.Tiny(config)
   source = task.source(seed=0)

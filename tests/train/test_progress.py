@@ -7,7 +7,6 @@ import re
 import pytest
 from rich.console import Console
 
-from tests.train import tiny
 from tests.train.processes import lines
 from tests.train.test_events import read
 from train import train_and_evaluate
@@ -16,13 +15,6 @@ from train.progress import Progress
 from train.task import Score
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
-
-
-@pytest.fixture
-def config():
-  config = tiny.get_config()
-  config.workers = "simulated"
-  return config
 
 
 def _job(progress):
