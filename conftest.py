@@ -18,7 +18,7 @@ import hypothesis
 import jax
 import pytest
 
-from rtopk_jax import _gpus
+from rtopk_jax.kernels import _gpu_loops
 
 jax.config.update("jax_num_cpu_devices", 8)
 # The library promises not to promote silently; a test that needs the usual rules asks for them by name.
@@ -30,7 +30,7 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 # Nothing here runs on GPUs, and what would is not even traced, which takes a fifth of the time. `test_gpus` runs it on CPUs.
-_gpus.PLATFORMS = ()
+_gpu_loops.PLATFORMS = ()
 
 # Half of what Linux lets a process map.
 _MANY_MAPPINGS = 30_000

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import hlo, picture, timing
-from rtopk_jax import _plan
+from rtopk_jax.exchange import _cost
 
 AXIS = "workers"
 _WORKERS = (2, 4, 8, 16, 32, 64)
@@ -55,7 +55,7 @@ def traffic(program: hlo.Program, workers: int) -> float:
   for collective in program.collectives():
     results = sum(array.entries * array.item for array in collective.arrays)
     operand = results // workers if collective.kind == "all-gather" else results
-    total += _plan.traffic_of(_KINDS[collective.kind], operand, workers).bytes
+    total += _cost.traffic_of(_KINDS[collective.kind], operand, workers).bytes
   return total
 
 

@@ -33,7 +33,8 @@ import numpy as np
 import rtopk_jax
 from benchmarks import hosts as slow_hosts
 from benchmarks import link_jax, picture, timing, trees
-from rtopk_jax import _modes, _plan
+from rtopk_jax import _modes
+from rtopk_jax.exchange import _cost
 
 # Seconds that an exchange may take at a rate, how often it is timed, and in how many turns.
 _BUDGET, _FEWEST, _MOST, _TURNS = 8.0, 3, 15, 5
@@ -198,7 +199,7 @@ class Case:
     """What the cost model says, in seconds."""
     network = link.seconds(self.operands(method), self.workers)
     known = self.methods[method]
-    own = _plan.local_time(known.collective, self.size, self.k, self.workers, local)
+    own = _cost.local_time(known.collective, self.size, self.k, self.workers, local)
     # All chips of a host do the same work, and share its cores.
     return network + known.chips * own
 
@@ -212,7 +213,7 @@ class Case:
     return {
       "predicted": self.predicted(method, link, local),
       "network": link.seconds(operands, self.workers),
-      "counted": sum(_plan.traffic_of(*operand, self.workers).bytes for operand in operands),
+      "counted": sum(_cost.traffic_of(*operand, self.workers).bytes for operand in operands),
     }
 
   def rounds(self, method: str, rate: float) -> int:
@@ -340,7 +341,7 @@ def main() -> None:
     sys.exit(f"Making hosts with slow links needs {', '.join(lacks)}.")
   if not options.torch:
     print("PyTorch is not installed here (--torch=PYTHON names another): no peers.")
-  rates = [_plan.parse_bandwidth(rate) for rate in options.rate or ("100Mbit/s", "1Gbit/s")]
+  rates = [_cost.parse_bandwidth(rate) for rate in options.rate or ("100Mbit/s", "1Gbit/s")]
   rows: list[dict[str, Any]] = []
   for workers in options.workers or (2, 4):
     rows += run(workers, rates, options)

@@ -4,9 +4,11 @@ import argparse
 import sys
 from typing import NoReturn
 
-from rtopk_jax import _checks, _plan, _wire
-from rtopk_jax._advice import DENSITIES, advise
-from rtopk_jax._vector import MAX_SIZE
+from rtopk_jax import _checks
+from rtopk_jax.exchange import _cost
+from rtopk_jax.planning._advice import DENSITIES, advise
+from rtopk_jax.vector._vector import MAX_SIZE
+from rtopk_jax.wire import _wire
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +60,7 @@ def _check(options: argparse.Namespace) -> None:
   """Refuses by the names of the flags what would be refused by those of arguments."""
   _checks.whole("--params", options.params)
   _checks.at_least("--workers", options.workers, 1)
-  _plan.parse_bandwidth(options.bandwidth, "--bandwidth")
+  _cost.parse_bandwidth(options.bandwidth, "--bandwidth")
   _checks.at_least("--latency", options.latency, 0)
   for density in options.densities:
     _checks.density("--densities", density)
@@ -70,12 +72,12 @@ def _check(options: argparse.Namespace) -> None:
     _checks.at_most("--params", options.params, MAX_SIZE, "what one device can measure at once")
 
 
-def _local(options: argparse.Namespace) -> _plan.LocalSpeed | None:
+def _local(options: argparse.Namespace) -> _cost.LocalSpeed | None:
   """How fast a worker computes: as its memory's bandwidth or a measurement says, where either is asked for."""
   if options.memory_bandwidth is not None:
-    return _plan.LocalSpeed.of_memory(options.memory_bandwidth)
+    return _cost.LocalSpeed.of_memory(options.memory_bandwidth)
   if options.measure:
-    from rtopk_jax._speed import measure_local
+    from rtopk_jax.planning._speed import measure_local
 
     return measure_local(options.params, min(options.densities))
   return None

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _stretches
+from rtopk_jax.kernels import _stretches_old
 from tests.rtopk_jax import harness
 
 STEPS = 30
@@ -162,13 +162,13 @@ SEARCHED = {
 )
 def test_vectors_that_are_searched(monkeypatch, cores, mode, options):
   """Of which CPUs make the memory by stretches, or leaf by leaf if there are cores for that."""
-  monkeypatch.setattr(_stretches, "cores", lambda: cores)
+  monkeypatch.setattr(_stretches_old, "cores", lambda: cores)
   grads = harness.gradients({"c": (3, 40), "v": (300, 301), "w": (900, 500)}, 3, 2)
   harness.check(mode, grads, density=0.001, **options)
 
 
 @pytest.mark.parametrize("cores", [1, 64])
 def test_clipped_vectors_that_are_searched(monkeypatch, cores):
-  monkeypatch.setattr(_stretches, "cores", lambda: cores)
+  monkeypatch.setattr(_stretches_old, "cores", lambda: cores)
   grads = harness.gradients({"c": (3, 40), "w": (350, 400)}, 3, 2)
   harness.check("shard_map", grads, density=0.001, momentum=0.5, clip_norm=CLIP)

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from rtopk_jax import _blocks
-from rtopk_jax._vector import Run, Vector, aligned, places
+from rtopk_jax.select import _blocks
+from rtopk_jax.vector._vector import Run, Vector, aligned, places
 from tests.rtopk_jax import harness
 
 # Whole blocks and a shorter one; fewer entries than a block; several leaves in one piece; several axes.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from rtopk_jax import _dataflow
+from rtopk_jax.transform import _dataflow
 
 OWN, NONE, A, B, BOTH = (
   frozenset({"a"}),

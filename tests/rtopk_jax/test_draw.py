@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _draw
-from rtopk_jax._pack import Linear
-from rtopk_jax._vector import Vector, places
+from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.select import _subset
+from rtopk_jax.vector._vector import Vector, places
 
 # Of any vector: what is drawn from are numbers.
 FORM = Linear(Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x))
 
 
 def _draw_one(key, sizes, counts):
-  return _draw.draw(key, sizes, counts, FORM)
+  return _subset.draw(key, sizes, counts, FORM)
 
 
-WAYS = {"by marks": _draw._by_marks, "by keys": _draw_one}
+WAYS = {"by marks": _subset._by_marks, "by keys": _draw_one}
 
 
 def _many(way, sizes, counts, times, seed):
@@ -80,7 +80,7 @@ def test_large_sets_are_drawn_from_evenly(density):
 
 def test_where_too_few_differ_all_is_drawn_again(monkeypatch):
   # With as many draws as are wanted some are nearly always alike.
-  monkeypatch.setattr(_draw, "_draws", lambda size, count: count)
+  monkeypatch.setattr(_subset, "_draws", lambda size, count: count)
   found = _many("by marks", [30], [6], 3_000, seed=4)
   assert np.all(np.diff(found, axis=1) > 0)
   times = np.bincount(found.reshape(-1), minlength=30)

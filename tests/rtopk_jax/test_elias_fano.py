@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _bits, _elias_fano
+from rtopk_jax.kernels import _bitpack
+from rtopk_jax.wire import _elias_fano
 from tests.rtopk_jax import harness
 
 
 def _round_trip(indices, d):
   indices = np.asarray(sorted(indices), np.int32)
-  code = jax.jit(lambda x: _bits.join(_elias_fano.encode(x, d)))(indices)
+  code = jax.jit(lambda x: _bitpack.join(_elias_fano.encode(x, d)))(indices)
   assert code.shape == (_elias_fano.words(len(indices), d),)
   assert code.dtype == jnp.uint32
   decoded = jax.jit(_elias_fano.decode, static_argnums=(1, 2))(code, len(indices), d)
@@ -68,7 +69,7 @@ def test_words_against_a_code_of_bits_in_python(d, low, threes):
   number = sum(1 << (x // bucket + i) for i, x in enumerate(indices))
   length = math.ceil((k + (d - 1) // bucket) / 32)
   bits = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(length)]
-  code = _bits.join(_elias_fano.encode(np.array(indices, np.int32), d))
+  code = _bitpack.join(_elias_fano.encode(np.array(indices, np.int32), d))
   assert _elias_fano.words(k, d) == len(packed) + len(digits) + len(bits)
   np.testing.assert_array_equal(code, [*packed, *digits, *bits])
 

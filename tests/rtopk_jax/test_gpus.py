@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _gpus
-from rtopk_jax._positions import Positions
+from rtopk_jax.kernels import _gpu_loops
+from rtopk_jax.kernels._bitset import Positions
 from tests.rtopk_jax import harness, test_search
 
 
 @pytest.fixture(autouse=True)
 def as_gpus(monkeypatch):
   jax.clear_caches()
-  monkeypatch.setattr(_gpus, "PLATFORMS", ("cpu",))
+  monkeypatch.setattr(_gpu_loops, "PLATFORMS", ("cpu",))
   yield
   jax.clear_caches()
 
 
 def test_the_way_of_gpus_is_taken():
-  assert _gpus.on_gpus(gpu=lambda: 1, default=lambda: 2) == 1
+  assert _gpu_loops.on_gpus(gpu=lambda: 1, default=lambda: 2) == 1
 
 
 @pytest.mark.parametrize("form", test_search.FORMS[:2])
@@ -109,7 +109,7 @@ def test_groups_draw_what_they_draw_elsewhere(monkeypatch):
     return jax.jit(jax.vmap(step, axis_name=harness.AXIS))([x[None] for x in leaves])
 
   here = update()
-  monkeypatch.setattr(_gpus, "PLATFORMS", ())
+  monkeypatch.setattr(_gpu_loops, "PLATFORMS", ())
   jax.clear_caches()
   for a, b in zip(here, update(), strict=True):
     np.testing.assert_array_equal(a, b)

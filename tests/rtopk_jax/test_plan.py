@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _plan, _speed, plan
+from rtopk_jax import plan
+from rtopk_jax.exchange import _cost
+from rtopk_jax.planning import _speed
 
 D = 100_000
 PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
@@ -34,16 +36,16 @@ def exchange(collective, density, wire):
 def test_bytes_are_those_of_the_buffers(collective, wire, workers):
   for density in (0.1, 0.01, 0.001):
     tx = exchange(collective, density, wire)
-    operands = _plan.operands(collective, D, round(density * D), workers, wire)
+    operands = _cost.operands(collective, D, round(density * D), workers, wire)
     counted = rtopk_jax.wire_bytes(tx, PARAMS, workers)
     assert sum(size for _, size in operands) == counted.sent
-    assert round(_plan.total_traffic(operands, workers).bytes) == counted.link
+    assert round(_cost.total_traffic(operands, workers).bytes) == counted.link
 
 
 def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
   link = rtopk_jax.Link(1e8, latency=0.01, framing=1.25)
   local = rtopk_jax.LocalSpeed(dense=1e-6)
-  found = _plan.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
+  found = _cost.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
   # Twice three steps of a quarter of the vector.
   assert found == pytest.approx(6 * (0.01 + 8 * 1.25 * 4 * D / 4 / 1e8) + 1e-6 * D)
 
@@ -52,8 +54,8 @@ def test_the_time_of_an_all_gather():
   link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
   local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0)
   wire, k = rtopk_jax.Wire(), 100
-  found = _plan.exchange_time("all_gather", D, k, 3, link, wire, local)
-  ((_, operand),) = _plan.operands("all_gather", D, k, 3, wire)
+  found = _cost.exchange_time("all_gather", D, k, 3, link, wire, local)
+  ((_, operand),) = _cost.operands("all_gather", D, k, 3, wire)
   network = 2 * (0.5 + 8 * operand / 1e6)
   assert found == pytest.approx(network + 7 + 1e-6 * D + 1e-3 * 3 * k)
 
@@ -62,9 +64,9 @@ def test_the_time_of_an_owner():
   link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
   local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0, own=1e-5, sort=1e-2)
   wire, k = rtopk_jax.Wire(), 100
-  found = _plan.exchange_time("reduce_scatter", D, k, 4, link, wire, local, slack=0.5)
+  found = _cost.exchange_time("reduce_scatter", D, k, 4, link, wire, local, slack=0.5)
   # Room for 38 entries of each worker: 152 come to an owner.
-  (_, dealt), (_, returned) = _plan.operands("reduce_scatter", D, k, 4, wire)
+  (_, dealt), (_, returned) = _cost.operands("reduce_scatter", D, k, 4, wire)
   network = 3 * (0.5 + 8 * dealt / 4 / 1e6) + 3 * (0.5 + 8 * returned / 1e6)
   owner = 1e-5 * D / 4 + 1e-2 * (k + 152) + 1e-3 * 2 * (k + 152)
   assert found == pytest.approx(network + 7 + 1e-6 * D + owner)
@@ -72,7 +74,7 @@ def test_the_time_of_an_owner():
 
 def test_a_reduce_scatter_stops_growing_with_the_number_of_workers():
   of = lambda name, n: (
-    _plan.total_traffic(_plan.operands(name, 10_000_000, 10_000, n, rtopk_jax.Wire()), n).bytes
+    _cost.total_traffic(_cost.operands(name, 10_000_000, 10_000, n, rtopk_jax.Wire()), n).bytes
   )
   assert of("all_gather", 64) > 60 * of("all_gather", 2)
   assert of("reduce_scatter", 64) < 3 * of("reduce_scatter", 2)
@@ -91,7 +93,7 @@ def test_a_reduce_scatter_stops_growing_with_the_number_of_workers():
   ],
 )
 def test_bandwidths(text, bits):
-  assert _plan.parse_bandwidth(text) == bits
+  assert _cost.parse_bandwidth(text) == bits
 
 
 @pytest.mark.parametrize(

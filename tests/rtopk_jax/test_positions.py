@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtopk_jax._positions import GROUP, Positions
-from rtopk_jax._vector import ALIGN, Vector, places
+from rtopk_jax.kernels._bitset import GROUP, Positions
+from rtopk_jax.vector._vector import ALIGN, Vector, places
 
 
 def _sets(size):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _bits, _quantize
+from rtopk_jax.kernels import _bitpack
+from rtopk_jax.wire import _quantize
 
 LEVELS = {"int8": 127, "int4": 7, "int2": 1}
 
 
 def encode(x, values, key):
-  return _bits.join(_quantize.encode(x, values, key))
+  return _bitpack.join(_quantize.encode(x, values, key))
 
 
 @pytest.mark.parametrize(
@@ -28,14 +29,14 @@ def encode(x, values, key):
 )
 def test_numbers_of_any_width_come_back(width, count, words):
   numbers = np.random.default_rng(width).integers(0, 2**width, count).astype(np.uint32)
-  code = jax.jit(lambda x: _bits.join(_bits.pack(x, width)))(numbers)
-  assert code.shape == (words,) == (_bits.words(count, width),)
-  np.testing.assert_array_equal(_bits.unpack(code, count, width), numbers)
+  code = jax.jit(lambda x: _bitpack.join(_bitpack.pack(x, width)))(numbers)
+  assert code.shape == (words,) == (_bitpack.words(count, width),)
+  np.testing.assert_array_equal(_bitpack.unpack(code, count, width), numbers)
 
 
 def test_fields_of_a_word_are_as_far_apart_as_there_are_words():
   numbers = np.arange(1, 11, dtype=np.uint32)  # of four bits: eight to a word
-  (code,) = _bits.pack(numbers, 4)
+  (code,) = _bitpack.pack(numbers, 4)
   assert [hex(x) for x in code.tolist()] == ["0x97531", "0xa8642"]
 
 

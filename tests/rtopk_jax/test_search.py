@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax import _search, _select
-from rtopk_jax._keys import LARGEST_KEY, magnitude_keys
-from rtopk_jax._layout import Bundle
-from rtopk_jax._pack import Linear
-from rtopk_jax._rows import Rows, above, exact_cut
-from rtopk_jax._vector import Run, Vector, places
+from rtopk_jax.kernels._threshold import Rows, above, exact_cut
+from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.select import _search, _selector
+from rtopk_jax.select._keys import LARGEST_KEY, magnitude_keys
+from rtopk_jax.vector._layout import Bundle
+from rtopk_jax.vector._vector import Run, Vector, places
 from tests.rtopk_jax import harness
 
 # With two bits an entry, with one, and with a cut that is moved until it is the wanted one.
@@ -213,7 +213,7 @@ def _pieces(leaves, kind):
 def test_pieces_are_searched_as_one_vector_and_as_groups(shapes, density, kind):
   rng = np.random.default_rng(2)
   leaves = [rng.laplace(size=shape).astype(np.float32) for shape in shapes]
-  assert sum(x.size for x in leaves) > _select.SORT_BELOW
+  assert sum(x.size for x in leaves) > _selector.SORT_BELOW
   assert (sum(x.size for x in leaves) <= _search._SHORT) == (shapes != SHAPES)
   leaves[1][:] = 0  # where a cut among zeros must not count those that fill up a word
   selector = rtopk_jax.rtop_k(density, 3)
@@ -320,12 +320,12 @@ def test_the_reference_is_a_sort():
 @pytest.mark.parametrize(
   ("size", "dtype"),
   [
-    (_select.SORT_BELOW + 1, "float32"),
+    (_selector.SORT_BELOW + 1, "float32"),
     (LARGE, "float32"),
     (_search._SHORT + 1, "float32"),
     (1 << 20, "bfloat16"),
     (1 << 22, "float32"),
-    pytest.param(_select.SORT_BELOW + 1, "bfloat16", marks=pytest.mark.slow),
+    pytest.param(_selector.SORT_BELOW + 1, "bfloat16", marks=pytest.mark.slow),
     pytest.param(_search._SHORT + 1, "float16", marks=pytest.mark.slow),
     pytest.param(1 << 20, "float32", marks=pytest.mark.slow),
     pytest.param(1 << 23, "float16", marks=pytest.mark.slow),

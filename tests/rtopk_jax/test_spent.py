@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax._spent import zeros_after, zeros_in
+from rtopk_jax.kernels._spent_old import zeros_after, zeros_in
 
 AXIS = "workers"
 SHAPE = (300, 7, 40)

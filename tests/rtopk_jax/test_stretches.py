@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _stretches
-from rtopk_jax._stretches import write_over
+from rtopk_jax.kernels import _stretches_old
+from rtopk_jax.kernels._stretches_old import write_over
 
 AXIS = "workers"
 # Less than a stretch, one, several, and some that are no whole number of them.
@@ -99,9 +99,9 @@ def test_rules_of_each_example_of_a_batch():
 def test_for_devices_of_one_core(monkeypatch):
   devices = jax.local_device_count()
   for count, quicker in ((1, True), (2 * devices - 1, True), (2 * devices, False)):
-    monkeypatch.setattr(_stretches, "cores", lambda count=count: count)
-    assert _stretches.are_quicker(1 << 20) == quicker
-    assert not _stretches.are_quicker(1000)
+    monkeypatch.setattr(_stretches_old, "cores", lambda count=count: count)
+    assert _stretches_old.are_quicker(1 << 20) == quicker
+    assert not _stretches_old.are_quicker(1000)
 
 
 def test_arrays_of_one_worker_and_of_all():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtopk_jax import _sums
-from rtopk_jax._exchange import Contributions
-from rtopk_jax._vector import places
+from rtopk_jax.exchange import _reduce
+from rtopk_jax.exchange._collective import Contributions
+from rtopk_jax.vector._vector import places
 
 SHAPES = [(70, 40), (3,), (9, 5, 3, 3), (1,)]
 WORKERS = 3
@@ -28,10 +28,10 @@ def _dense(where, positions, values):
   return [vector[place.first : place.first + place.size].reshape(place.shape) for place in where]
 
 
-def _reduce(where, positions, values, keep, weights, average):
+def reduced(where, positions, values, keep, weights, average):
   def run(positions, values, keep, weights):
     read = lambda worker: (positions[worker], values[worker])
-    return _sums.reduce(Contributions(WORKERS, read), where, keep, weights, average)
+    return _reduce.reduce(Contributions(WORKERS, read), where, keep, weights, average)
 
   return jax.jit(run)(positions, values, jnp.bool_(keep), weights)
 
@@ -42,7 +42,7 @@ def test_means_of_messages(count, average):
   where = places(SHAPES)
   positions, values = _messages(where, count, seed=count)
   for weights in (None, np.float32([1, 0, 1])):
-    means, nonzero = _reduce(where, positions, values, True, weights, average)
+    means, nonzero = reduced(where, positions, values, True, weights, average)
     factors = np.ones(WORKERS) if weights is None else weights
     parts = [_dense(where, p, f * v) for p, v, f in zip(positions, values, factors, strict=True)]
     sent = [_dense(where, p, f) for p, f in zip(positions, factors, strict=True)]
@@ -62,7 +62,7 @@ def test_means_of_messages(count, average):
 def test_what_is_not_kept_is_not_added():
   where = places(SHAPES)
   positions, values = _messages(where, 300, seed=0)
-  means, nonzero = _reduce(where, positions, values, False, None, "workers")
+  means, nonzero = reduced(where, positions, values, False, None, "workers")
   assert nonzero == 0
   assert not any(np.any(mean) for mean in means)
 
@@ -74,11 +74,11 @@ def test_a_batch_of_sums():
 
   def run(positions, values):
     read = lambda worker: (positions[worker], values[worker])
-    return _sums.reduce(Contributions(WORKERS, read), where, jnp.bool_(True), None, "workers")
+    return _reduce.reduce(Contributions(WORKERS, read), where, jnp.bool_(True), None, "workers")
 
   means, nonzero = jax.jit(jax.vmap(run))(positions, values)
   for row in range(2):
-    alone, count = _reduce(where, positions[row], values[row], True, None, "workers")
+    alone, count = reduced(where, positions[row], values[row], True, None, "workers")
     assert nonzero[row] == count
     for mean, one in zip(means, alone, strict=True):
       np.testing.assert_array_equal(mean[row], one)

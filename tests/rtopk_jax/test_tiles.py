@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _exchange, _layout, _search, _sums, _write
-from rtopk_jax._columns import Columns
-from rtopk_jax._keys import magnitude_keys
-from rtopk_jax._layout import Bundle
-from rtopk_jax._pack import Linear
-from rtopk_jax._tiles import Members
-from rtopk_jax._vector import Run, Vector, places
+from rtopk_jax.exchange import _collective, _reduce
+from rtopk_jax.kernels import _scatter
+from rtopk_jax.kernels._bitset_tpu import Members
+from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.kernels._threshold_bits_tpu import Columns
+from rtopk_jax.select import _search
+from rtopk_jax.select._keys import magnitude_keys
+from rtopk_jax.vector import _layout
+from rtopk_jax.vector._layout import Bundle
+from rtopk_jax.vector._vector import Run, Vector, places
 from tests.rtopk_jax.harness import AXIS, check_mapped, gradients, run
 
 # Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
@@ -169,8 +172,8 @@ def test_entries_are_put_where_others_put_them(kind):
   positions = jnp.asarray(_some_positions(900))
   keep = positions % 3 > 0
   values = jnp.sin(positions.astype(jnp.float32)) if kind == "values" else jnp.float32(0)
-  expected = jax.jit(lambda *x: _write.put_in_place(x[0], where, *x[1:]))
-  here = jax.jit(lambda *x: _write.put_in_tiles(x[0], where, *x[1:]))
+  expected = jax.jit(lambda *x: _scatter.put_in_place(x[0], where, *x[1:]))
+  here = jax.jit(lambda *x: _scatter.put_in_tiles(x[0], where, *x[1:]))
   for a, b in zip(
     here(leaves, positions, values, keep), expected(leaves, positions, values, keep), strict=True
   ):
@@ -189,12 +192,12 @@ def test_entries_are_put_to_leaves_in_folds():
 
     return function
 
-  write = lambda *x: _write.put_in_place(*x, True)
-  put = lambda *x: _write.put_in_tiles(*x, True)
+  write = lambda *x: _scatter.put_in_place(*x, True)
+  put = lambda *x: _scatter.put_in_tiles(*x, True)
   expected = jax.jit(lambda x: work(write)(where, [x, x]))(leaves)
   # Entries can be written to leaves in folds as well.
   for function in (put, write):
-    found = jax.jit(lambda x, f=function: _write.work_in_folds(where, [x, x], work(f)))(leaves)
+    found = jax.jit(lambda x, f=function: _scatter.work_in_folds(where, [x, x], work(f)))(leaves)
     for a, b in zip(found, expected, strict=True):
       for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
@@ -243,8 +246,8 @@ def test_sums_are_those_of_other_platforms(average, monkeypatch):
   def run(choose):
     monkeypatch.setattr(jax.lax, "platform_dependent", choose)
     read = lambda worker: (positions[worker], values[worker])
-    contributions = _exchange.Contributions(3, read)
-    reduce = lambda: _sums.reduce(contributions, where, jnp.bool_(True), weights, average)
+    contributions = _collective.Contributions(3, read)
+    reduce = lambda: _reduce.reduce(contributions, where, jnp.bool_(True), weights, average)
     return jax.tree.leaves(jax.jit(reduce)())
 
   elsewhere = run(lambda *arguments, default, **_: default(*arguments))

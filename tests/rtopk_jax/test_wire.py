@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax import _elias_fano, _wire
+from rtopk_jax.wire import _elias_fano, _wire
 from tests.rtopk_jax import harness
 
 WIRE = rtopk_jax.Wire()

@@ -1,0 +1,222 @@
+"""Sets of positions as bits of words, and their members by number."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax._loops import fori_loop
+from rtopk_jax.kernels import _bitpack
+from rtopk_jax.kernels._gpu_loops import by_threads, on_gpus
+
+# Words that share one running count.
+GROUP = 8
+_BYTES = 4
+EVERY_BYTE = np.uint32(0x0101_0101)
+# A running total is made of totals of so many.
+_STRETCH = 512
+# Steps of a search that take as long as an entry of a table, and how many members are searched for in no time.
+_OF_TABLE, _FEW = 2, 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+  """A set of positions, each with some bits of a word, of which one is set for a member.
+
+  Attributes:
+    words: uint32; for ``locate``, as many as a whole number of groups.
+    width: bits of a position, 1 or 2; the lowest bits of a word are the lowest position.
+  """
+
+  words: jax.Array
+  width: int
+
+  @classmethod
+  def of(cls, members: jax.Array) -> "Positions":
+    """The set of positions where a bool is true; their number is a multiple of a group's bits."""
+    return cls(_bitpack.of_members(members.reshape(1, -1))[0], 1)
+
+  def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
+    """The positions of some members.
+
+    Args:
+      ranks: which, counted from 0 in ascending order of position; int32, shape (m,).
+      most: what all ranks are below, if it is known.
+
+    Returns:
+      Their positions, int32; something in range for a rank that is not there.
+    """
+    at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
+    in_group, low, high = self._counts()
+    ends = running_total(in_group)
+    group = jnp.minimum(_not_above_any(ends, ranks, most), ends.size - 1)
+    left = ranks - at(ends - in_group, group)
+    # Members up to the end of each word but the last: at most 7 · 32, a byte each.
+    low, high = low * EVERY_BYTE, high * EVERY_BYTE + (low * EVERY_BYTE >> 24) * EVERY_BYTE
+    low, high = at(low, group), at(high, group)
+    byte = lambda packed, bits: ((packed >> bits) & np.uint32(0xFF)).astype(jnp.int32)
+    word = jnp.zeros_like(left)
+    for i in range(GROUP - 1):
+      end = byte(low if i < _BYTES else high, np.uint32(8 * (i % _BYTES)))
+      word += (left >= end).astype(jnp.int32)
+    last = 8 * ((word - 1) % _BYTES).astype(jnp.uint32)
+    passed = byte(jnp.where(word <= _BYTES, low, high), last)
+    left -= jnp.where(word > 0, passed, 0)
+    word += GROUP * group
+    return (32 // self.width) * word + self._in_word(at(self.words, word), left)
+
+  def below(self, positions: jax.Array) -> jax.Array:
+    """How many members come before some positions; int32, of their shape."""
+    ends = running_total(lax.population_count(self.words).astype(jnp.int32))
+    bits = 32 // self.width
+    word, bit = positions // bits, self.width * (positions % bits)
+    before = ends.at[word - 1].get(mode="promise_in_bounds")
+    mask = (np.uint32(1) << bit.astype(jnp.uint32)) - np.uint32(1)
+    here = self.words.at[word].get(mode="fill", fill_value=0) & mask
+    return jnp.where(word > 0, before, 0) + lax.population_count(here).astype(jnp.int32)
+
+  def first(self, count: int) -> jax.Array:
+    """The positions of the first members, of which there are so many at least.
+
+    Each member's word is not searched for but marked: one bit a member, set where those of a word begin.
+
+    Args:
+      count: how many.
+
+    Returns:
+      Their positions, int32, shape (count,); something in range where there are too few.
+    """
+    counts = lax.population_count(self.words).astype(jnp.int32)
+    begins = running_total(counts) - counts
+    blocks = -(-count // 32)
+    # Words that begin after the last member that is wanted have no mark.
+    block = jnp.where((counts > 0) & (begins < count), begins >> 5, blocks)
+    mark = np.uint32(1) << (begins & 31).astype(jnp.uint32)
+    marks = _axis.varying_like(jnp.zeros(blocks, jnp.uint32), self.words)
+    marks = marks.at[block].add(mark, mode="drop")
+    in_block = lax.population_count(marks).astype(jnp.int32)
+    before = running_total(in_block) - in_block
+    # Words by their number among those that have a mark.
+    passed = lambda x: x.at[jnp.minimum(block, blocks - 1)].get(mode="promise_in_bounds")
+    number = passed(before) + lax.population_count(passed(marks) & (mark - 1)).astype(jnp.int32)
+    marked_words = (
+      _axis.varying_like(jnp.zeros_like(counts), self.words)
+      .at[jnp.where(block < blocks, number, counts.size)]
+      .set(lax.iota(jnp.int32, counts.size), mode="drop", unique_indices=True)
+    )
+    at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
+    bits = at(self.words, marked_words)
+    # For each member the number of its word's mark, and which one of its word it is; in one number, which is at
+    # most what a position may be.
+    width = 32 // self.width
+    place = lax.iota(jnp.int32, 32)[None]
+    up_to = marks[:, None] & ((np.uint32(2) << place.astype(jnp.uint32)) - np.uint32(1))
+    nth = before[:, None] + lax.population_count(up_to).astype(jnp.int32) - 1
+    # No word has more members than a block: one that began in an earlier block did so in the last.
+    behind = jnp.pad(lax.clz(marks[:-1]).astype(jnp.int32) + 1, (1, 0))[:, None]
+    since = place + jnp.where(up_to == 0, behind, lax.clz(up_to).astype(jnp.int32) - 31)
+    members = width * jnp.clip(nth, 0, counts.size - 1) + (since & (width - 1))
+
+    def look_up(state):
+      pending, member = state
+      nth = member >> (width.bit_length() - 1)
+      found = width * at(marked_words, nth)
+      return jnp.zeros_like(pending), found + self._in_word(at(bits, nth), member & (width - 1))
+
+    # A loop of one turn, of which a compiler does not know that it is one: what was worked out before it is worked
+    # out once, and not anew for each that is looked up.
+    is_any = begins[-1] + counts[-1] > 0
+    _, found = on_gpus(
+      (is_any, members),
+      gpu=look_up,
+      default=lambda state: lax.while_loop(lambda state: state[0], look_up, state),
+    )
+    return found.reshape(-1)[:count]
+
+  def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How many members each group has, and each of its words, four words to a number, in one read."""
+    counts = lax.population_count(self.words).reshape(-1, GROUP)
+    number = lax.iota(jnp.uint32, GROUP)[None]
+    shifted = counts << (8 * (number % _BYTES))
+    zero = jnp.uint32(0)
+    low, high = jnp.where(number < _BYTES, shifted, zero), jnp.where(number < _BYTES, zero, shifted)
+    both = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+    zeros = (_axis.varying_like(zero, self.words),) * 3
+    total, low, high = on_gpus(
+      (counts, low, high),
+      gpu=functools.partial(by_threads, both),
+      default=lambda operands: tuple(lax.reduce(operands, zeros, both, (1,))),
+    )
+    return total.astype(jnp.int32), low, high
+
+  def _in_word(self, words: jax.Array, n: jax.Array) -> jax.Array:
+    """Where in its word the n-th member is, by halving the word."""
+    position = jnp.zeros_like(n)
+    half = 16 // self.width
+    while half:
+      low = words & np.uint32((1 << self.width * half) - 1)
+      below = lax.population_count(low).astype(jnp.int32)
+      up = n >= below
+      n = jnp.where(up, n - below, n)
+      words = jnp.where(up, words >> np.uint32(self.width * half), low)
+      position = jnp.where(up, position + half, position)
+      half //= 2
+    return position
+
+
+def running_total(counts: jax.Array) -> jax.Array:
+  """The sum up to each count."""
+  if counts.size <= _STRETCH:
+    return jnp.cumsum(counts)
+  return lax.platform_dependent(counts, cpu=_by_pairs, default=_by_stretches)
+
+
+def _by_pairs(counts: jax.Array) -> jax.Array:
+  """Many sums of two at a time, which a CPU does at once, where it takes sums in a window one by one."""
+  return lax.associative_scan(jnp.add, counts)
+
+
+def _by_stretches(counts: jax.Array) -> jax.Array:
+  """Two steps, since work on all of it grows with its length's logarithm."""
+  rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
+  within = jnp.cumsum(rows, axis=1)
+  totals = within[:, -1]
+  before = jnp.cumsum(totals) - totals
+  return (within + before[:, None]).reshape(-1)[: counts.size]
+
+
+def _not_above_any(ends: jax.Array, ranks: jax.Array, most: int | None) -> jax.Array:
+  """``not_above`` of ranks below a number; of many ranks by one table for all of them, but on GPUs."""
+  steps = ranks.size * ends.size.bit_length()
+  if most is None or ranks.size < _FEW or steps <= _OF_TABLE * (ends.size + most):
+    return not_above(ends, ranks)
+
+  def look_up(ends, ranks):
+    marks = _axis.varying_like(jnp.zeros(most, jnp.int32), ends)
+    passed = running_total(marks.at[ends].add(1, mode="drop"))
+    return passed.at[ranks].get(mode="promise_in_bounds")
+
+  return on_gpus(ends, ranks, gpu=not_above, default=look_up)
+
+
+def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
+  """How many of some ascending numbers are at most each rank."""
+  step = 1 << (ends.size.bit_length() - 1)
+
+  def descend(turn, found):
+    reached = found + (np.int32(step) >> turn)
+    here = ends.at[jnp.minimum(reached, ends.size) - 1].get(mode="promise_in_bounds")
+    return jnp.where((reached <= ends.size) & (here <= ranks), reached, found)
+
+  start = _axis.varying_like(jnp.zeros_like(ranks), ends)
+  turns = lambda start, unroll: fori_loop(0, step.bit_length(), descend, start, unroll=unroll)
+  return on_gpus(
+    start,
+    # One kernel, which has all turns for one rank after another.
+    gpu=lambda start: turns(start, True),
+    default=lambda start: turns(start, 1),
+  )

@@ -1,0 +1,105 @@
+"""What a read of a whole vector finds besides the words that it is for."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rtopk_jax import _axis
+from rtopk_jax.kernels._threshold import Cut
+from rtopk_jax.vector._vector import Place
+
+# Entries of a row of what is added up.
+_ROW = 512
+
+# From entries to their keys.
+View = Callable[[jax.Array], jax.Array]
+
+
+class Survey(NamedTuple):
+  """What a read of a whole vector tells besides.
+
+  Attributes:
+    square: the sum of its entries' squares.
+    largest: its largest key.
+  """
+
+  square: jax.Array
+  largest: jax.Array
+
+  @classmethod
+  def of(cls, entries: jax.Array, view: View) -> "Survey":
+    return cls(jnp.sum(square(entries)), jnp.max(view(entries)))
+
+  @classmethod
+  def by_rows(cls, entries: jax.Array, view: View) -> "Survey":
+    """Of flat entries: compilers for CPUs vectorise what makes several numbers of a row."""
+    whole = entries.size // _ROW * _ROW
+    found = []
+    for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
+      zeros = (_axis.varying_like(zero, entries) for zero in (jnp.float32(0), jnp.int32(0)))
+      squares, keys = lax.reduce((square(part), view(part)), tuple(zeros), with_next, (1,))
+      found.append(cls(jnp.sum(squares), jnp.max(keys, initial=0)))
+    return found[0].with_(found[1])
+
+  @classmethod
+  def of_rows(cls, rows: Sequence[Sequence[jax.Array]]) -> "Survey":
+    """Of what is known of rows, their sums of squares and their largest keys: several times shape (rows,) each."""
+    squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
+    zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
+    return cls(*lax.reduce((squares, keys), zeros, with_next, (0,)))
+
+  def with_(self, other: "Survey") -> "Survey":
+    """Of the entries of both."""
+    return Survey(self.square + other.square, jnp.maximum(self.largest, other.largest))
+
+
+def with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """Sums, and of the last numbers, which are keys, the larger one."""
+  return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))
+
+
+def square(entries: jax.Array) -> jax.Array:
+  """The squares of some entries, in float32."""
+  return jnp.square(entries.astype(jnp.float32))
+
+
+class Found(NamedTuple):
+  """What some entries add up to.
+
+  Attributes:
+    survey: of all.
+    in_low: how many of each group are above its lower cut.
+    in_high: and above its higher one.
+  """
+
+  survey: Survey
+  in_low: jax.Array
+  in_high: jax.Array
+
+  @classmethod
+  def nothing(cls, groups: int) -> "Found":
+    zero = jnp.zeros(groups, jnp.int32)
+    return cls(Survey(jnp.float32(0), jnp.int32(0)), zero, zero)
+
+  def with_(self, other: "Found") -> "Found":
+    """Of the entries of both, which are of the same groups."""
+    survey = self.survey.with_(other.survey)
+    return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
+
+  @classmethod
+  def of_groups(cls, parts: Sequence["Found"], groups: int) -> "Found":
+    """Of all pieces, whose runs are of one group or each of one of its own."""
+    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+    counts = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
+    return cls(survey, *(x.reshape(groups, -1).sum(axis=1) for x in counts))
+
+
+def of_runs(place: Place, c: Cut) -> Cut:
+  """The cuts of a piece's runs, out of those of all groups."""
+  groups = np.array([run.group for run in place.runs])
+  return Cut(*(x[groups] for x in c))

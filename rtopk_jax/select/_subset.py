@@ -1,0 +1,109 @@
+"""Uniformly random subsets of sets, of exactly so many members, without a sort.
+
+Where most members are left out (random-k), a few more numbers than wanted are drawn one by one and marked. How
+many different ones there are is left to chance, but given that, every set of so many is as likely as another: so
+is every smaller set of those, of which the second way picks one. Where there are too few, all is drawn again.
+
+Otherwise, and on TPUs, every member gets a random key, and those with the largest keys are taken, found by counting.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtopk_jax import _axis
+from rtopk_jax.kernels._bitset import GROUP, Positions
+from rtopk_jax.kernels._gpu_loops import turn_once_or_more
+from rtopk_jax.kernels._threshold import Rows, above, exact_cut
+from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.kernels._threshold_bits_tpu import Columns
+from rtopk_jax.select._keys import RANDOM_BELOW, random_keys
+
+# With fewer than one member in so many taken, and not only a few, marking is less work.
+_MARKED_ABOVE = 16
+_MANY = 1 << 16
+# Standard deviations of the number of different ones that are drawn more than are wanted.
+_SIGMAS = 6
+
+
+def draw(
+  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], form: Linear | Columns
+) -> jax.Array:
+  """A uniformly random subset of each of some sets, their members numbered through.
+
+  Args:
+    key: a PRNG key.
+    sizes: of the sets.
+    counts: of the subsets, from 1 to the size.
+    form: how words are made on this platform.
+
+  Returns:
+    The numbers, ascending, shape (sum(counts),).
+  """
+  if form.has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
+    return _by_marks(key, sizes, counts)
+  found = form.numbers(_taken(key, sizes, jnp.array(sizes, jnp.int32), counts), sum(counts))
+  return found - Rows(sizes).padding(found, sizes)
+
+
+def _taken(
+  key: jax.Array, rooms: Sequence[int], sizes: jax.Array, counts: Sequence[int]
+) -> jax.Array:
+  """What is taken of sets in rows, the first so many places of each being its members."""
+  rows = Rows(rooms)
+  number, size = rows.number(), rows.spread(sizes)
+  keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
+  keys = jnp.where(number < size, keys, -1)
+  zero = jnp.zeros(len(rooms), jnp.int32)
+  highest = jnp.full_like(zero, RANDOM_BELOW)
+  cut = exact_cut(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
+  return above(keys, rows, cut)
+
+
+def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
+  """The same by marking what is drawn one by one."""
+  total, draws = sum(sizes), [_draws(*x) for x in zip(sizes, counts, strict=True)]
+  begins = np.cumsum(sizes) - np.array(sizes)
+  set_of = np.repeat(np.arange(len(sizes)), draws)
+  first = jnp.asarray(begins[set_of], jnp.int32)
+  highest = jnp.asarray(np.array(sizes)[set_of], jnp.int32)
+  wanted = jnp.array(counts, jnp.int32)
+  # So that the members of a set are those up to its end, less those up to its beginning.
+  ends = jnp.asarray(np.cumsum(sizes), jnp.int32)
+  words = -(-total // (32 * GROUP)) * GROUP
+
+  def attempt(state):
+    turn, _, _ = state
+    numbers = jax.random.randint(jax.random.fold_in(key, turn), first.shape, 0, highest, jnp.int32)
+    # By word and bit: there may be more places than int32 counts.
+    place = first + numbers
+    marked = jnp.zeros((words, 32), jnp.bool_).at[place // 32, place % 32].set(True)
+    found = Positions.of(marked)
+    up_to = found.below(ends)
+    return turn + 1, found.words, jnp.diff(up_to, prepend=jnp.zeros_like(up_to[:1]))
+
+  start = (jnp.int32(0), jnp.zeros(words, jnp.uint32), jnp.zeros_like(wanted))
+  start = jax.tree.map(lambda x: _axis.varying_like(x, key), start)
+  enough = lambda state: jnp.all(state[2] >= wanted)
+  turns, marked, different = turn_once_or_more(enough, attempt, start)
+  taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
+  taken = Positions.of(taken.reshape(-1)).first(sum(counts))
+  # From a place in the rows to a rank among all that are marked.
+  list_of = np.repeat(np.arange(len(sizes)), counts)
+  rooms = np.array(Rows(draws).capacities)
+  places = np.cumsum(rooms) - rooms
+  shift = jnp.cumsum(different) - different - jnp.asarray(places, jnp.int32)
+  return Positions(marked, 1).locate(taken + shift[list_of])
+
+
+def _draws(size: int, count: int) -> int:
+  """How many numbers below ``size`` have to be drawn for ``count`` different ones, nearly always."""
+  share = count / size
+  # Of m = c·size draws 1 - exp(-c) of all numbers are among them, with the variance below over the size.
+  c = -math.log1p(-min(share, 1 - 0.5 / size))
+  variance = size * (math.exp(-c) - (1 + c) * math.exp(-2 * c))
+  target = min(count + _SIGMAS * math.sqrt(max(variance, 0.0)) + 1, size - 0.5)
+  return math.ceil(-size * math.log1p(-target / size))
