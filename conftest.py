@@ -18,8 +18,6 @@ import hypothesis
 import jax
 import pytest
 
-from rtopk_jax.kernels import _gpu_loops
-
 jax.config.update("jax_num_cpu_devices", 8)
 # The library promises not to promote silently; a test that needs the usual rules asks for them by name.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -29,8 +27,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("tests")
 
-# Nothing here runs on GPUs, and what would is not even traced, which takes a fifth of the time. `test_gpus` runs it on CPUs.
-_gpu_loops.PLATFORMS = ()
 
 # Half of what Linux lets a process map.
 _MANY_MAPPINGS = 30_000

@@ -16,7 +16,7 @@ import numpy as np
 
 import rtopk_jax
 from benchmarks import picture, timing
-from rtopk_jax.wire._wire import Blocks
+from rtopk_jax.select._slices import Blocks
 
 DENSITIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 _TIMED = (0.001, 0.01)

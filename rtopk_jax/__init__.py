@@ -1,5 +1,6 @@
 """rTop-k gradient compression for JAX, as an optax transformation."""
 
+from rtopk_jax._platform import platform as platform
 from rtopk_jax.exchange._auto import Auto as Auto
 from rtopk_jax.exchange._auto import Hierarchical as Hierarchical
 from rtopk_jax.exchange._collective import AllGather as AllGather
@@ -21,7 +22,7 @@ from rtopk_jax.select._named import random_k as random_k
 from rtopk_jax.select._named import rtop_k as rtop_k
 from rtopk_jax.select._named import top_k as top_k
 from rtopk_jax.select._selector import Selector as Selector
-from rtopk_jax.select._selector import SparseSlices as SparseSlices
+from rtopk_jax.select._slices import SparseSlices as SparseSlices
 from rtopk_jax.select._warmup import Stages as Stages
 from rtopk_jax.select._warmup import warmup_density as warmup_density
 from rtopk_jax.transform._dense import DenseExchangeState as DenseExchangeState

@@ -1,6 +1,6 @@
 """Ways to trace an exchange other than to run it, and what is said to one from outside.
 
-* A *measurement*: collectives write down what they would have sent and return zeros of the right shape. That
+* A *measurement*: collectives materialise what they would have sent and return zeros of the right shape. That
   is how bytes are counted from the real buffers.
 * An *analysis*: the exchange is replaced by the least that shows where its results come from.
 * *Outside*: no axis is mapped, whatever is around.

@@ -22,9 +22,11 @@ from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
 from rtopk_jax.kernels import _bitpack, _scatter
 from rtopk_jax.memory._rule import Memory
-from rtopk_jax.select._selector import Selection, SparseSlices
-from rtopk_jax.vector._vector import Place, Vector
-from rtopk_jax.wire._wire import Blocks, Wire
+from rtopk_jax.memory._update import Sent
+from rtopk_jax.select._selector import Selection
+from rtopk_jax.select._slices import Blocks, SparseSlices
+from rtopk_jax.vector._vector import Vector
+from rtopk_jax.wire._wire import Wire
 
 AVERAGES = ("workers", "senders", "sum")
 
@@ -70,15 +72,11 @@ class Incoming(NamedTuple):
 
   Attributes:
     contributions: to the update.
-    settle: from the leaves of v, their places and whether the step is taken at all to the leaves of the new
-      residual.
-    sent: entries of which something was sent, so that they lose their momentum: ascending positions, and
-      which of them count.
+    sent: what this worker's memory has to know.
   """
 
   contributions: Contributions
-  settle: Callable[[list[jax.Array], Sequence[Place], jax.Array], list[jax.Array]]
-  sent: tuple[tuple[jax.Array, jax.Array | bool], ...]
+  sent: Sent
 
 
 class Collective:
@@ -108,7 +106,7 @@ class Collective:
     """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.
 
     Returns:
-      A sum of gradients, and of how many: whoever reads it divides, so that no mean is written down.
+      A sum of gradients, and of how many: whoever reads it divides, so that no mean is materialised.
     """
     del axis_name
     return updates, 1
@@ -211,7 +209,7 @@ def _incoming(
     # Of what is sent exactly, nothing is left.
     return _scatter.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 
-  return Incoming(Contributions(num_workers, read), settle, ((positions, True),))
+  return Incoming(Contributions(num_workers, read), Sent(settle, ((positions, True),)))
 
 
 def mean_dense(

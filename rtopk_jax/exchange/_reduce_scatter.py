@@ -14,16 +14,16 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._loops import fori_loop
 from rtopk_jax.exchange import _collective
 from rtopk_jax.exchange._collective import Collective, Contributions, Incoming, Outgoing
-from rtopk_jax.kernels import _scatter
-from rtopk_jax.kernels._threshold_bits_tpu import Columns
+from rtopk_jax.kernels import _prefix_sum, _scatter, here
+from rtopk_jax.memory._update import Sent
 from rtopk_jax.select import _selector
-from rtopk_jax.select._selector import SparseSlices
+from rtopk_jax.select._slices import SparseSlices
 from rtopk_jax.vector import _vector
-from rtopk_jax.vector._vector import ALIGN, Vector, begins
+from rtopk_jax.vector._vector import ALIGN, Vector
 from rtopk_jax.wire._wire import Wire
 
 # Runs of an owner that are read at a time.
-_STRETCH = 4096
+_CHUNK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class _Leg:
     owner = self._owner(out.selection.positions)
     entries = lax.iota(jnp.int32, owner.size)
     sorted_owner, order = lax.sort((owner, entries), num_keys=1, is_stable=True)
-    first = begins(sorted_owner, lax.iota(jnp.int32, self.num_workers))
+    first = _prefix_sum.count_below(sorted_owner, lax.iota(jnp.int32, self.num_workers))
     rank = jnp.zeros_like(entries).at[order].set(entries - first[sorted_owner])
     return owner * self.capacity + rank, rank < self.capacity
 
@@ -266,14 +266,7 @@ class _Leg:
 
   def _owned(self, vector: Vector, me: jax.Array) -> jax.Array:
     """This worker's coordinates of a vector, shape (share,)."""
-    # TPUs have written the vector down to select from it: XLA sees that this is the same.
-    return lax.platform_dependent(
-      tpu=lambda: self._own(Columns(vector).flat(), me),
-      default=lambda: self._own(vector.flat(), me),
-    )
-
-  def _own(self, vector: Vector, me: jax.Array) -> jax.Array:
-    """``_owned`` of flat arrays."""
+    vector = here().flat(vector)
     longest = max(-(-place.size // ALIGN) for place in vector.where)
     spare = -(-longest // self.num_workers)
     owned = jnp.zeros((self.share // ALIGN + spare, ALIGN))
@@ -285,17 +278,17 @@ class _Leg:
       whole, more = divmod(place.size, ALIGN * self.num_workers)
       # Several turns even for a short piece: what is not read in a loop is read from where it lies in a leaf
       # of many axes, entry by entry.
-      turns = max(2, whole // _STRETCH)
-      stretch = whole // turns
+      turns = max(2, whole // _CHUNK)
+      chunk = whole // turns
 
-      def turn(number, owned, i=i, offset=offset, first=first, stretch=stretch):
-        rows = vector.read_every(i, self.num_workers, offset, number * stretch, stretch)
-        return lax.dynamic_update_slice(owned, rows, (first + number * stretch, jnp.int32(0)))
+      def turn(number, owned, i=i, offset=offset, first=first, chunk=chunk):
+        rows = vector.read_every(i, self.num_workers, offset, number * chunk, chunk)
+        return lax.dynamic_update_slice(owned, rows, (first + number * chunk, jnp.int32(0)))
 
-      if stretch:
+      if chunk:
         owned = fori_loop(0, turns, turn, owned)
       # What a piece has no run for is filled in by the next piece.
-      done = turns * stretch
+      done = turns * chunk
       left = whole + bool(more) - done
       rest = vector.read_every(i, self.num_workers, offset, done, left)
       owned = lax.dynamic_update_slice(owned, rest, (first + done, jnp.int32(0)))
@@ -321,4 +314,4 @@ class _Leg:
       return _scatter.put(residuals, where, owned.chosen, owned.rest, keep=here, are_zero=zero)
 
     sent = ((positions, owned.accepted), (owned.chosen, True))
-    return Incoming(Contributions(self.num_workers, read), settle, sent)
+    return Incoming(Contributions(self.num_workers, read), Sent(settle, sent))

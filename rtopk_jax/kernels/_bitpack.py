@@ -57,7 +57,7 @@ def by_halves(
 
 
 def of_members(members: jax.Array) -> jax.Array:
-  """Rows of bools as rows of words, the first in the lowest bit; a row ends with a whole word."""
+  """RaggedRows of bools as rows of words, the first in the lowest bit; a row ends with a whole word."""
   members = jnp.pad(members, ((0, 0), (0, -members.shape[1] % 32)))
   bits = members.reshape(-1, 32).astype(jnp.uint32) << lax.iota(jnp.uint32, 32)[None]
   return by_halves(lax.bitwise_or, bits, axis=1).reshape(members.shape[0], -1)

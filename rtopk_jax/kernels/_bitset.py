@@ -1,7 +1,6 @@
 """Sets of positions as bits of words, and their members by number."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +8,18 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import _bitpack
-from rtopk_jax.kernels._gpu_loops import by_threads, on_gpus
+from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._prefix_sum import count_at_most, running_total
 
 # Words that share one running count.
 GROUP = 8
 _BYTES = 4
 EVERY_BYTE = np.uint32(0x0101_0101)
-# A running total is made of totals of so many.
-_STRETCH = 512
-# Steps of a search that take as long as an entry of a table, and how many members are searched for in no time.
-_OF_TABLE, _FEW = 2, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
-class Positions:
+class BitSet:
   """A set of positions, each with some bits of a word, of which one is set for a member.
 
   Attributes:
@@ -36,7 +31,7 @@ class Positions:
   width: int
 
   @classmethod
-  def of(cls, members: jax.Array) -> "Positions":
+  def of(cls, members: jax.Array) -> "BitSet":
     """The set of positions where a bool is true; their number is a multiple of a group's bits."""
     return cls(_bitpack.of_members(members.reshape(1, -1))[0], 1)
 
@@ -52,8 +47,8 @@ class Positions:
     """
     at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     in_group, low, high = self._counts()
-    ends = running_total(in_group)
-    group = jnp.minimum(_not_above_any(ends, ranks, most), ends.size - 1)
+    ends = running_total(in_group, 32 * GROUP)
+    group = jnp.minimum(count_at_most(ends, ranks, most), ends.size - 1)
     left = ranks - at(ends - in_group, group)
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
     low, high = low * EVERY_BYTE, high * EVERY_BYTE + (low * EVERY_BYTE >> 24) * EVERY_BYTE
@@ -71,7 +66,7 @@ class Positions:
 
   def below(self, positions: jax.Array) -> jax.Array:
     """How many members come before some positions; int32, of their shape."""
-    ends = running_total(lax.population_count(self.words).astype(jnp.int32))
+    ends = running_total(lax.population_count(self.words).astype(jnp.int32), 32)
     bits = 32 // self.width
     word, bit = positions // bits, self.width * (positions % bits)
     before = ends.at[word - 1].get(mode="promise_in_bounds")
@@ -91,7 +86,7 @@ class Positions:
       Their positions, int32, shape (count,); something in range where there are too few.
     """
     counts = lax.population_count(self.words).astype(jnp.int32)
-    begins = running_total(counts) - counts
+    begins = running_total(counts, 32) - counts
     blocks = -(-count // 32)
     # Words that begin after the last member that is wanted have no mark.
     block = jnp.where((counts > 0) & (begins < count), begins >> 5, blocks)
@@ -99,7 +94,7 @@ class Positions:
     marks = _axis.varying_like(jnp.zeros(blocks, jnp.uint32), self.words)
     marks = marks.at[block].add(mark, mode="drop")
     in_block = lax.population_count(marks).astype(jnp.int32)
-    before = running_total(in_block) - in_block
+    before = running_total(in_block, 32) - in_block
     # Words by their number among those that have a mark.
     passed = lambda x: x.at[jnp.minimum(block, blocks - 1)].get(mode="promise_in_bounds")
     number = passed(before) + lax.population_count(passed(marks) & (mark - 1)).astype(jnp.int32)
@@ -127,14 +122,8 @@ class Positions:
       found = width * at(marked_words, nth)
       return jnp.zeros_like(pending), found + self._in_word(at(bits, nth), member & (width - 1))
 
-    # A loop of one turn, of which a compiler does not know that it is one: what was worked out before it is worked
-    # out once, and not anew for each that is looked up.
     is_any = begins[-1] + counts[-1] > 0
-    _, found = on_gpus(
-      (is_any, members),
-      gpu=look_up,
-      default=lambda state: lax.while_loop(lambda state: state[0], look_up, state),
-    )
+    _, found = here().once(look_up, (is_any, members))
     return found.reshape(-1)[:count]
 
   def _counts(self) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -145,12 +134,7 @@ class Positions:
     zero = jnp.uint32(0)
     low, high = jnp.where(number < _BYTES, shifted, zero), jnp.where(number < _BYTES, zero, shifted)
     both = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
-    zeros = (_axis.varying_like(zero, self.words),) * 3
-    total, low, high = on_gpus(
-      (counts, low, high),
-      gpu=functools.partial(by_threads, both),
-      default=lambda operands: tuple(lax.reduce(operands, zeros, both, (1,))),
-    )
+    total, low, high = here().reduce_rows(both, (counts, low, high))
     return total.astype(jnp.int32), low, high
 
   def _in_word(self, words: jax.Array, n: jax.Array) -> jax.Array:
@@ -166,57 +150,3 @@ class Positions:
       position = jnp.where(up, position + half, position)
       half //= 2
     return position
-
-
-def running_total(counts: jax.Array) -> jax.Array:
-  """The sum up to each count."""
-  if counts.size <= _STRETCH:
-    return jnp.cumsum(counts)
-  return lax.platform_dependent(counts, cpu=_by_pairs, default=_by_stretches)
-
-
-def _by_pairs(counts: jax.Array) -> jax.Array:
-  """Many sums of two at a time, which a CPU does at once, where it takes sums in a window one by one."""
-  return lax.associative_scan(jnp.add, counts)
-
-
-def _by_stretches(counts: jax.Array) -> jax.Array:
-  """Two steps, since work on all of it grows with its length's logarithm."""
-  rows = jnp.pad(counts, (0, -counts.size % _STRETCH)).reshape(-1, _STRETCH)
-  within = jnp.cumsum(rows, axis=1)
-  totals = within[:, -1]
-  before = jnp.cumsum(totals) - totals
-  return (within + before[:, None]).reshape(-1)[: counts.size]
-
-
-def _not_above_any(ends: jax.Array, ranks: jax.Array, most: int | None) -> jax.Array:
-  """``not_above`` of ranks below a number; of many ranks by one table for all of them, but on GPUs."""
-  steps = ranks.size * ends.size.bit_length()
-  if most is None or ranks.size < _FEW or steps <= _OF_TABLE * (ends.size + most):
-    return not_above(ends, ranks)
-
-  def look_up(ends, ranks):
-    marks = _axis.varying_like(jnp.zeros(most, jnp.int32), ends)
-    passed = running_total(marks.at[ends].add(1, mode="drop"))
-    return passed.at[ranks].get(mode="promise_in_bounds")
-
-  return on_gpus(ends, ranks, gpu=not_above, default=look_up)
-
-
-def not_above(ends: jax.Array, ranks: jax.Array) -> jax.Array:
-  """How many of some ascending numbers are at most each rank."""
-  step = 1 << (ends.size.bit_length() - 1)
-
-  def descend(turn, found):
-    reached = found + (np.int32(step) >> turn)
-    here = ends.at[jnp.minimum(reached, ends.size) - 1].get(mode="promise_in_bounds")
-    return jnp.where((reached <= ends.size) & (here <= ranks), reached, found)
-
-  start = _axis.varying_like(jnp.zeros_like(ranks), ends)
-  turns = lambda start, unroll: fori_loop(0, step.bit_length(), descend, start, unroll=unroll)
-  return on_gpus(
-    start,
-    # One kernel, which has all turns for one rank after another.
-    gpu=lambda start: turns(start, True),
-    default=lambda start: turns(start, 1),
-  )

@@ -15,39 +15,15 @@ from jax import lax
 
 from rtopk_jax._loops import fori_loop
 
-# What JAX calls them.
-PLATFORMS = ("cuda", "rocm")
 # The name of what hardly ever runs, for those who count what a compiled program does.
 SELDOM = "seldom"
 
 
-def on_gpus(*args: Any, gpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-  """What one function makes of some arguments on GPUs, and another elsewhere."""
-  return lax.platform_dependent(*args, default=default, **dict.fromkeys(PLATFORMS, gpu))
-
-
-def turn_once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:
-  """``turn`` of ``turn`` of … ``start``, until what was made is done; most often one turn will do.
-
-  Args:
-    is_done: of what a turn made.
-    turn: from the state before a turn to the state after it.
-    start: the state before the first.
-
-  Returns:
-    The state after the last.
-  """
-
-  def until_done(state):
+def once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:
+  """As ``_portable.Portable.once_or_more``: the first turn before the loop, so that one question is left."""
+  state = turn(start)
+  with jax.named_scope(SELDOM):
     return lax.while_loop(lambda state: ~is_done(state), turn, state)
-
-  def at_least_once(state):
-    # The first turn before the loop: then there is one question.
-    state = turn(state)
-    with jax.named_scope(SELDOM):
-      return until_done(state)
-
-  return on_gpus(start, gpu=at_least_once, default=until_done)
 
 
 def by_threads(

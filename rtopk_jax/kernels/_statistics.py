@@ -1,4 +1,4 @@
-"""What a read of a whole vector finds besides the words that it is for."""
+"""What one read of a whole vector adds up: squares, the largest key, how many entries are above thresholds."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -6,21 +6,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels._threshold import Cut
-from rtopk_jax.vector._vector import Place
 
 # Entries of a row of what is added up.
 _ROW = 512
 
 # From entries to their keys.
-View = Callable[[jax.Array], jax.Array]
+ToKeys = Callable[[jax.Array], jax.Array]
 
 
-class Survey(NamedTuple):
+class Statistics(NamedTuple):
   """What a read of a whole vector tells besides.
 
   Attributes:
@@ -32,30 +29,31 @@ class Survey(NamedTuple):
   largest: jax.Array
 
   @classmethod
-  def of(cls, entries: jax.Array, view: View) -> "Survey":
-    return cls(jnp.sum(square(entries)), jnp.max(view(entries)))
+  def of(cls, entries: jax.Array, to_keys: ToKeys) -> "Statistics":
+    """Of some entries."""
+    return cls(jnp.sum(square(entries)), jnp.max(to_keys(entries)))
 
   @classmethod
-  def by_rows(cls, entries: jax.Array, view: View) -> "Survey":
+  def by_rows(cls, entries: jax.Array, to_keys: ToKeys) -> "Statistics":
     """Of flat entries: compilers for CPUs vectorise what makes several numbers of a row."""
     whole = entries.size // _ROW * _ROW
     found = []
     for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
       zeros = (_axis.varying_like(zero, entries) for zero in (jnp.float32(0), jnp.int32(0)))
-      squares, keys = lax.reduce((square(part), view(part)), tuple(zeros), with_next, (1,))
+      squares, keys = lax.reduce((square(part), to_keys(part)), tuple(zeros), with_next, (1,))
       found.append(cls(jnp.sum(squares), jnp.max(keys, initial=0)))
     return found[0].with_(found[1])
 
   @classmethod
-  def of_rows(cls, rows: Sequence[Sequence[jax.Array]]) -> "Survey":
+  def of_rows(cls, rows: Sequence[Sequence[jax.Array]]) -> "Statistics":
     """Of what is known of rows, their sums of squares and their largest keys: several times shape (rows,) each."""
     squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
     zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
     return cls(*lax.reduce((squares, keys), zeros, with_next, (0,)))
 
-  def with_(self, other: "Survey") -> "Survey":
+  def with_(self, other: "Statistics") -> "Statistics":
     """Of the entries of both."""
-    return Survey(self.square + other.square, jnp.maximum(self.largest, other.largest))
+    return Statistics(self.square + other.square, jnp.maximum(self.largest, other.largest))
 
 
 def with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -68,38 +66,32 @@ def square(entries: jax.Array) -> jax.Array:
   return jnp.square(entries.astype(jnp.float32))
 
 
-class Found(NamedTuple):
+class Tally(NamedTuple):
   """What some entries add up to.
 
   Attributes:
-    survey: of all.
+    statistics: of all.
     in_low: how many of each group are above its lower cut.
     in_high: and above its higher one.
   """
 
-  survey: Survey
+  statistics: Statistics
   in_low: jax.Array
   in_high: jax.Array
 
   @classmethod
-  def nothing(cls, groups: int) -> "Found":
+  def nothing(cls, groups: int) -> "Tally":
     zero = jnp.zeros(groups, jnp.int32)
-    return cls(Survey(jnp.float32(0), jnp.int32(0)), zero, zero)
+    return cls(Statistics(jnp.float32(0), jnp.int32(0)), zero, zero)
 
-  def with_(self, other: "Found") -> "Found":
+  def with_(self, other: "Tally") -> "Tally":
     """Of the entries of both, which are of the same groups."""
-    survey = self.survey.with_(other.survey)
-    return Found(survey, self.in_low + other.in_low, self.in_high + other.in_high)
+    statistics = self.statistics.with_(other.statistics)
+    return Tally(statistics, self.in_low + other.in_low, self.in_high + other.in_high)
 
   @classmethod
-  def of_groups(cls, parts: Sequence["Found"], groups: int) -> "Found":
+  def of_groups(cls, parts: Sequence["Tally"], groups: int) -> "Tally":
     """Of all pieces, whose runs are of one group or each of one of its own."""
-    survey = functools.reduce(Survey.with_, [part.survey for part in parts])
+    statistics = functools.reduce(Statistics.with_, [part.statistics for part in parts])
     counts = (jnp.concatenate(x) for x in zip(*(part[1:] for part in parts), strict=True))
-    return cls(survey, *(x.reshape(groups, -1).sum(axis=1) for x in counts))
-
-
-def of_runs(place: Place, c: Cut) -> Cut:
-  """The cuts of a piece's runs, out of those of all groups."""
-  groups = np.array([run.group for run in place.runs])
-  return Cut(*(x[groups] for x in c))
+    return cls(statistics, *(x.reshape(groups, -1).sum(axis=1) for x in counts))

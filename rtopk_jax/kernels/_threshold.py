@@ -1,7 +1,15 @@
-"""Short lists of keys, one a group, side by side in rows, and the exact cut in each of them at once."""
+"""The threshold above which exactly so many keys of a list are, for many lists at once.
 
+Keys are int32 from 0 on. Ties go to the lowest position, so that a threshold is a pair (value, index), and
+what is above it is
+
+    key > value,  or  key == value and position < index.
+
+Lists lie side by side as rows of one array (``RaggedRows``), or each row is a list (``UniformRows``).
+"""
+
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +17,14 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax._loops import fori_loop
-from rtopk_jax.kernels._gpu_loops import on_gpus
+from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.vector._vector import MAX_SIZE
 
 # What chance may add to so many keys or take away does not make them uneven.
 _FEW = 4
-# Keys times cuts that a GPU compares at once.
-_AT_ONCE = 1 << 23
 
 
-class Rows:
+class RaggedRows:
   """Lists of different lengths as rows of one array, each list a whole number of rows.
 
   Args:
@@ -72,7 +77,7 @@ class Rows:
     return jnp.asarray(before[self._list_of])[positions // self.WIDTH]
 
 
-class EachRow:
+class UniformRows:
   """Every row a list of its own, of any width.
 
   Args:
@@ -83,11 +88,11 @@ class EachRow:
     self.shape, self.WIDTH = shape, shape[-1]
 
   def spread(self, values: jax.Array) -> jax.Array:
-    """As ``Rows.spread``."""
+    """As ``RaggedRows.spread``."""
     return values[:, None]
 
   def total(self, rows: jax.Array) -> jax.Array:
-    """As ``Rows.total``."""
+    """As ``RaggedRows.total``."""
     return rows
 
   def position(self) -> jax.Array:
@@ -95,208 +100,191 @@ class EachRow:
     return lax.iota(jnp.int32, self.WIDTH)[None]
 
 
-class Cut(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Threshold:
   """A place in the order of the keys of each list or group, and how many are above it.
 
   Indices are above 0: no key lies between (value, 0) and (value + 1, beyond all indices), and of two names
   for one place ``between`` knows the second.
+
+  Attributes:
+    packed: value, index and count, int32, shape (3, …). One array, since a compiler makes a kernel of each.
   """
 
-  value: jax.Array
-  index: jax.Array
-  count: jax.Array
+  packed: jax.Array
+
+  @classmethod
+  def of(cls, value: jax.Array, index: jax.Array, count: jax.Array) -> "Threshold":
+    """A threshold out of its parts, one shape for all."""
+    return cls(jnp.stack([value, index, count]))
+
+  @property
+  def value(self) -> jax.Array:
+    """The key at the threshold."""
+    return self.packed[0]
+
+  @property
+  def index(self) -> jax.Array:
+    """The position below which a key of this value is above the threshold."""
+    return self.packed[1]
+
+  @property
+  def count(self) -> jax.Array:
+    """How many keys are above."""
+    return self.packed[2]
+
+  def __getitem__(self, groups) -> "Threshold":
+    """The thresholds of some groups."""
+    return Threshold(self.packed[:, groups])
+
+  def with_value(self, value: jax.Array) -> "Threshold":
+    """The same index and count at another key."""
+    return Threshold.of(value, self.index, self.count)
+
+  def with_count(self, count: jax.Array) -> "Threshold":
+    """The same place, of which the count is known."""
+    return Threshold.of(self.value, self.index, count)
 
 
-def cut(value, index, count) -> Cut:
-  return Cut(*(jnp.asarray(x, jnp.int32) for x in (value, index, count)))
-
-
-def above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:
-  """Which keys are above the cut of their list."""
-  value, index = rows.spread(c.value), rows.spread(c.index)
+def above(keys: jax.Array, rows: RaggedRows | UniformRows, threshold: Threshold) -> jax.Array:
+  """Which keys are above the threshold of their list."""
+  value, index = rows.spread(threshold.value), rows.spread(threshold.index)
   return (keys > value) | ((keys == value) & (rows.position() < index))
 
 
-def choose(condition: jax.Array, a: Cut, b: Cut) -> Cut:
-  return Cut(*(jnp.where(condition, x, y) for x, y in zip(a, b, strict=True)))
+def choose(condition: jax.Array, a: Threshold, b: Threshold) -> Threshold:
+  """The one where a condition holds, else the other."""
+  return Threshold(jnp.where(condition[None], a.packed, b.packed))
 
 
-def part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
-  """How far up from the lower cut a cut with so many keys above it lies, if they are spread evenly."""
+def fraction(low: Threshold, high: Threshold, count: jax.Array) -> jax.Array:
+  """How far up from the lower one a threshold with so many keys above lies, if keys are spread evenly."""
   distance = jnp.maximum(low.count - high.count, 1).astype(jnp.float32)
   return (low.count - count).astype(jnp.float32) / distance
 
 
-def log_part(low: Cut, high: Cut, count: jax.Array) -> jax.Array:
+def log_fraction(low: Threshold, high: Threshold, count: jax.Array) -> jax.Array:
   """The same, if their numbers fall off evenly in the logarithm, as they do among the largest."""
   log = lambda number: jnp.log(jnp.maximum(number, 0).astype(jnp.float32) + 0.5)
   top = log(low.count)
   return (top - log(count)) / jnp.maximum(top - log(high.count), 1e-6)
 
 
-def between(low: Cut, high: Cut, share: jax.Array, size: int, unit: int) -> Cut:
-  """A cut strictly between two, ``share`` of the way up, by values and then by indices.
+def between(low: Threshold, high: Threshold, share: jax.Array, size: int, unit: int) -> Threshold:
+  """A threshold strictly between two, ``share`` of the way up, by values and then by indices.
 
   Args:
-    low: the lower cut.
-    high: the higher cut.
+    low: the lower one.
+    high: the higher one.
     share: from 0 to 1.
     size: beyond all indices.
     unit: indices are multiples of it.
 
   Returns:
-    The cut, not counted.
+    The threshold, not counted.
   """
   by_value = high.value - low.value > 1
-  # The lower cut takes in more of the equal keys; none of them are above a higher value.
+  # The lower threshold takes in more of the equal keys; none of them are above a higher value.
   first = jnp.where(high.value == low.value, high.index, 0)
   start = jnp.where(by_value, low.value, low.index)
   stop = jnp.where(by_value, high.value, first)
   step = (share * (stop - start).astype(jnp.float32)).astype(jnp.int32)
   value = jnp.clip(start + step, start + 1, stop - 1)
   index = jnp.clip((start + step) // unit * unit, stop + unit, start - unit)
-  return Cut(
+  return Threshold.of(
     jnp.where(by_value, value, low.value),
     jnp.where(by_value, jnp.int32(size), index),
     jnp.zeros_like(low.count),
   )
 
 
-def exact_cut(
+def exact_threshold(
   keys: jax.Array,
-  rows: Rows | EachRow,
+  rows: RaggedRows | UniformRows,
   count: jax.Array,
   there: jax.Array,
   low: jax.Array,
   high: jax.Array,
   slack: jax.Array | int = 0,
-) -> Cut:
-  """The cut of each list with exactly so many keys above it, by counting again and again.
+) -> Threshold:
+  """The threshold of each list with exactly so many keys above it, by counting again and again.
 
   Args:
     keys: of the shape of ``rows``, int32; -1 for what is not there.
     rows: how they lie.
-    count: how many keys of each list are to be above, shape (lists,), or (cuts, lists) for several at once.
+    count: how many keys of each list are to be above, shape (lists,), or (thresholds, lists) for several at once.
     there: how many there are, shape (lists,).
     low: no key of the list is below, shape (lists,).
     high: nor above; from 0 to 2³¹ − 2 more than ``low``.
     slack: how many more or fewer will do, of the shape of ``count`` or one for all.
 
   Returns:
-    The ``Cut``.
+    The ``Threshold``.
   """
-  size = _beyond(rows)
   there, low, high = (jnp.broadcast_to(x, count.shape) for x in (there, low, high))
-  everything = Cut(low, jnp.full_like(low, size), there)
-  # A value higher than any key: below it, cuts among keys that equal the highest can be reached.
-  nothing = Cut(high + 1, jnp.full_like(high, size), jnp.zeros_like(high))
-  everything, nothing = jax.tree.map(lambda x: _axis.varying_like(x, keys), (everything, nothing))
-  one_by_one = lambda: _by_guesses(keys, rows, count, everything, nothing, slack)
-  if isinstance(rows, EachRow):
-    return one_by_one()
-  digits = lambda: choose(count == 0, nothing, _by_digits(keys, rows, count, low, high))
-  return on_gpus(gpu=digits, default=one_by_one)
+  # A value higher than any key: below it, places among keys that equal the highest can be reached.
+  nothing = Threshold.of(high + 1, jnp.full_like(high, beyond(rows)), jnp.zeros_like(high))
+  everything = Threshold.of(low, jnp.full_like(low, beyond(rows)), there)
+  if isinstance(rows, UniformRows):
+    return by_guesses(keys, rows, count, everything, nothing, slack)
+  return here().exact_threshold(keys, rows, count, everything, nothing, slack)
 
 
-def _beyond(rows: Rows | EachRow) -> int:
-  """Beyond all places that are in use."""
+def beyond(rows: RaggedRows | UniformRows) -> int:
+  """Beyond all positions that are in use."""
   return min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
 
-def _by_guesses(
+def by_guesses(
   keys: jax.Array,
-  rows: Rows | EachRow,
+  rows: RaggedRows | UniformRows,
   count: jax.Array,
-  everything: Cut,
-  nothing: Cut,
+  everything: Threshold,
+  nothing: Threshold,
   slack: jax.Array | int,
-) -> Cut:
-  """One cut after another between those that are known, as far up as what they count makes likely."""
+) -> Threshold:
+  """One threshold after another between those that are known, as far up as what they count makes likely."""
 
   def probe(state):
-    turn, even, lower, higher, best = state
-    # Between close cuts keys are nearly even; as long as they are not, halving gets there sooner. Every
+    turn, even, known = state
+    lower, higher, best = (Threshold(x) for x in known)
+    # Between close thresholds keys are nearly even; as long as they are not, halving gets there sooner. Every
     # fourth turn halves all the same, since a few keys apart from all others look even for long.
     guess = even & (turn % 4 != 3)
-    share = jnp.where(guess, part(lower, higher, count), jnp.float32(0.5))
-    new = between(lower, higher, share, _beyond(rows), 1)
-    new = new._replace(count=_count_above(keys, rows, new))
-    best = choose(near(best), best, new)
+    share = jnp.where(guess, fraction(lower, higher, count), jnp.float32(0.5))
+    new = between(lower, higher, share, beyond(rows), 1)
+    new = new.with_count(_count_above(keys, rows, new))
     gap = lower.count - higher.count
     below = (share * gap.astype(jnp.float32)).astype(jnp.int32)
     miss = jnp.abs(lower.count - new.count - below)
     even = 2 * miss <= jnp.minimum(below, gap - below) + _FEW
+    best = choose(near(best), best, new)
     lower = choose(new.count >= count, new, lower)
-    return turn + 1, even, lower, choose(new.count <= count, new, higher), best
+    higher = choose(new.count <= count, new, higher)
+    return turn + 1, even, jnp.stack([lower.packed, higher.packed, best.packed])
 
-  near = lambda c: jnp.abs(c.count - count) <= slack
+  near = lambda threshold: jnp.abs(threshold.count - count) <= slack
   best = choose(count == 0, nothing, everything)
-  start = (jnp.int32(0), jnp.ones_like(count, jnp.bool_), everything, nothing, best)
+  known = jnp.stack([everything.packed, nothing.packed, best.packed])
+  start = (jnp.int32(0), jnp.ones_like(count, jnp.bool_), known)
   start = jax.tree.map(lambda x: _axis.varying_like(x, keys), start)
-  return lax.while_loop(lambda state: ~jnp.all(near(state[-1])), probe, start)[-1]
+  is_open = lambda state: ~jnp.all(near(Threshold(state[-1][2])))
+  return Threshold(lax.while_loop(is_open, probe, start)[-1][2])
 
 
-def _by_digits(
-  keys: jax.Array, rows: Rows, count: jax.Array, low: jax.Array, high: jax.Array
-) -> Cut:
-  """As many cuts at once as a GPU counts in no time: the value digit by digit, then how many keys equal to it.
+def _count_above(
+  keys: jax.Array, rows: RaggedRows | UniformRows, threshold: Threshold
+) -> jax.Array:
+  """How many keys of each list are above its thresholds: of the shape of the thresholds.
 
-  The turns are so many that the gap closes whatever the keys are, and nobody has to ask whether it has.
-  """
-  size = rows.shape[0] * rows.WIDTH
-  # Parts of a gap: the fewer, the more keys.
-  parts = next(1 << bits for bits in (6, 5, 4, 3, 2) if size << bits <= _AT_ONCE or bits == 2)
-  number = lax.iota(jnp.int32, parts - 1).reshape(-1, *(1,) * count.ndim) + 1
-
-  def count_rows(compare, values):
-    """How many keys of each row compare with values of its list: shape (…, rows)."""
-    beside = rows.spread(values)
-    found = compare(keys.reshape((1,) * (beside.ndim - 2) + keys.shape), beside)
-    return found.sum(axis=-1, dtype=jnp.int32)
-
-  def narrow(_, state):
-    # As many keys as are wanted are not below the value, but fewer are not below the value and the gap.
-    value, gap = state
-    step, rest = gap // parts, gap % parts
-    offset = lambda part, step=step, rest=rest: step * part + jnp.minimum(part, rest)
-    cuts = value[None] + offset(number, step[None], rest[None])
-    found = rows.total(count_rows(jnp.greater_equal, cuts))
-    part = (found >= count[None]).sum(axis=0, dtype=jnp.int32)
-    return value + offset(part), offset(part + 1) - offset(part)
-
-  start = jax.tree.map(lambda x: _axis.varying_like(x, keys), (low, high + 1 - low))
-  value, _ = fori_loop(0, _turns(1 << 31, parts), narrow, start, unroll=True)
-
-  more = rows.total(count_rows(jnp.greater, value))
-  equal = count_rows(jnp.equal, value)
-  ends = jnp.cumsum(equal, axis=-1, dtype=jnp.int32)
-  # The last equal key that is above the cut, counted through all lists; its row; and the same in the row.
-  last = rows.before_each(equal) + count - more
-  row = (ends[..., None, :] < last[..., None]).sum(axis=-1, dtype=jnp.int32)
-  row = jnp.minimum(row, rows.shape[0] - 1)
-  last -= jnp.take_along_axis(ends - equal, row, axis=-1)
-  passed = jnp.cumsum(keys[row] == value[..., None], axis=-1, dtype=jnp.int32)
-  index = rows.WIDTH * row + (passed < last[..., None]).sum(axis=-1, dtype=jnp.int32) + 1
-  return Cut(value, index, count)
-
-
-def _turns(gap: int, parts: int) -> int:
-  """How often a gap has to be divided, the larger parts being rounded up, until nothing is in it."""
-  turns = 0
-  while gap > 1:
-    gap, turns = -(-gap // parts), turns + 1
-  return turns
-
-
-def _count_above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:
-  """How many keys of each list are above its cuts: of the shape of the cuts.
-
-  All cuts are counted in one read, higher keys and equal ones apart, as one reduction of several numbers.
+  All are counted in one read, higher keys and equal ones apart, as one reduction of several numbers.
   That is what compilers for CPUs make vector instructions of, and many times as fast as the sum of a condition.
   """
-  lists = c.value.shape[-1]
+  lists = threshold.value.shape[-1]
+  values, indices = (x.reshape(-1, lists) for x in (threshold.value, threshold.index))
   terms = []
-  for value, index in zip(c.value.reshape(-1, lists), c.index.reshape(-1, lists), strict=True):
+  for value, index in zip(values, indices, strict=True):
     value, index = rows.spread(value), rows.spread(index)
     terms += [keys > value, (keys == value) & (rows.position() < index)]
   zero = _axis.varying_like(jnp.int32(0), keys)
@@ -307,4 +295,4 @@ def _count_above(keys: jax.Array, rows: Rows | EachRow, c: Cut) -> jax.Array:
     (1,),
   )
   counts = [rows.total(more + equal) for more, equal in zip(sums[::2], sums[1::2], strict=True)]
-  return jnp.stack(counts).reshape(c.value.shape)
+  return jnp.stack(counts).reshape(threshold.value.shape)

@@ -25,7 +25,7 @@ class Memory:
   Attributes:
     error_feedback: whether a residual is kept.
     momentum: m; 0 keeps no momentum.
-    nesterov: whether the look-ahead form is sent.
+    nesterov: whether the look-ahead packing is sent.
     masking: whether sent entries lose their momentum.
     decay: the residual's decay, 1 in the paper.
   """
@@ -36,9 +36,9 @@ class Memory:
   masking: bool
   decay: float
 
-  def correct(self, gradient: jax.Array, momentum: jax.Array | None) -> jax.Array | None:
-    """Momentum correction: the new u of g and the old u; None without momentum."""
-    return None if momentum is None else self.momentum * momentum + gradient
+  def correct(self, gradient: jax.Array, momentum: jax.Array) -> jax.Array:
+    """Momentum correction: the new u of g and the old u."""
+    return self.momentum * momentum + gradient
 
   def direction(self, gradient: jax.Array, momentum: jax.Array | None) -> jax.Array:
     """What takes the place of g, given the new u."""
@@ -57,25 +57,14 @@ class Memory:
     self, gradient: jax.Array, momentum: jax.Array | None, residual: jax.Array | None
   ) -> jax.Array:
     """V out of g and of u and e as they were; entry by entry, whatever their dtype."""
-    new = self.correct(gradient, _single(momentum))
-    return self.accumulate(self.direction(gradient, new), _single(residual))
+    new = None if momentum is None else self.correct(gradient, momentum.astype(jnp.float32))
+    old = None if residual is None else residual.astype(jnp.float32)
+    return self.accumulate(self.direction(gradient, new), old)
 
   @property
   def masks(self) -> bool:
     """Whether sent entries lose their momentum."""
     return self.masking and self.error_feedback and bool(self.momentum)
-
-
-def _single(x: jax.Array | None) -> jax.Array | None:
-  return None if x is None else x.astype(jnp.float32)
-
-
-def cast(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """float32 numbers in another dtype; what is finite stays so (an infinite memory would never end)."""
-  largest = jnp.finfo(dtype).max
-  if largest < jnp.finfo(jnp.float32).max:
-    x = jnp.clip(x, -float(largest), float(largest))
-  return x.astype(dtype)
 
 
 def clip_scale(square: jax.Array, max_norm: float) -> jax.Array:

@@ -24,8 +24,8 @@ def resize_workers(
 ) -> Any:
   r"""The state of another number of workers, in which nothing of what was not sent yet is lost.
 
-  Worker i of n is the stretch :math:`[i/n, (i+1)/n)` of a line, and what it remembers is spread over it.
-  The new workers cut the same line into n' stretches:
+  Worker i of n is the chunk :math:`[i/n, (i+1)/n)` of a line, and what it remembers is spread over it.
+  The new workers cut the same line into n' chunks:
 
   .. math::
     \mathrm{new}_j = n' \sum_i \Big|\big[\tfrac in, \tfrac{i+1}n\big) \cap

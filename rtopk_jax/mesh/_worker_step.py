@@ -37,7 +37,7 @@ class Options(NamedTuple):
   donate: bool
 
 
-class Found(NamedTuple):
+class Tally(NamedTuple):
   """What a worker found; all but the model's state are means over its micro-batches.
 
   Attributes:
@@ -109,8 +109,8 @@ def mapped_step(
   return step
 
 
-def _found_specs(own: Any, rows: P) -> Found:
-  return Found(gradient_like(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
+def _found_specs(own: Any, rows: P) -> Tally:
+  return Tally(gradient_like(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
 
 
 def _row(tree: Any) -> Any:
@@ -121,7 +121,7 @@ def _mine(tree: Any) -> Any:
   return jax.tree.map(lambda x: x[0], tree)
 
 
-def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Found:
+def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Tally:
   """What one worker finds in its batch; talks to nobody."""
   params = local(params, options.axis_name)
   model_state = local(
@@ -137,7 +137,7 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
     own_key = jax.random.fold_in(key, number) if options.rngs else key
     found = _find_in_one(options, params, before.model_state, part, own_key)
     add = lambda total, x: total + _gradients.counted(x, found.weight).astype(total.dtype)
-    return Found(
+    return Tally(
       jax.tree.map(add, before.gradient, found.gradient),
       add(before.loss, found.loss),
       before.weight + found.weight,
@@ -149,7 +149,7 @@ def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any)
   parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
   zeros = lambda x: local(jnp.zeros(x.shape, _sum_dtype(x)), options.axis_name)
   trained = gradient_like(params)
-  start = Found(
+  start = Tally(
     jax.tree.map(zeros, trained), zeros(jnp.float32(0)), zeros(jnp.float32(0)), model_state, ()
   )
   total, aux = lax.scan(more, start, (jnp.arange(count, dtype=jnp.int32), parts))
@@ -164,7 +164,7 @@ def _sum_dtype(x: jax.Array) -> jax.typing.DTypeLike:
   return jnp.complex64 if jnp.issubdtype(x.dtype, jnp.complexfloating) else jnp.float32
 
 
-def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Found:
+def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Tally:
   """What one worker finds in one micro-batch."""
 
   def loss(params):
@@ -181,11 +181,11 @@ def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, ke
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)
   weight = local(jnp.asarray(weight).astype(jnp.float32), options.axis_name)
   model_state, aux = local((model_state, aux), options.axis_name)
-  return Found(gradient_like(gradient), value, weight, model_state, aux)
+  return Tally(gradient_like(gradient), value, weight, model_state, aux)
 
 
 def _agree(
-  options: Options, param_specs: Any, params: Any, state: Any, model_state: Any, found: Found
+  options: Options, param_specs: Any, params: Any, state: Any, model_state: Any, found: Tally
 ) -> tuple[Any, Any, Any, jax.Array]:
   """Parameters, state and model's state after the step, and the loss; the same on all workers."""
   found = _mine(found)

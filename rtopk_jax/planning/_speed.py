@@ -17,7 +17,7 @@ from rtopk_jax import _checks
 from rtopk_jax.exchange._cost import LocalSpeed
 from rtopk_jax.mesh._specs import init, state_specs
 from rtopk_jax.select._named import rtop_k
-from rtopk_jax.select._selector import SparseSlices
+from rtopk_jax.select._slices import SparseSlices
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._dense import dense_exchange
 from rtopk_jax.transform._metrics import shapes

@@ -1,10 +1,10 @@
 """Selection within blocks of a leaf: each run of so many entries has r and k of its own.
 
-Blocks lie as rows below one another, and the exact cuts of all rows are found together by counting, a stretch of
-rows at a time, so that their keys stay in a processor's cache. What is above the cuts are bits of words; which k of
-the r are sent is found in the same way, of random keys. Nothing is sorted, and no more than a stretch is put together.
+Blocks lie as rows below one another, and the exact thresholds of all rows are found together by counting, a chunk of
+rows at a time, so that their keys stay in a processor's cache. What is above the thresholds are bits of words; which k of
+the r are sent is found in the same way, of random keys. Nothing is sorted, and no more than a chunk is put together.
 
-Passes over d: one, in which entries become keys, and one for the survey. What is counted is in the cache.
+Passes over d: one, in which entries become keys, and one for the statistics. What is counted is in the cache.
 """
 
 import dataclasses
@@ -19,10 +19,9 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
-from rtopk_jax.kernels import _bitpack
-from rtopk_jax.kernels._bitset import GROUP, Positions
-from rtopk_jax.kernels._gpu_loops import on_gpus
-from rtopk_jax.kernels._threshold import EachRow, above, exact_cut
+from rtopk_jax.kernels import _bitpack, here
+from rtopk_jax.kernels._bitset import GROUP, BitSet
+from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
 from rtopk_jax.select._keys import (
   LARGEST_KEY,
   RANDOM_BELOW,
@@ -31,13 +30,9 @@ from rtopk_jax.select._keys import (
   top_k_of_keys,
 )
 from rtopk_jax.select._selector import SORT_BELOW, Selection, Selector
+from rtopk_jax.select._slices import Blocks
 from rtopk_jax.vector._vector import MAX_SIZE, Vector
-from rtopk_jax.wire._wire import Blocks
 
-# So many keys are made and counted at a time.
-_STRETCH = 1 << 18
-# And on GPUs, which have no cache of that kind, but wait after each turn.
-_OF_GPU = 1 << 24
 # Bits of a word.
 _WORD = 32
 # Words for one bit that is looked for.
@@ -84,11 +79,11 @@ class _Set:
         rest = place.size - whole * size
         starts, lengths = ([whole * size], [rest]) if rest else ([], [])
       else:
-        cuts = [np.arange(run.begin, run.begin + run.size, size) for run in place.runs]
+        thresholds = [np.arange(run.begin, run.begin + run.size, size) for run in place.runs]
         ends = [run.begin + run.size for run in place.runs]
-        starts = np.concatenate(cuts)
+        starts = np.concatenate(thresholds)
         lengths = np.concatenate(
-          [np.minimum(x + size, end) - x for x, end in zip(cuts, ends, strict=True)]
+          [np.minimum(x + size, end) - x for x, end in zip(thresholds, ends, strict=True)]
         )
       if len(starts):
         starts, lengths = np.array(starts), np.array(lengths)
@@ -205,7 +200,7 @@ def _counts(
 
 def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
   """Which keys are so many largest of their row, which is not long."""
-  wanted, lists = jnp.asarray(counts, jnp.int32), EachRow(keys.shape)
+  wanted, lists = jnp.asarray(counts, jnp.int32), UniformRows(keys.shape)
   if keys.shape[1] <= _SHORT:
     # How many are above each: of a few keys the bits of a cut would take longer to find.
     number = lists.position()
@@ -216,7 +211,7 @@ def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
     return ranks < wanted[:, None]
   there = _count(keys >= 0)
   zero = jnp.zeros_like(wanted)
-  return above(keys, lists, exact_cut(keys, lists, wanted, there, zero, zero + highest))
+  return above(keys, lists, exact_threshold(keys, lists, wanted, there, zero, zero + highest))
 
 
 def _by_sorting(blocks: _Set, vector: Vector, read: Read, counts: np.ndarray) -> _Listed:
@@ -255,9 +250,9 @@ def _positions(blocks: _Set, vector: Vector, columns: jax.Array) -> jax.Array:
 
 
 def _places(words: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-  """Rows and columns of so many bits, row by row; something in range for those that are not there."""
+  """RaggedRows and columns of so many bits, row by row; something in range for those that are not there."""
   flat = words.reshape(-1)
-  found = Positions(jnp.pad(flat, (0, -flat.size % GROUP)), 1)
+  found = BitSet(jnp.pad(flat, (0, -flat.size % GROUP)), 1)
   # Of few bits it is less work to look for each, and of many to go through all words.
   is_few = _FEW * count < flat.size
   places = found.locate(lax.iota(jnp.int32, count)) if is_few else found.first(count)
@@ -285,13 +280,13 @@ def _above_cuts(
 
   def turn(number, state, together):
     words, listed = state
-    # The last stretch begins where it ends with the last row.
+    # The last chunk begins where it ends with the last row.
     first = jnp.minimum(number * together, rows - together)
     keys = read(first, together)
     least = lax.dynamic_slice(jnp.asarray(counts, jnp.int32), (first,), (together,))
     there, low, high = _bounds(keys, least, int(max(counts)), highest)
-    lists, wanted = EachRow(keys.shape), jnp.minimum(least + slack, there)
-    cut = exact_cut(keys, lists, wanted, there, low, high, wanted - least)
+    lists, wanted = UniformRows(keys.shape), jnp.minimum(least + slack, there)
+    cut = exact_threshold(keys, lists, wanted, there, low, high, wanted - least)
     made = _bitpack.of_members(above(keys, lists, cut))
     return (
       lax.dynamic_update_slice(words, made, (first, 0)),
@@ -301,12 +296,9 @@ def _above_cuts(
   start = (jnp.zeros((rows, words_of_row), jnp.uint32), jnp.zeros(rows, jnp.int32))
   start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
 
-  def in_stretches(length):
-    together = min(rows, max(1, length // (_WORD * words_of_row)))
-    one = functools.partial(turn, together=together)
-    return lambda start: fori_loop(0, -(-rows // together), one, start)
-
-  return on_gpus(start, gpu=in_stretches(_OF_GPU), default=in_stretches(_STRETCH))
+  together = min(rows, max(1, here().keys_at_once // (_WORD * words_of_row)))
+  one = functools.partial(turn, together=together)
+  return fori_loop(0, -(-rows // together), one, start)
 
 
 def _bounds(
@@ -328,8 +320,8 @@ def _bounds(
   there, high = _count(largest >= 0), _bitpack.by_halves(lax.max, largest, axis=1)
   # Any bound will do that is not far below.
   wanted = jnp.minimum(least + jnp.maximum(least // 4, _SLACK), there)
-  lists = EachRow(largest.shape)
-  low = exact_cut(largest, lists, wanted, there, low, high, wanted - least).value
+  lists = UniformRows(largest.shape)
+  low = exact_threshold(largest, lists, wanted, there, low, high, wanted - least).value
   low = jnp.where(there >= least, low, 0)
   return _count(keys >= low[:, None]), low, high
 

@@ -23,9 +23,11 @@ from jax import lax
 
 from rtopk_jax import _checks
 from rtopk_jax._precision import in_32_bits
-from rtopk_jax.kernels._statistics import Survey
+from rtopk_jax.kernels import _gather
+from rtopk_jax.kernels._statistics import Statistics
 from rtopk_jax.select import _search
 from rtopk_jax.select._keys import magnitude_keys, random_keys, top_k_of_keys
+from rtopk_jax.select._slices import SparseSlices
 from rtopk_jax.select._subset import draw
 from rtopk_jax.select._warmup import Stages
 from rtopk_jax.vector._vector import MAX_SIZE, Vector, places
@@ -35,63 +37,24 @@ SORT_BELOW = 40_000
 METHODS = ("search", "top_k")
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SparseSlices:
-  """k entries of a vector of d, a pytree of two arrays.
-
-  Args:
-    values: their values, shape (k,), the vector's dtype.
-    indices: where they stand, shape (k,), int32, strictly ascending.
-    size: d, static.
-
-  Examples:
-    >>> import jax.numpy as jnp, rtopk_jax
-    >>> slices = rtopk_jax.SparseSlices(jnp.array([0.5, -2.0]), jnp.array([1, 3]), size=5)
-    >>> slices.to_dense().tolist()
-    [0.0, 0.5, 0.0, -2.0, 0.0]
-  """
-
-  values: jax.Array
-  indices: jax.Array
-  size: int = dataclasses.field(metadata={"static": True})
-
-  def to_dense(self) -> jax.Array:
-    """The vector that has these entries and is zero elsewhere.
-
-    Returns:
-      Shape (d,), the dtype of the values.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp, rtopk_jax
-      >>> rtopk_jax.top_k(0.5)(jnp.array([3.0, 1.0]), jax.random.key(0)).to_dense().tolist()
-      [3.0, 0.0]
-    """
-    return (
-      jnp.zeros(self.size, self.values.dtype)
-      .at[self.indices]
-      .set(self.values, unique_indices=True, indices_are_sorted=True)
-    )
-
-
 class Selection(NamedTuple):
   """Which entries of a vector are sent.
 
   Attributes:
     positions: theirs, ascending, shape (k,), int32.
     values: of these entries, shape (k,).
-    survey: of the vector, a by-product.
+    statistics: of the vector, a by-product.
   """
 
   positions: jax.Array
   values: jax.Array
-  survey: Survey
+  statistics: Statistics
 
   @classmethod
   def of(cls, vector: Vector, positions: jax.Array) -> "Selection":
-    """The entries at ascending positions, and a survey in a read of its own."""
-    survey = _search.survey(vector, magnitude_keys)
-    return cls(positions, vector.take(positions), survey)
+    """The entries at ascending positions, and a statistics in a read of its own."""
+    statistics = _search.statistics_of(vector, magnitude_keys)
+    return cls(positions, _gather.take(vector, positions), statistics)
 
 
 class Counts(NamedTuple):
@@ -293,19 +256,14 @@ class Selector:
     if self.method == "top_k" or vector.size <= SORT_BELOW:
       return _by_sorting(vector, key_of, sent, large)
     if all(r == size for r, size in zip(large, vector.counts, strict=True)):
-      numbers = _search.per_form(
-        vector, sent, lambda form: draw(key_of(0), vector.counts, sent, form)
-      )
+      numbers = draw(key_of(0), vector.counts, sent, _search.packing_of(vector, sent))
       return Selection.of(vector, vector.spread(numbers))
-
-    def chosen(form: _search.Form) -> Selection:
-      found, survey = _search.largest(form, large, magnitude_keys)
-      everything = sent == large
-      ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, form)
-      positions = found.locate(ranks, most=sum(large))
-      return Selection(positions, form.take(positions), survey)
-
-    return _search.per_form(vector, large, chosen)
+    packing = _search.packing_of(vector, large)
+    found, statistics = _search.largest(packing, large, magnitude_keys)
+    everything = sent == large
+    ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, packing)
+    positions = found.locate(ranks, most=sum(large))
+    return Selection(positions, packing.take(positions), statistics)
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:
@@ -314,8 +272,8 @@ def largest_of(vector: jax.Array, count: int) -> jax.Array:
   if vector.size <= SORT_BELOW:
     return jnp.sort(top_k_of_keys(magnitude_keys(vector), count))
   ranks = lax.iota(jnp.int32, count)
-  search = lambda form: _search.largest(form, [count], magnitude_keys)[0].locate(ranks)
-  return _search.per_form(whole, [count], search)
+  found, _ = _search.largest(_search.packing_of(whole, [count]), [count], magnitude_keys)
+  return found.locate(ranks)
 
 
 def _by_sorting(
@@ -324,7 +282,7 @@ def _by_sorting(
   """The selection by ``jax.lax.top_k``, group by group."""
   keys: list[list[jax.Array]] = [[] for _ in sent]
   for i, place in enumerate(vector.where):
-    of_piece = magnitude_keys(vector.read(i))
+    of_piece = magnitude_keys(_gather.read_all(vector, i))
     for run in place.runs:
       keys[run.group].append(of_piece[run.begin : run.begin + run.size])
   numbers, begin = [], 0

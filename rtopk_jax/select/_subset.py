@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels._bitset import GROUP, Positions
-from rtopk_jax.kernels._gpu_loops import turn_once_or_more
-from rtopk_jax.kernels._threshold import Rows, above, exact_cut
-from rtopk_jax.kernels._threshold_bits import Linear
-from rtopk_jax.kernels._threshold_bits_tpu import Columns
+from rtopk_jax.kernels import here
+from rtopk_jax.kernels._bitset import GROUP, BitSet
+from rtopk_jax.kernels._flat_packing import FlatPacking
+from rtopk_jax.kernels._threshold import RaggedRows, above, exact_threshold
+from rtopk_jax.kernels._tiled_packing import TiledPacking
 from rtopk_jax.select._keys import RANDOM_BELOW, random_keys
 
 # With fewer than one member in so many taken, and not only a few, marking is less work.
@@ -30,7 +30,7 @@ _SIGMAS = 6
 
 
 def draw(
-  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], form: Linear | Columns
+  key: jax.Array, sizes: Sequence[int], counts: Sequence[int], packing: FlatPacking | TiledPacking
 ) -> jax.Array:
   """A uniformly random subset of each of some sets, their members numbered through.
 
@@ -38,28 +38,28 @@ def draw(
     key: a PRNG key.
     sizes: of the sets.
     counts: of the subsets, from 1 to the size.
-    form: how words are made on this platform.
+    packing: how words are made on this platform.
 
   Returns:
     The numbers, ascending, shape (sum(counts),).
   """
-  if form.has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
+  if packing.has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
     return _by_marks(key, sizes, counts)
-  found = form.numbers(_taken(key, sizes, jnp.array(sizes, jnp.int32), counts), sum(counts))
-  return found - Rows(sizes).padding(found, sizes)
+  found = packing.numbers(_taken(key, sizes, jnp.array(sizes, jnp.int32), counts), sum(counts))
+  return found - RaggedRows(sizes).padding(found, sizes)
 
 
 def _taken(
   key: jax.Array, rooms: Sequence[int], sizes: jax.Array, counts: Sequence[int]
 ) -> jax.Array:
   """What is taken of sets in rows, the first so many places of each being its members."""
-  rows = Rows(rooms)
+  rows = RaggedRows(rooms)
   number, size = rows.number(), rows.spread(sizes)
   keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
   keys = jnp.where(number < size, keys, -1)
   zero = jnp.zeros(len(rooms), jnp.int32)
   highest = jnp.full_like(zero, RANDOM_BELOW)
-  cut = exact_cut(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
+  cut = exact_threshold(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
   return above(keys, rows, cut)
 
 
@@ -81,22 +81,22 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
     # By word and bit: there may be more places than int32 counts.
     place = first + numbers
     marked = jnp.zeros((words, 32), jnp.bool_).at[place // 32, place % 32].set(True)
-    found = Positions.of(marked)
+    found = BitSet.of(marked)
     up_to = found.below(ends)
     return turn + 1, found.words, jnp.diff(up_to, prepend=jnp.zeros_like(up_to[:1]))
 
   start = (jnp.int32(0), jnp.zeros(words, jnp.uint32), jnp.zeros_like(wanted))
   start = jax.tree.map(lambda x: _axis.varying_like(x, key), start)
   enough = lambda state: jnp.all(state[2] >= wanted)
-  turns, marked, different = turn_once_or_more(enough, attempt, start)
+  turns, marked, different = here().once_or_more(enough, attempt, start)
   taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
-  taken = Positions.of(taken.reshape(-1)).first(sum(counts))
+  taken = BitSet.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.
   list_of = np.repeat(np.arange(len(sizes)), counts)
-  rooms = np.array(Rows(draws).capacities)
+  rooms = np.array(RaggedRows(draws).capacities)
   places = np.cumsum(rooms) - rooms
   shift = jnp.cumsum(different) - different - jnp.asarray(places, jnp.int32)
-  return Positions(marked, 1).locate(taken + shift[list_of])
+  return BitSet(marked, 1).locate(taken + shift[list_of])
 
 
 def _draws(size: int, count: int) -> int:

@@ -10,6 +10,7 @@ from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _collective
+from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory import _rule
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.transform import _gradients, _state
@@ -133,12 +134,12 @@ def dense_exchange(
     directions, kept = [], []
     for i, g in enumerate(mean):
       old = jax.tree.leaves(state.momentum)[i] if momentum else None
-      new = rule.correct(g, old)
+      new = None if old is None else rule.correct(g, old)
       directions.append(rule.direction(g, new))
       if old is not None and new is not None:
         kept.append(jnp.where(finite, new, old))
     updates = [
-      _rule.cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
+      cast(jnp.where(finite, x, jnp.float32(0)), g.dtype)
       for x, g in zip(directions, gradients, strict=True)
     ]
     new_momentum = _state.write_rows(kept, state.momentum) if momentum else ()

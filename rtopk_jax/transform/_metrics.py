@@ -104,7 +104,7 @@ def wire_bytes(
 ) -> WireBytes:
   """The bytes a worker sends and receives in a step, counted from the buffers that are exchanged.
 
-  The update is traced, not run, with collectives that write down the size of their operand.
+  The update is traced, not run, with collectives that materialise the size of their operand.
 
   With ``Hierarchical`` a worker is all chips of the fast axis, and so are its bytes: each chip sends a part of the
   message, up to whole tiles of 512 bytes. What the mean over the fast axis takes is not counted.

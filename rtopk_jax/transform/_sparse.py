@@ -18,13 +18,14 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _auto
 from rtopk_jax.exchange._collective import Collective
-from rtopk_jax.memory import _rule
+from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
+from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select import _warmup
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients, _state
 from rtopk_jax.transform._metrics import ExchangeMetrics, no_metrics
-from rtopk_jax.transform._step import Leaves, Options, Step
+from rtopk_jax.transform._step import Options, Step
 from rtopk_jax.vector import _layout
 from rtopk_jax.vector._layout import Dense, Scope
 from rtopk_jax.wire._wire import Wire
@@ -219,7 +220,7 @@ def sparse_exchange(
       selector.stages, state.count, lambda stage: step.run(selector.at(stage))
     )
     means, momenta, residuals = (plan.split(leaves) for leaves in after)
-    means = [_rule.cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
+    means = [cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)
     return means, SparseExchangeState(
       count=_state.increment(state.count),

@@ -5,7 +5,7 @@ written once being one: the norm reads the gradient (1); selection reads gradien
 new momentum reads two arrays and writes one (3), and so does the new residual (3); the update is written (1). 11
 in all, 10 without clipping, 6 without momentum as well. It takes no fewer as long as a step may be skipped: no
 memory may change before all workers have been heard, so that gradient and memory are read again afterwards.
-The vector itself is never written down (but on TPUs, see ``_columns``), and of what a worker sends or receives k
+The vector itself is never materialised (but on TPUs, see ``_columns``), and of what a worker sends or receives k
 entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
@@ -13,8 +13,8 @@ a few times) and by small leaves, which are put together and taken apart again: 
 where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
 it is 13.9 on CPUs and, without clipping and momentum, 8.5 (``python -m benchmarks.step``).
 
-CPUs that have one core for a device make momentum and residual, and clear the gradient for the update, a stretch at a
-time (``_stretches``): of what a program names then, reading the new momentum and, of all that is written, what lay
+CPUs that have one core for a device make momentum and residual, and clear the gradient for the update, a chunk at a
+time (``_chunks``): of what a program names then, reading the new momentum and, of all that is written, what lay
 there before come from a cache. Where somebody needs the gradient later, it is copied first, in two passes more.
 
 XLA gives donated memory to the first result of its size. A step of one's own that returns the updates should take and
@@ -23,27 +23,25 @@ return the state before them, or the memory of a worker is copied where it is an
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
 from rtopk_jax.exchange import _collective, _reduce
 from rtopk_jax.exchange._collective import Collective, Incoming, Outgoing
-from rtopk_jax.kernels import _scatter, _stretches_old
-from rtopk_jax.kernels._spent_old import zeros_after
-from rtopk_jax.memory import _rule
+from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
+from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select import _blocks
 from rtopk_jax.select._keys import LARGEST_KEY
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import ExchangeMetrics
 from rtopk_jax.vector._layout import Block, Layout, Scope, Segment
-from rtopk_jax.vector._vector import Place, Vector
+from rtopk_jax.vector._vector import Vector
 from rtopk_jax.wire._wire import Wire
 
 # Keys from this one on are of infinities and NaN.
@@ -61,14 +59,6 @@ class Options:
   average: str
   clip_norm: float | None
   seed: int | jax.Array
-
-
-class Leaves(NamedTuple):
-  """A list over the leaves of a gradient each; what there is no memory of is empty."""
-
-  gradient: list[jax.Array]
-  momentum: list[jax.Array]
-  residual: list[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,28 +95,32 @@ class Step:
       The leaves after the step, the update in place of the gradient; the metrics; and whether the step was
       carried out, or skipped because a worker's vector was not finite.
     """
-    scale = self._clip_scale()
+    rule, scale = self.options.memory, self._clip_scale()
     updates = [jnp.zeros(g.shape, jnp.float32) for g in self.leaves.gradient]
     finite = self._dense_means(scale, updates)
     incoming, metrics, all_finite = self._exchange(selector, scale)
     finite &= all_finite
     here = finite if self.present is None else finite & self.present
 
-    after = Leaves(updates, list(self.leaves.momentum), list(self.leaves.residual))
+    local = lambda gradient: self._local(gradient, scale)
+    momentum, residual = list(self.leaves.momentum), list(self.leaves.residual)
     for segment in self.layout.dense:
-      self._advance(segment, here, scale, after)
+      new = _update.after_mean(rule, self.leaves.of(segment.leaves), local, here)
+      _place(new, segment, momentum)
       for i in segment.leaves:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     received = jnp.float32(0)
     for segment, arrived, weights in incoming:
-      cleared = self._advance(segment, here, scale, after, arrived)
+      before = self.leaves.of(segment.leaves)
+      kept, rest = _update.after_exchange(rule, before, segment.where, local, here, arrived.sent)
+      _place(kept, segment, momentum)
+      _place(rest, segment, residual)
       means, count = _reduce.reduce(
-        arrived.contributions, segment.where, finite, weights, self.options.average, cleared
+        arrived.contributions, segment.where, finite, weights, self.options.average
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
-      for i, mean in zip(segment.leaves, means, strict=True):
-        updates[i] = mean
-    return after, metrics._replace(received=received), finite
+      _place(means, segment, updates)
+    return Leaves(updates, momentum, residual), metrics._replace(received=received), finite
 
   def _clip_scale(self) -> jax.Array | None:
     """The factor that brings the norm of the whole gradient down to this worker's share of the limit."""
@@ -171,9 +165,9 @@ class Step:
     for axes in dict.fromkeys(segment.axes for segment in segments):
       together = [(i, segment) for i, segment in enumerate(segments) if segment.axes == axes]
       outgoing = [self._outgoing(i, segment, selector, scale) for i, segment in together]
-      surveys = [out.selection.survey for out in outgoing]
-      largest = jnp.stack([survey.largest for survey in surveys]).max()
-      square = jnp.stack([survey.square for survey in surveys]).sum()
+      statistics_of_parts = [out.selection.statistics for out in outgoing]
+      largest = jnp.stack([statistics.largest for statistics in statistics_of_parts]).max()
+      square = jnp.stack([statistics.square for statistics in statistics_of_parts]).sum()
 
       def header(sent, change, largest=largest, square=square):
         bad = (largest >= _INFINITY).astype(jnp.float32)
@@ -245,135 +239,8 @@ class Step:
       values = values * share
     return Outgoing(vector, selection, values, jax.random.fold_in(key_of(0), 1), blocks)
 
-  def _advance(
-    self,
-    segment: Segment,
-    here: jax.Array,
-    scale: jax.Array | None,
-    after: Leaves,
-    incoming: Incoming | None = None,
-  ) -> list[jax.Array]:
-    """Writes the memory of a segment after the step to ``after``, unchanged where the step is not taken.
 
-    Returns:
-      Arrays for the segment's means, ``cleared`` in ``_sums.reduce``.
-    """
-    before = Leaves(*([x[i] for i in segment.leaves] if x else [] for x in self.leaves))
-    if incoming is None:
-      momenta, residuals = self._advanced(segment.where, before, here, scale, None)
-      cleared = []
-    else:
-      momenta, residuals, cleared = self._settled(segment.where, before, here, scale, incoming)
-    for new, leaves in ((momenta, after.momentum), (residuals, after.residual)):
-      for i, x in zip(segment.leaves, new, strict=bool(new)):
-        leaves[i] = x
-    return cleared
-
-  def _settled(
-    self,
-    where: Sequence[Place],
-    before: Leaves,
-    here: jax.Array,
-    scale: jax.Array | None,
-    incoming: Incoming,
-  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """Momentum, residual and zeros after them of leaves that are compressed, as each platform does it best."""
-
-    def by_leaves():
-      advanced = lambda where, lists: self._advanced(where, Leaves(*lists), here, scale, incoming)
-      momenta, residuals = _scatter.in_folds(where, before, advanced)
-      return momenta, residuals, [zeros_after(x) for x in residuals or momenta]
-
-    arrays = [x for leaves in before for x in leaves]
-    keeps = len(arrays) > len(where)
-    suited = keeps and all(x.dtype == jnp.float32 for x in arrays)
-    if not suited or not _stretches_old.are_quicker(max(place.size for place in where)):
-      return by_leaves()
-    by_stretches = lambda: self._by_stretches(where, before, here, scale, incoming)
-    return lax.platform_dependent(cpu=by_stretches, default=by_leaves)
-
-  def _advanced(
-    self,
-    where: Sequence[Place],
-    before: Leaves,
-    here: jax.Array,
-    scale: jax.Array | None,
-    incoming: Incoming | None,
-  ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Momentum and residual of some leaves after the step; nothing for what there is not, or does not change.
-
-    The momentum comes first and the residual is made of it, so that each array is updated in place.
-    """
-    gradients = [self._local(x, scale) for x in before.gradient]
-    momenta = [
-      self._next_momentum(gradient, old.astype(jnp.float32), here)
-      for gradient, old in zip(gradients, before.momentum, strict=bool(before.momentum))
-    ]
-    # In the dtype that they are kept in before anything is put to them: what is put to is written down.
-    kept = [_rule.cast(x, old.dtype) for x, old in zip(momenta, before.momentum, strict=True)]
-    if incoming is not None:
-      kept = self._masked(kept, where, here, incoming)
-    if not before.residual or incoming is None:
-      return kept, []
-    # Where momentum was cleared the residual is set below, so the one will do for the other.
-    exact = all(x.dtype == jnp.float32 for x in kept)
-    momenta = kept if exact else momenta
-    residuals = []
-    for number, old in enumerate(before.residual):
-      momentum = momenta[number] if momenta else None
-      rest = self._next_residual(gradients[number], momentum, old.astype(jnp.float32), here)
-      residuals.append(_rule.cast(rest, old.dtype))
-    return kept, incoming.settle(residuals, where, here)
-
-  def _by_stretches(
-    self,
-    where: Sequence[Place],
-    before: Leaves,
-    here: jax.Array,
-    scale: jax.Array | None,
-    incoming: Incoming,
-  ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """``_settled`` on CPUs, of leaves in float32."""
-    # A rule is given what there is of momentum, residual and gradient, in this order.
-    rules: list[_stretches_old.Rule | None] = []
-    if before.momentum:
-      rules.append(
-        lambda *arrays: self._next_momentum(self._local(arrays[-1], scale), arrays[0], here)
-      )
-    if before.residual:
-      rules.append(
-        lambda *arrays: self._next_residual(
-          self._local(arrays[-1], scale), arrays[0] if before.momentum else None, arrays[-2], here
-        )
-      )
-    rules.append(None)
-    lists = [x for x in (before.momentum, before.residual, before.gradient) if x]
-    made = [_stretches_old.write_over(arrays, rules) for arrays in zip(*lists, strict=True)]
-    *kept, cleared = (list(x) for x in zip(*made, strict=True))
-    flat = [place.flat() for place in where]
-    residuals = incoming.settle(kept.pop(), flat, here) if before.residual else []
-    momenta = self._masked(kept.pop(), flat, here, incoming) if before.momentum else []
-    shaped = lambda leaves: [
-      x.reshape(place.shape) for x, place in zip(leaves, where, strict=bool(leaves))
-    ]
-    return shaped(momenta), shaped(residuals), shaped(cleared)
-
-  def _next_momentum(self, gradient: jax.Array, old: jax.Array, here: jax.Array) -> jax.Array:
-    new = self.options.memory.correct(gradient, old)
-    return old if new is None else jnp.where(here, new, old)
-
-  def _next_residual(
-    self, gradient: jax.Array, momentum: jax.Array | None, old: jax.Array, here: jax.Array
-  ) -> jax.Array:
-    """Before anything is taken from it; ``momentum`` is that after the step."""
-    memory = self.options.memory
-    return jnp.where(here, memory.accumulate(memory.direction(gradient, momentum), old), old)
-
-  def _masked(
-    self, momenta: list[jax.Array], where: Sequence[Place], here: jax.Array, incoming: Incoming
-  ) -> list[jax.Array]:
-    """Momenta that start anew where something was sent."""
-    if self.options.memory.masks:
-      for positions, keep in incoming.sent:
-        momenta = _scatter.put(momenta, where, positions, jnp.float32(0), keep=here & keep)
-    return momenta
+def _place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:
+  """Puts what is new of a segment's leaves to its place in a list of all."""
+  for i, x in zip(segment.leaves, new, strict=bool(new)):
+    into[i] = x

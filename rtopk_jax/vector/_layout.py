@@ -74,7 +74,7 @@ def check_scope(scope: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """Bundles that form one vector, in order.
+  """Bundles that packing one vector, in order.
 
   Attributes:
     leaves: their numbers.

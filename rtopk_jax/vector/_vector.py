@@ -5,11 +5,10 @@ that down would take a vector's worth of memory, and on CPUs more time than the 
 names its arrays and a rule by which they make an entry; whoever reads the piece reads the arrays.
 
 An entry's *position* counts through the pieces in order, each of which begins at a multiple of ``ALIGN``.
-Positions between the end of one piece and the beginning of the next name nothing.
+BitSet between the end of one piece and the beginning of the next name nothing.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,18 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
-from rtopk_jax._loops import fori_loop
-from rtopk_jax.kernels._gpu_loops import on_gpus
-
 # The most entries of a word of the search; no word belongs to two pieces.
 ALIGN = 32
-# Positions are int32.
+# BitSet are int32.
 MAX_SIZE = 2**31 - 1
-# Entries of a piece that is read a stretch at a time.
-_LONG = 1 << 17
-# Entries that are taken from a piece at a time.
-_STRETCH = 2048
 
 
 class Run(NamedTuple):
@@ -71,6 +62,11 @@ class Place:
     """How many are selected from."""
     return sum(run.size for run in self.runs)
 
+  @property
+  def groups(self) -> np.ndarray:
+    """The selection of each run."""
+    return np.array([run.group for run in self.runs])
+
   def flat(self) -> "Place":
     """The same of a flat array."""
     return dataclasses.replace(self, shape=(self.size,))
@@ -105,31 +101,6 @@ def places(
 def aligned(size: int) -> int:
   """So many entries and what they need to end with a word."""
   return -(-size // ALIGN) * ALIGN
-
-
-def begins(positions: jax.Array, firsts: jax.Array) -> jax.Array:
-  """How many of some ascending positions are before each of some others: int32."""
-  # A GPU compares all with all before it would have started a few turns of a loop.
-  return on_gpus(positions, firsts, gpu=_begins_by_comparing, default=_begins_by_halving)
-
-
-def _begins_by_comparing(positions: jax.Array, firsts: jax.Array) -> jax.Array:
-  return (positions[None] < firsts[:, None]).sum(axis=1, dtype=jnp.int32)
-
-
-def _begins_by_halving(positions: jax.Array, firsts: jax.Array) -> jax.Array:
-  # Not jnp.searchsorted, which fails in a shard_map that leaves an axis of the mesh to the compiler.
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) // 2
-    is_before = positions[jnp.minimum(middle, positions.size - 1)] < firsts
-    is_open = low < high
-    return jnp.where(is_open & is_before, middle + 1, low), jnp.where(is_before, high, middle)
-
-  like = lambda x: _axis.varying_like(_axis.varying_like(x, positions), firsts)
-  none = jnp.zeros(firsts.shape, jnp.int32)
-  bounds = like(none), like(jnp.full_like(none, positions.size))
-  return fori_loop(0, positions.size.bit_length(), halve, bounds)[0]
 
 
 def span(where: Sequence[Place]) -> int:
@@ -185,17 +156,13 @@ class Vector:
     arrays, _ = lax.optimization_barrier((self.arrays, turn))
     return dataclasses.replace(self, arrays=arrays)
 
-  def read(self, piece: int, begin: int | jax.Array = 0, length: int | None = None) -> jax.Array:
-    """The entries of a piece, flat: all, or so many from one on."""
-    if length is None:
-      place = self.where[piece]
-      if place.size < _LONG or len(place.shape) == 1 or place.shape[-1] % ALIGN == 0:
-        return self._read_at_once(piece)
-      return lax.platform_dependent(
-        cpu=lambda: self.flat()._read_by_stretches(piece),
-        default=lambda: self._read_at_once(piece),
-      )
+  def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
+    """So many entries of a piece from one on, flat."""
     return self.rule(*self._cut(piece, begin, length))
+
+  def read_all(self, piece: int) -> jax.Array:
+    """All entries of a piece, flat."""
+    return self.rule(*self.arrays[piece]).reshape(-1)
 
   def _cut(self, piece: int, begin: int | jax.Array, length: int) -> list[jax.Array]:
     """So many entries of each of a piece's arrays, flat, from one on."""
@@ -220,33 +187,17 @@ class Vector:
       The parts in order, shape (rows, width).
     """
     size = length // abreast
-    cuts = (self._cut(piece, begin + size * i, size) for i in range(abreast))
-    # The rule is applied to parts: compilers for CPUs would write down what is cut to many.
-    return [self.rule(*(x.reshape(-1, width) for x in cut)) for cut in cuts]
+    thresholds = (self._cut(piece, begin + size * i, size) for i in range(abreast))
+    # The rule is applied to parts: compilers for CPUs would materialise what is cut to many.
+    return [self.rule(*(x.reshape(-1, width) for x in cut)) for cut in thresholds]
 
   def read_column(
     self, piece: int, begin: int | jax.Array, length: int, width: int, number: jax.Array
   ) -> jax.Array:
     """A column of so many entries of a piece, from one on, in rows of ``width``; shape (rows, 1)."""
     rows = [x.reshape(-1, width) for x in self._cut(piece, begin, length)]
-    # The rule is applied to columns: compilers for GPUs would write down what is cut to many.
+    # The rule is applied to columns: compilers for GPUs would materialise what is cut to many.
     return self.rule(*(lax.dynamic_slice_in_dim(x, number, 1, axis=1) for x in rows))
-
-  def _read_at_once(self, piece: int) -> jax.Array:
-    return self.rule(*self.arrays[piece]).reshape(-1)
-
-  def _read_by_stretches(self, piece: int) -> jax.Array:
-    """All entries of a piece of flat arrays, which ``flat`` says why."""
-    size, like = self.where[piece].size, self.arrays[piece][0]
-    stretch = _LONG // 2
-    dtype = jax.eval_shape(lambda: self.read(piece, jnp.int32(0), stretch)).dtype
-    turn = lambda number, entries: lax.dynamic_update_slice(
-      entries, self.read(piece, number * stretch, stretch), (number * stretch,)
-    )
-    entries = _axis.varying_like(jnp.zeros(size, dtype), like)
-    entries = fori_loop(0, size // stretch, turn, entries)
-    last = self.read(piece, jnp.int32(size - stretch), stretch)
-    return lax.dynamic_update_slice(entries, last, (size - stretch,))
 
   def read_every(
     self, piece: int, step: int, offset: jax.Array, begin: int | jax.Array, count: int
@@ -281,73 +232,12 @@ class Vector:
     get = lambda x, index: x.reshape(-1).at[index].get(**options)
     return self.rule(*(_as_bits(get, x, index) for x in self.arrays[piece]))
 
-  def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
-    """The entries at positions; for one that names nothing, some entry.
-
-    Args:
-      positions: ascending, or as many of each piece as ``shares`` says.
-      shares: how many there are of each piece, in order, if that is known; positions among them that are of no
-        entry of that piece stand for any.
-    """
-    if len(self.where) == 1:
-      return lax.platform_dependent(positions, tpu=self.take_in_place, default=self._take_all)
-    on_cpus = self._take_by_piece
-    if shares is not None:
-      on_cpus = functools.partial(self._take_shares, shares)
-    return lax.platform_dependent(
-      positions, cpu=on_cpus, tpu=self.take_in_place, default=self._take_all
-    )
-
-  def _take_all(self, positions: jax.Array) -> jax.Array:
-    values = self.take_from(0, jnp.clip(positions, 0, self.where[0].size - 1))
-    for i, place in enumerate(self.where[1:], start=1):
-      here = self.take_from(i, jnp.clip(positions - place.first, 0, place.size - 1))
-      values = jnp.where(positions >= place.first, here, values)
-    return values
-
-  def _take_shares(self, shares: Sequence[int], positions: jax.Array) -> jax.Array:
-    """Piece by piece, all pieces at the same time if there are cores for them."""
-    # What they are worked out of would be worked out for each piece anew.
-    positions = lax.optimization_barrier(positions)
-    begins = np.cumsum(shares) - shares
-    taken = []
-    for i, (place, begin, share) in enumerate(zip(self.where, begins, shares, strict=True)):
-      index = positions[begin : begin + share] - place.first
-      taken.append(self.take_from(i, jnp.clip(index, 0, place.size - 1)))
-    return jnp.concatenate(taken)
-
   def take_from_in_place(self, piece: int, index: jax.Array) -> jax.Array:
     """As ``take_from``, of arrays that lie in tiles, which flattened would be copies."""
     place = dataclasses.replace(self.where[piece], first=0)
     at = place.index(index)
     options = {"mode": "promise_in_bounds", "unique_indices": True}
     return self.rule(*(x.at[at].get(**options) for x in self.arrays[piece]))
-
-  def take_in_place(self, positions: jax.Array) -> jax.Array:
-    """As ``take``, likewise."""
-    return self._take_by_piece(positions, in_place=True)
-
-  def _take_by_piece(self, positions: jax.Array, in_place: bool = False) -> jax.Array:
-    """Piece by piece a stretch of positions at a time, for what can't look at all pieces at once."""
-    take_from = self.take_from_in_place if in_place else self.take_from
-    flat = positions.reshape(-1)
-    stretch = min(_STRETCH, flat.size)
-    firsts = jnp.array([*(place.first for place in self.where), self.span], jnp.int32)
-    first = begins(flat, firsts).at[-1].set(flat.size)
-    values = take_from(0, jnp.zeros_like(flat))
-    for i, place in enumerate(self.where):
-
-      def step(turn, values, i=i, place=place):
-        begin = jnp.minimum(first[i] + turn * stretch, flat.size - stretch)
-        index = lax.dynamic_slice(flat, (begin,), (stretch,)) - place.first
-        old = lax.dynamic_slice(values, (begin,), (stretch,))
-        new = take_from(i, jnp.clip(index, 0, place.size - 1))
-        new = jnp.where(index >= 0, new, old)
-        return lax.dynamic_update_slice(values, new, (begin,))
-
-      turns = (first[i + 1] - first[i] + stretch - 1) // stretch
-      values = fori_loop(0, turns, step, values)
-    return values.reshape(positions.shape)
 
   def spread(self, numbers: jax.Array) -> jax.Array:
     """The positions of entries by number, counted through the pieces without gaps."""

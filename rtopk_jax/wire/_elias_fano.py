@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax.kernels import _bitpack
-from rtopk_jax.kernels._bitset import Positions
+from rtopk_jax.kernels._bitset import BitSet
 
 # Digits of three values in a word: 3²⁰ < 2³².
 _DIGITS = 20
@@ -104,5 +104,5 @@ def decode(code: jax.Array, k: int, d: int) -> jax.Array:
   if sizes.in_threes:
     digits = code[sizes.packed : after].reshape(-1, 1) // _POWERS[None] % np.uint32(3)
     rest += digits.reshape(-1)[:k] << np.uint32(sizes.low)
-  quotient = Positions(code[after:], width=1).first(k) - lax.iota(jnp.int32, k)
+  quotient = BitSet(code[after:], width=1).first(k) - lax.iota(jnp.int32, k)
   return quotient * sizes.bucket + rest.astype(jnp.int32)

@@ -4,13 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from rtopk_jax import _checks
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.kernels import _bitpack
-from rtopk_jax.select._selector import SparseSlices
+from rtopk_jax.select._slices import Blocks, SparseSlices
 from rtopk_jax.wire import _elias_fano, _quantize
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -73,7 +72,7 @@ class Wire:
       return _quantize.words(k, self.values)
     return k if self.is_exact else -(-k // 2)
 
-  def _index_words(self, k: int, d: int, blocks: "Blocks | None") -> int:
+  def _index_words(self, k: int, d: int, blocks: Blocks | None) -> int:
     if self.indices == "block":
       return _bitpack.words(k, _need(blocks).width)
     return _elias_fano.words(k, d) if self._codes_indices(k, d) else k
@@ -82,7 +81,7 @@ class Wire:
     """Whether the code of the indices is shorter than they are; it is not for very few."""
     return self.indices == "elias_fano" and _elias_fano.words(k, d) < k
 
-  def words(self, k: int, d: int, blocks: "Blocks | None" = None) -> int:
+  def words(self, k: int, d: int, blocks: Blocks | None = None) -> int:
     """The length of a message.
 
     Args:
@@ -109,7 +108,7 @@ class Wire:
 
   @in_32_bits
   def encode(
-    self, slices: SparseSlices, key: jax.Array | None = None, blocks: "Blocks | None" = None
+    self, slices: SparseSlices, key: jax.Array | None = None, blocks: Blocks | None = None
   ) -> jax.Array:
     """The message of some slices.
 
@@ -163,9 +162,7 @@ class Wire:
     return values.reshape(-1)[:k].astype(jnp.float32)
 
   @in_32_bits
-  def decode(
-    self, words: jax.Array, k: int, d: int, blocks: "Blocks | None" = None
-  ) -> SparseSlices:
+  def decode(self, words: jax.Array, k: int, d: int, blocks: Blocks | None = None) -> SparseSlices:
     """The slices of a message.
 
     Args:
@@ -186,24 +183,6 @@ class Wire:
     else:
       indices = lax.bitcast_convert_type(coded, jnp.int32)
     return SparseSlices(self.decode_values(words, k), indices, d)
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-  """Which block each entry of a message is in: the same on all workers.
-
-  Attributes:
-    begins: the first index of its block, shape (k,), int32.
-    size: entries of a block.
-  """
-
-  begins: np.ndarray | jax.Array
-  size: int
-
-  @property
-  def width(self) -> int:
-    """Bits of an index within a block."""
-    return max(1, (self.size - 1).bit_length())
 
 
 def _need(blocks: Blocks | None) -> Blocks:

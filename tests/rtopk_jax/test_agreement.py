@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import pytest
 
 import rtopk_jax
-from rtopk_jax.kernels import _stretches_old
 from tests.rtopk_jax import harness
 
 STEPS = 30
@@ -148,27 +147,17 @@ SEARCHED = {
 
 
 @pytest.mark.parametrize(
-  ("cores", "mode", "options"),
+  ("mode", "options"),
   [
-    pytest.param(
-      cores,
-      *case,
-      id=f"{name}-{cores}",
-      marks=[] if (name, cores) in (("global", 1), ("leaf", 64)) else pytest.mark.slow,
-    )
+    pytest.param(*case, id=name, marks=[] if name in ("global", "leaf") else pytest.mark.slow)
     for name, case in SEARCHED.items()
-    for cores in (1, 64)
   ],
 )
-def test_vectors_that_are_searched(monkeypatch, cores, mode, options):
-  """Of which CPUs make the memory by stretches, or leaf by leaf if there are cores for that."""
-  monkeypatch.setattr(_stretches_old, "cores", lambda: cores)
+def test_vectors_that_are_searched(mode, options):
   grads = harness.gradients({"c": (3, 40), "v": (300, 301), "w": (900, 500)}, 3, 2)
   harness.check(mode, grads, density=0.001, **options)
 
 
-@pytest.mark.parametrize("cores", [1, 64])
-def test_clipped_vectors_that_are_searched(monkeypatch, cores):
-  monkeypatch.setattr(_stretches_old, "cores", lambda: cores)
+def test_clipped_vectors_that_are_searched():
   grads = harness.gradients({"c": (3, 40), "w": (350, 400)}, 3, 2)
   harness.check("shard_map", grads, density=0.001, momentum=0.5, clip_norm=CLIP)

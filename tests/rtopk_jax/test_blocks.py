@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from rtopk_jax.kernels import here
 from rtopk_jax.select import _blocks
 from rtopk_jax.vector._vector import Run, Vector, aligned, places
 from tests.rtopk_jax import harness
@@ -124,7 +125,7 @@ def test_random_k_takes_so_many_of_every_block(selector, searched, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["normal", "equal", "one large", "columns"])
 def test_many_blocks_a_stretch_at_a_time(kind):
-  """More rows than are counted together, the last stretch reaching back; also where most of a row is alike."""
+  """More rows than are counted together, the last chunk reaching back; also where most of a row is alike."""
   size, count = 256, 1500
   rng = np.random.default_rng(0)
   rows = rng.standard_normal((count, size)).astype(np.float32)
@@ -207,11 +208,11 @@ def test_no_sort_and_little_memory():
   assert "TopK" not in program
   rows = size // 4096
   r = rows * selector.counts(4096, 4).r
-  # And the keys of a stretch, made and as columns.
-  stretch = 3 * 4 * _blocks._STRETCH
+  # And the keys of a chunk, made and as columns.
+  chunk = 3 * 4 * here().keys_at_once
   memory = compiled.memory_analysis()
   assert memory is not None
-  assert memory.temp_size_in_bytes <= size / 4 + 64 * r + stretch
+  assert memory.temp_size_in_bytes <= size / 4 + 64 * r + chunk
 
 
 def test_leaves_do_not_share_blocks():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.kernels._flat_packing import FlatPacking
 from rtopk_jax.select import _subset
 from rtopk_jax.vector._vector import Vector, places
 
 # Of any vector: what is drawn from are numbers.
-FORM = Linear(Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x))
+FORM = FlatPacking(Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x))
 
 
 def _draw_one(key, sizes, counts):

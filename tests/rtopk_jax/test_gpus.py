@@ -6,27 +6,19 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax.kernels import _gpu_loops
-from rtopk_jax.kernels._bitset import Positions
+from rtopk_jax.kernels._bitset import BitSet
 from tests.rtopk_jax import harness, test_search
 
-
-@pytest.fixture(autouse=True)
-def as_gpus(monkeypatch):
-  jax.clear_caches()
-  monkeypatch.setattr(_gpu_loops, "PLATFORMS", ("cpu",))
-  yield
-  jax.clear_caches()
+pytestmark = [
+  pytest.mark.parametrize("platform", ["gpu"], indirect=True),
+  pytest.mark.usefixtures("platform"),
+]
 
 
-def test_the_way_of_gpus_is_taken():
-  assert _gpu_loops.on_gpus(gpu=lambda: 1, default=lambda: 2) == 1
-
-
-@pytest.mark.parametrize("form", test_search.FORMS[:2])
+@pytest.mark.parametrize("packing", test_search.FORMS[:2])
 @pytest.mark.parametrize("count", [pytest.param(437, marks=pytest.mark.slow), 20_000])
-def test_large_vectors(count, form):
-  test_search.test_large_vectors(count, form)
+def test_large_vectors(count, packing):
+  test_search.test_large_vectors(count, packing)
 
 
 @pytest.mark.parametrize("size", [1, 17, 1000])
@@ -34,9 +26,9 @@ def test_small_vectors(size):
   test_search.test_small_vectors(size, test_search.FORMS[0])
 
 
-@pytest.mark.parametrize(("count", "form"), [(300, 1), (20_000, 0)])
-def test_a_sample_that_misleads_costs_no_exactness(count, form):
-  test_search.test_a_sample_that_misleads_costs_no_exactness(count, test_search.FORMS[form])
+@pytest.mark.parametrize(("count", "packing"), [(300, 1), (20_000, 0)])
+def test_a_sample_that_misleads_costs_no_exactness(count, packing):
+  test_search.test_a_sample_that_misleads_costs_no_exactness(count, test_search.FORMS[packing])
 
 
 def test_exact_cuts():
@@ -74,7 +66,7 @@ def test_selectors(make, density):
 def test_first_members():
   rng = np.random.default_rng(6)
   members = rng.random(32 * 8 * 50) < 0.1
-  first = jax.jit(lambda x: Positions.of(x).first(300))(jnp.asarray(members))
+  first = jax.jit(lambda x: BitSet.of(x).first(300))(jnp.asarray(members))
   np.testing.assert_array_equal(first, np.flatnonzero(members)[:300])
 
 
@@ -99,7 +91,7 @@ def test_steps_agree_with_the_reference(mode, options):
   harness.check(mode, grads, density=0.01, **options)
 
 
-def test_groups_draw_what_they_draw_elsewhere(monkeypatch):
+def test_groups_draw_what_they_draw_elsewhere():
   rng = np.random.default_rng(7)
   leaves = [jnp.asarray(rng.laplace(size=shape).astype(np.float32)) for shape in SHAPES.values()]
   tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.01, 3), harness.AXIS, scope="leaf", dense=False)
@@ -109,8 +101,9 @@ def test_groups_draw_what_they_draw_elsewhere(monkeypatch):
     return jax.jit(jax.vmap(step, axis_name=harness.AXIS))([x[None] for x in leaves])
 
   here = update()
-  monkeypatch.setattr(_gpu_loops, "PLATFORMS", ())
   jax.clear_caches()
-  for a, b in zip(here, update(), strict=True):
+  with rtopk_jax.platform("cpu"):
+    elsewhere = update()
+  for a, b in zip(here, elsewhere, strict=True):
     np.testing.assert_array_equal(a, b)
   assert sum(np.count_nonzero(x) for x in here) > 1000

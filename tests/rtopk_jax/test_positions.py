@@ -1,11 +1,11 @@
-"""Members of sets by number, against NumPy; and entries of a vector by runs."""
+"""TiledBitSet of sets by number, against NumPy; and entries of a vector by runs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtopk_jax.kernels._bitset import GROUP, Positions
+from rtopk_jax.kernels._bitset import GROUP, BitSet
 from rtopk_jax.vector._vector import ALIGN, Vector, places
 
 
@@ -25,24 +25,24 @@ def _sets(size):
 def test_members_by_number(words):
   for name, members in _sets(32 * words).items():
     expected = np.flatnonzero(members)
-    found = Positions.of(jnp.asarray(members))
+    found = BitSet.of(jnp.asarray(members))
     assert found.words.shape == (words,)
     ranks = np.random.default_rng(1).integers(0, expected.size, 50).astype(np.int32)
-    located = jax.jit(lambda x, ranks: Positions(x, 1).locate(ranks))(found.words, ranks)
+    located = jax.jit(lambda x, ranks: BitSet(x, 1).locate(ranks))(found.words, ranks)
     np.testing.assert_array_equal(located, expected[ranks], err_msg=name)
     # So many that a table is made.
     most = min(expected.size, 1 << 14)
     many = np.resize(np.arange(most, dtype=np.int32), 1 << 14)
-    locate = jax.jit(lambda x, ranks, most=most: Positions(x, 1).locate(ranks, most))
+    locate = jax.jit(lambda x, ranks, most=most: BitSet(x, 1).locate(ranks, most))
     np.testing.assert_array_equal(locate(found.words, many), expected[many], err_msg=name)
     for count in {1, expected.size // 2 + 1, expected.size}:
-      first = jax.jit(lambda x, count=count: Positions(x, 1).first(count))(found.words)
+      first = jax.jit(lambda x, count=count: BitSet(x, 1).first(count))(found.words)
       np.testing.assert_array_equal(first, expected[:count], err_msg=name)
 
 
 def test_too_few_members_are_answered_in_range():
   for members in (np.zeros(256, bool), np.arange(256) == 200):
-    found = np.asarray(Positions.of(jnp.asarray(members)).first(90))
+    found = np.asarray(BitSet.of(jnp.asarray(members)).first(90))
     assert found.shape == (90,)
     assert np.all((found >= 0) & (found < 256))
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rtopk_jax
-from rtopk_jax.kernels._threshold import Rows, above, exact_cut
-from rtopk_jax.kernels._threshold_bits import Linear
+from rtopk_jax.kernels import _gather
+from rtopk_jax.kernels._flat_packing import FlatPacking
+from rtopk_jax.kernels._threshold import RaggedRows, above, exact_threshold
 from rtopk_jax.select import _search, _selector
 from rtopk_jax.select._keys import LARGEST_KEY, magnitude_keys
 from rtopk_jax.vector._layout import Bundle
@@ -21,9 +22,9 @@ from tests.rtopk_jax import harness
 
 # With two bits an entry, with one, and with a cut that is moved until it is the wanted one.
 FORMS = [
-  Linear,
-  functools.partial(Linear, width=1),
-  functools.partial(Linear, width=1, exact=True),
+  FlatPacking,
+  functools.partial(FlatPacking, width=1),
+  functools.partial(FlatPacking, width=1, exact=True),
 ]
 
 LARGE = 140_003  # above what is sorted, and no multiple of anything
@@ -35,10 +36,10 @@ def _sorted(keys, count):
 
 
 @jax.jit(static_argnums=(1, 2))
-def _searched(keys, count, form):
+def _searched(keys, count, packing):
   whole = Vector(places([keys.shape]), ((keys,),), lambda x: x)
-  found, survey = _search.largest(form(whole), [count], lambda x: x)
-  return found.locate(jnp.arange(count, dtype=jnp.int32)), survey.largest
+  found, statistics = _search.largest(packing(whole), [count], lambda x: x)
+  return found.locate(jnp.arange(count, dtype=jnp.int32)), statistics.largest
 
 
 def _hard_keys(size):
@@ -53,18 +54,18 @@ def _hard_keys(size):
     "one in a hundred": keys * (rng.random(size) < 0.01),
     "one in ten thousand": keys * (rng.random(size) < 1e-4),
     "falling": np.arange(size)[::-1],
-    "stretches": np.repeat(keys[: size // 100 + 1], 100)[:size],
+    "chunks": np.repeat(keys[: size // 100 + 1], 100)[:size],
     "heavy tail": np.minimum(1 / rng.random(size) ** 3, 2**30),
     "the end alone": np.where(np.arange(size) < size - 50, 0, keys),
   }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packing", FORMS)
 @pytest.mark.parametrize("count", [1, 437, 20_000, LARGE - 1])
-def test_large_vectors(count, form):
+def test_large_vectors(count, packing):
   for name, keys in _hard_keys(LARGE).items():
     keys = keys.astype(np.int32)
-    found, most = _searched(keys, count, form)
+    found, most = _searched(keys, count, packing)
     assert most == keys.max()
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
@@ -72,19 +73,19 @@ def test_large_vectors(count, form):
 MISLED = 1 << 19
 
 
-def _looked_at(count, form):
+def _looked_at(count, packing):
   """The positions whose keys the sample is of, in a vector of ``MISLED`` entries, found by what it returns."""
   whole = Vector(places([(MISLED,)]), ((jnp.arange(MISLED, dtype=jnp.int32),),), lambda x: x)
-  (size,) = _search._Plan(form(whole), [count]).samples
-  positions = np.asarray(_search._sample(form(whole), 0, size))
+  (size,) = _search._Plan(packing(whole), [count]).samples
+  positions = np.asarray(_search._sample(packing(whole), 0, size))
   assert np.unique(positions).size == size > 0
   return positions
 
 
-def _misleading_keys(count, form):
+def _misleading_keys(count, packing):
   """Keys at the positions that the sample is of, which have nothing to do with those elsewhere."""
   rng = np.random.default_rng(8)
-  sample = _looked_at(count, form)
+  sample = _looked_at(count, packing)
   even, low = rng.integers(0, 2**29, MISLED), rng.integers(0, 1000, MISLED)
   half = sample[rng.permutation(sample.size)[: sample.size // 2]]
   for name, elsewhere, places_of_sample, planted in [
@@ -105,7 +106,7 @@ def _misleading_keys(count, form):
 
 # Fewer than the sample has entries, and more than that.
 @pytest.mark.parametrize(
-  ("count", "form"),
+  ("count", "packing"),
   [
     (300, FORMS[1]),
     (300, FORMS[2]),
@@ -114,9 +115,9 @@ def _misleading_keys(count, form):
     pytest.param(90_000, FORMS[0], marks=pytest.mark.slow),
   ],
 )
-def test_a_sample_that_misleads_costs_no_exactness(count, form):
-  for name, keys in _misleading_keys(count, form):
-    found, most = _searched(keys, count, form)
+def test_a_sample_that_misleads_costs_no_exactness(count, packing):
+  for name, keys in _misleading_keys(count, packing):
+    found, most = _searched(keys, count, packing)
     assert most == keys.max()
     np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
@@ -129,17 +130,17 @@ few_keys = st.integers(0, LARGEST_KEY) | st.sampled_from([0, 1, 2, LARGEST_KEY -
 def test_a_few_keys_many_times(few, seed):
   rng = np.random.default_rng(seed)
   keys = rng.choice(np.array(few, np.int32), LARGE, p=rng.dirichlet(np.full(len(few), 0.3)))
-  for count, form in ((300, FORMS[1]), (700, FORMS[0]), (500, FORMS[2]), (LARGE - 1, FORMS[0])):
-    np.testing.assert_array_equal(_searched(keys, count, form)[0], _sorted(keys, count))
+  for count, packing in ((300, FORMS[1]), (700, FORMS[0]), (500, FORMS[2]), (LARGE - 1, FORMS[0])):
+    np.testing.assert_array_equal(_searched(keys, count, packing)[0], _sorted(keys, count))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packing", FORMS)
 @pytest.mark.parametrize("size", [1, 2, 16, 17, 33, 129, 1000])
-def test_small_vectors(size, form):
+def test_small_vectors(size, packing):
   for count in sorted({1, size // 3 + 1, size}):
     for name, keys in _hard_keys(size).items():
       keys = keys.astype(np.int32)
-      found, most = _searched(keys, count, form)
+      found, most = _searched(keys, count, packing)
       assert most == keys.max()
       np.testing.assert_array_equal(found, _sorted(keys, count), err_msg=name)
 
@@ -147,14 +148,14 @@ def test_small_vectors(size, form):
 @given(st.lists(st.integers(0, LARGEST_KEY) | st.integers(0, 3), min_size=40, max_size=40))
 def test_any_forty_keys(keys):
   keys = np.array(keys, np.int32)
-  for form in (FORMS[0], FORMS[2]):
-    np.testing.assert_array_equal(_searched(keys, 13, form)[0], _sorted(keys, 13))
+  for packing in (FORMS[0], FORMS[2]):
+    np.testing.assert_array_equal(_searched(keys, 13, packing)[0], _sorted(keys, 13))
 
 
 def test_exact_cuts_of_several_lists_at_once():
   lists = [[3, 1, 3, 3, 0, 1, 9, 3], [7], list(range(700)), [2] * 513]
   counts = [5, 0, 613, 512]
-  rows = Rows([len(x) for x in lists])
+  rows = RaggedRows([len(x) for x in lists])
   assert rows.shape == (1 + 1 + 2 + 2, 512)
   keys = np.full(rows.shape, -1, np.int32)
   begins, first = [], 0
@@ -164,7 +165,7 @@ def test_exact_cuts_of_several_lists_at_once():
     first += capacity
   sizes = np.array([len(x) for x in lists], np.int32)
   low, high = np.zeros(4, np.int32), np.full(4, 1000, np.int32)
-  cut = jax.jit(lambda k, c: exact_cut(k, rows, c, sizes, low, high))(keys, np.int32(counts))
+  cut = jax.jit(lambda k, c: exact_threshold(k, rows, c, sizes, low, high))(keys, np.int32(counts))
   chosen = np.asarray(above(jnp.asarray(keys), rows, cut)).reshape(-1)
   for x, count, begin in zip(lists, counts, begins, strict=True):
     found = np.flatnonzero(chosen[begin : begin + len(x)])
@@ -179,11 +180,11 @@ def test_exact_cuts_among_keys_that_equal_the_bounds(count):
     "both": [4, 9] * 300,
     "one": [4] * 599 + [9],
   }.items():
-    rows = Rows([len(keys)])
+    rows = RaggedRows([len(keys)])
     padded = np.full(rows.shape, -1, np.int32)
     padded.reshape(-1)[:600] = keys
     bounds = [np.int32([x]) for x in (count, 600, min(keys), max(keys))]
-    cut = jax.jit(lambda k, *bounds, rows=rows: exact_cut(k, rows, *bounds))(padded, *bounds)
+    cut = jax.jit(lambda k, *bounds, rows=rows: exact_threshold(k, rows, *bounds))(padded, *bounds)
     chosen = np.flatnonzero(np.asarray(above(jnp.asarray(padded), rows, cut)).reshape(-1))
     np.testing.assert_array_equal(chosen, _sorted(np.array(keys), count), err_msg=name)
 
@@ -222,7 +223,7 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(shapes, density, kind):
   def run():
     vector = _pieces(leaves, kind)
     chosen = selector.select(vector, jax.random.key)
-    return chosen.positions, vector.take(chosen.positions), chosen.survey.square
+    return chosen.positions, _gather.take(vector, chosen.positions), chosen.statistics.square
 
   positions, values, square = map(np.asarray, run())
   where = places(shapes)
@@ -244,13 +245,13 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(shapes, density, kind):
     assert set(chosen.tolist()) <= set(large.tolist())
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packing", FORMS)
 @pytest.mark.parametrize("kind", ["one", "joined"])
-def test_leaves_longer_than_what_is_read_at_a_time(kind, form):
+def test_leaves_longer_than_what_is_read_at_a_time(kind, packing):
   rng = np.random.default_rng(3)
   leaves = [rng.laplace(size=size).astype(np.float32) for size in (2_200_003, 1_500_000)]
   counts = [50] if kind == "one" else [50, 30]
-  search = lambda x: _search.largest(form(x), counts, magnitude_keys)[0]
+  search = lambda x: _search.largest(packing(x), counts, magnitude_keys)[0]
   ranks = jnp.arange(50 if kind == "one" else 80, dtype=jnp.int32)
   found = jax.jit(lambda: search(_pieces(leaves, kind)).locate(ranks))()
   second = places([x.shape for x in leaves])[1].first

@@ -1,4 +1,4 @@
-"""Arrays written over a stretch at a time, against NumPy on whole arrays."""
+"""Arrays written over a chunk at a time, against NumPy on whole arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax.kernels import _stretches_old
-from rtopk_jax.kernels._stretches_old import write_over
+from rtopk_jax.kernels import _chunks_old
+from rtopk_jax.kernels._chunks_old import write_over
 
 AXIS = "workers"
-# Less than a stretch, one, several, and some that are no whole number of them.
+# Less than a chunk, one, several, and some that are no whole number of them.
 SHAPES = [(1,), (1000,), (1 << 14,), (2, 1 << 14), (33, 1000), (1, (1 << 14) + 1), (7, 11, 1013)]
 
 
@@ -99,9 +99,9 @@ def test_rules_of_each_example_of_a_batch():
 def test_for_devices_of_one_core(monkeypatch):
   devices = jax.local_device_count()
   for count, quicker in ((1, True), (2 * devices - 1, True), (2 * devices, False)):
-    monkeypatch.setattr(_stretches_old, "cores", lambda count=count: count)
-    assert _stretches_old.are_quicker(1 << 20) == quicker
-    assert not _stretches_old.are_quicker(1000)
+    monkeypatch.setattr(_chunks_old, "cores", lambda count=count: count)
+    assert _chunks_old.are_quicker(1 << 20) == quicker
+    assert not _chunks_old.are_quicker(1000)
 
 
 def test_arrays_of_one_worker_and_of_all():

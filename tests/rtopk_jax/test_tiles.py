@@ -9,10 +9,10 @@ import pytest
 
 import rtopk_jax
 from rtopk_jax.exchange import _collective, _reduce
-from rtopk_jax.kernels import _scatter
-from rtopk_jax.kernels._bitset_tpu import Members
-from rtopk_jax.kernels._threshold_bits import Linear
-from rtopk_jax.kernels._threshold_bits_tpu import Columns
+from rtopk_jax.kernels import _scatter, _scatter_tpu
+from rtopk_jax.kernels._flat_packing import FlatPacking
+from rtopk_jax.kernels._tiled_packing import TiledPacking
+from rtopk_jax.kernels._tiles import TiledBitSet
 from rtopk_jax.select import _search
 from rtopk_jax.select._keys import magnitude_keys
 from rtopk_jax.vector import _layout
@@ -20,7 +20,7 @@ from rtopk_jax.vector._layout import Bundle
 from rtopk_jax.vector._vector import Run, Vector, places
 from tests.rtopk_jax.harness import AXIS, check_mapped, gradients, run
 
-# Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
+# RaggedRows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
 # and not), of one axis, and of next to nothing.
 SHAPES = [
   (3, 80, 500),
@@ -61,7 +61,7 @@ def _leaves(kind):
 
 
 def _expected(leaves, groups, counts):
-  """Positions of the largest of each group of leaves, ties to the lowest."""
+  """BitSet of the largest of each group of leaves, ties to the lowest."""
   where, found = places(SHAPES), []
   for members, count in zip(groups, counts, strict=True):
     positions = np.concatenate([where[i].first + np.arange(leaves[i].size) for i in members])
@@ -72,10 +72,10 @@ def _expected(leaves, groups, counts):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _found(leaves, kind, counts, exact):
-  form = Columns(_vector_of(leaves, kind), exact)
-  found, survey = _search.largest(form, counts, magnitude_keys)
+  packing = TiledPacking(_vector_of(leaves, kind), exact)
+  found, statistics = _search.largest(packing, counts, magnitude_keys)
   positions = found.locate(jnp.arange(sum(counts), dtype=jnp.int32))
-  return positions, form.take(positions), survey.square
+  return positions, packing.take(positions), statistics.square
 
 
 def _check(leaves, kind, counts, groups, exact=False):
@@ -105,12 +105,6 @@ def test_groups(kind, exact):
     _check(_leaves(values), kind, counts, [[i] for i in range(len(SHAPES))], exact)
 
 
-def _select_in_columns(monkeypatch):
-  monkeypatch.setattr(
-    _search, "per_form", lambda vector, counts, function: function(Columns(vector))
-  )
-
-
 LARGE = 140_003
 
 
@@ -119,19 +113,19 @@ def _large():
   return np.where(rng.random(LARGE) < 0.3, 0, rng.laplace(size=LARGE)).astype(np.float32)
 
 
-def test_the_same_entries_are_drawn_on_all_platforms(monkeypatch):
+def test_the_same_entries_are_drawn_on_all_platforms():
   selector = rtopk_jax.rtop_k(0.01, 5)
   vector, key = _large(), jax.random.key(3)
   elsewhere = jax.jit(selector)(vector, key)
-  _select_in_columns(monkeypatch)
-  here = jax.jit(lambda *arguments: selector(*arguments))(vector, key)
+  with rtopk_jax.platform("tpu"):
+    here = jax.jit(lambda *arguments: selector(*arguments))(vector, key)
   np.testing.assert_array_equal(here.indices, elsewhere.indices)
   np.testing.assert_array_equal(here.values, elsewhere.values)
 
 
-def test_a_random_k_of_everything(monkeypatch):
+@pytest.mark.parametrize("platform", ["tpu"], indirect=True)
+def test_a_random_k_of_everything(platform):
   """Drawn in another way than elsewhere, where bits of very many entries cost less."""
-  _select_in_columns(monkeypatch)
   vector = _large()
   slices = jax.jit(rtopk_jax.random_k(0.02))(vector, jax.random.key(3))
   assert slices.indices.shape == (round(0.02 * LARGE),)
@@ -140,8 +134,8 @@ def test_a_random_k_of_everything(monkeypatch):
 
 
 @pytest.mark.slow
-def test_vmap_and_shard_map_agree(monkeypatch):
-  _select_in_columns(monkeypatch)
+@pytest.mark.parametrize("platform", ["tpu"], indirect=True)
+def test_vmap_and_shard_map_agree(platform):
   selector = rtopk_jax.rtop_k(0.01, 5)
   keys = jax.random.split(jax.random.key(0), 2)
   vectors = jnp.stack([_large(), jnp.zeros(LARGE)])  # one needs more turns than the other
@@ -152,12 +146,12 @@ def test_members_are_counted_row_by_row():
   members = np.random.default_rng(0).random((37, 512)) < 0.1
   numbers = np.flatnonzero(members)
   ranks = jnp.arange(numbers.size, dtype=jnp.int32)
-  found = jax.jit(lambda x, ranks: Members.of(x).locate(ranks))(members, ranks)
+  found = jax.jit(lambda x, ranks: TiledBitSet.of(x).locate(ranks))(members, ranks)
   np.testing.assert_array_equal(found, numbers)
 
 
 def _some_positions(count):
-  """Positions that name entries, that name none since they are between pieces, and beyond all."""
+  """BitSet that name entries, that name none since they are between pieces, and beyond all."""
   rng = np.random.default_rng(4)
   where = places(SHAPES)
   end = where[-1].first + where[-1].size
@@ -173,7 +167,8 @@ def test_entries_are_put_where_others_put_them(kind):
   keep = positions % 3 > 0
   values = jnp.sin(positions.astype(jnp.float32)) if kind == "values" else jnp.float32(0)
   expected = jax.jit(lambda *x: _scatter.put_in_place(x[0], where, *x[1:]))
-  here = jax.jit(lambda *x: _scatter.put_in_tiles(x[0], where, *x[1:]))
+  zeros = kind == "zeros"
+  here = jax.jit(lambda *x: _scatter_tpu.put_in_tiles(x[0], where, *x[1:], are_zero=zeros))
   for a, b in zip(
     here(leaves, positions, values, keep), expected(leaves, positions, values, keep), strict=True
   ):
@@ -193,11 +188,13 @@ def test_entries_are_put_to_leaves_in_folds():
     return function
 
   write = lambda *x: _scatter.put_in_place(*x, True)
-  put = lambda *x: _scatter.put_in_tiles(*x, True)
+  put = lambda *x: _scatter_tpu.put_in_tiles(*x, True, False)
   expected = jax.jit(lambda x: work(write)(where, [x, x]))(leaves)
   # Entries can be written to leaves in folds as well.
   for function in (put, write):
-    found = jax.jit(lambda x, f=function: _scatter.work_in_folds(where, [x, x], work(f)))(leaves)
+    found = jax.jit(lambda x, f=function: _scatter_tpu.work_in_folds(where, [x, x], work(f)))(
+      leaves
+    )
     for a, b in zip(found, expected, strict=True):
       for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
@@ -222,38 +219,33 @@ def test_steps_are_those_of_other_platforms(options, monkeypatch):
   )
   grads = gradients(shapes, 2, 2)
 
-  def after(choose):
-    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
-    updates, state = run("vmap", tx, grads)
+  def after(platform):
+    jax.clear_caches()
+    with rtopk_jax.platform(platform):
+      updates, state = run("vmap", tx, grads)
     return (updates, state.residual, state.momentum), state.metrics
 
-  elsewhere = after(lambda *arguments, default, **_: default(*arguments))
-  here = after(
-    lambda *arguments, default, tpu=None, **_: (default if tpu is None else tpu)(*arguments)
-  )
+  elsewhere, here = after("cpu"), after("tpu")
   jax.tree.map(np.testing.assert_array_equal, here[0], elsewhere[0])
   # Squares are added up in another order.
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), here[1], elsewhere[1])
 
 
 @pytest.mark.parametrize("average", ["workers", "senders"])
-def test_sums_are_those_of_other_platforms(average, monkeypatch):
+def test_sums_are_those_of_other_platforms(average):
   where = places(SHAPES)
   positions = jnp.stack([jnp.asarray(_some_positions(900)) + i for i in range(3)])
   values = jnp.cos(positions.astype(jnp.float32))
   weights = jnp.array([1, 0, 1], jnp.float32)
 
-  def run(choose):
-    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+  def run(platform):
     read = lambda worker: (positions[worker], values[worker])
     contributions = _collective.Contributions(3, read)
     reduce = lambda: _reduce.reduce(contributions, where, jnp.bool_(True), weights, average)
-    return jax.tree.leaves(jax.jit(reduce)())
+    with rtopk_jax.platform(platform):
+      return jax.tree.leaves(jax.jit(reduce)())
 
-  elsewhere = run(lambda *arguments, default, **_: default(*arguments))
-  here = run(
-    lambda *arguments, default, tpu=None, **_: (default if tpu is None else tpu)(*arguments)
-  )
+  elsewhere, here = run("cpu"), run("tpu")
   for a, b in zip(here, elsewhere, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -264,7 +256,7 @@ def test_words_of_both_forms_hold_the_same_sets():
   ranks = jnp.arange(50, dtype=jnp.int32)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def run(form):
-    return _search.largest(form(vector), [50], magnitude_keys)[0].locate(ranks)
+  def run(packing):
+    return _search.largest(packing(vector), [50], magnitude_keys)[0].locate(ranks)
 
-  np.testing.assert_array_equal(run(Columns), run(Linear))
+  np.testing.assert_array_equal(run(TiledPacking), run(FlatPacking))

@@ -1,11 +1,11 @@
 """A vector whose words are columns of its rows, for TPUs: ``_pack`` for entries that lie in tiles.
 
-Unlike elsewhere the vector is written down. A TPU looks up single entries in its own memory: XLA brings in there the
+Unlike elsewhere the vector is materialised. A TPU looks up single entries in its own memory: XLA brings in there the
 whole of what entries are taken from, and that is done three times, for the sample, for the doubtful and for what is
 sent. Of one array that takes less than of gradient, momentum and residual, and a vector that is small enough
 stays where it is.
 
-A leaf that a TPU keeps by columns is written down and read by columns. Only its words are turned to be of rows, a
+A leaf that a TPU keeps by columns is materialised and read by columns. Only its words are turned to be of rows, a
 sixteenth of what the leaf takes.
 """
 
@@ -20,20 +20,21 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels._bitset_tpu import (
+from rtopk_jax.kernels import _gather
+from rtopk_jax.kernels._flat_packing import EVEN_BITS, WIDTH
+from rtopk_jax.kernels._statistics import Statistics, Tally, ToKeys, square
+from rtopk_jax.kernels._threshold import Threshold
+from rtopk_jax.kernels._tiles import (
   FOLD,
   LANES,
   Lying,
-  Members,
   Part,
   Parts,
   Sheet,
+  TiledBitSet,
   lies_by_columns,
   to_slabs,
 )
-from rtopk_jax.kernels._statistics import Found, Survey, View, of_runs, square
-from rtopk_jax.kernels._threshold import Cut
-from rtopk_jax.kernels._threshold_bits import EVEN_BITS, WIDTH
 from rtopk_jax.vector._vector import Place, Vector
 
 
@@ -57,12 +58,12 @@ class _Read(NamedTuple):
   turned: tuple[int, ...] | None = None
 
 
-class Columns:
+class TiledPacking:
   """Words of entries that lie below one another.
 
   Args:
     vector: d entries.
-    exact: as of ``Linear``.
+    exact: as of ``FlatPacking``.
   """
 
   has_bits = False
@@ -83,7 +84,7 @@ class Columns:
         shape = place.shape if lies_by_columns(place.shape) else shape
         where.append(dataclasses.replace(place, shape=shape))
       entries.append((x.reshape(shape),))
-    # Written down, or whoever looks up an entry would look it up in each of the arrays that it is made of.
+    # Materialised, or whoever looks up an entry would look it up in each of the arrays that it is made of.
     entries = lax.optimization_barrier(tuple(entries))
     self.vector = Vector(tuple(where), entries, lambda x: x)
     self.parts = Parts.of(vector.where)
@@ -93,30 +94,30 @@ class Columns:
       self._reads.append(_reads(place, x, parts[0]) if one else [_read_runs(place, x, parts)])
 
   def flat(self) -> Vector:
-    """The vector as it is written down, of flat arrays in the order of positions."""
+    """The vector as it is materialised, of flat arrays in the order of positions."""
     in_order = lambda place, x: jnp.swapaxes(x, -1, -2) if isinstance(place, Lying) else x
     pieces = zip(self.vector.where, self.vector.arrays, strict=True)
     arrays = tuple((in_order(place, x),) for place, (x,) in pieces)
     return dataclasses.replace(self.vector, arrays=arrays).flat()
 
   def start(self) -> jax.Array:
-    """As ``Linear.start``."""
+    """As ``FlatPacking.start``."""
     return jnp.zeros((self.parts.slabs, LANES), jnp.uint32)
 
-  def members(self, words: jax.Array) -> Members:
-    """As ``Linear.members``."""
-    return Members(words, self.parts)
+  def members(self, words: jax.Array) -> TiledBitSet:
+    """As ``FlatPacking.members``."""
+    return TiledBitSet(words, self.parts)
 
-  def between(self, words: jax.Array) -> Members:
-    """As ``Linear.between``."""
+  def between(self, words: jax.Array) -> TiledBitSet:
+    """As ``FlatPacking.between``."""
     return self.members(words & ~(words >> 1) & EVEN_BITS)
 
   def numbers(self, members: jax.Array, count: int) -> jax.Array:
-    """As ``Linear.numbers``."""
-    return Members.of(members).locate(lax.iota(jnp.int32, count))
+    """As ``FlatPacking.numbers``."""
+    return TiledBitSet.of(members).locate(lax.iota(jnp.int32, count))
 
   def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
-    """As ``Linear.strike``."""
+    """As ``FlatPacking.strike``."""
     number, bits = self.parts.bits(positions)
     at = jnp.where(lost, number, words.size)
     flat = words.reshape(-1).at[at].add(jnp.uint32(0) - bits, mode="drop")
@@ -124,36 +125,36 @@ class Columns:
 
   def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
     """As ``Vector.take``; the shares do not matter here."""
-    return self.vector.take_in_place(positions)
+    return _gather.take_by_piece(self.vector, positions, in_place=True)
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
     """As ``Vector.take_from``."""
     return self.vector.take_from_in_place(piece, index)
 
   def pack(
-    self, turn: jax.Array, words: jax.Array, low: Cut, high: Cut, view: View
-  ) -> tuple[jax.Array, Found]:
-    """As ``Linear.pack``."""
+    self, turn: jax.Array, words: jax.Array, low: Threshold, high: Threshold, to_keys: ToKeys
+  ) -> tuple[jax.Array, Tally]:
+    """As ``FlatPacking.pack``."""
     parts = []
     for place, reads in zip(self.vector.where, self._reads, strict=True):
-      low_here, high_here = of_runs(place, low), of_runs(place, high)
+      low_here, high_here = low[place.groups], high[place.groups]
       found = []
       for read in reads:
         # Nothing read can be moved out of the loop. In this shape, too: reshaped after it, an array would be
         # read apart from what is made of it.
         entries, _ = lax.optimization_barrier((read.entries, turn))
-        new, of_read = _fold(read._replace(entries=entries), low_here, high_here, view)
+        new, of_read = _fold(read._replace(entries=entries), low_here, high_here, to_keys)
         words = lax.dynamic_update_slice(words, new, (read.slab, 0))
         found.append(of_read)
-      parts.append(functools.reduce(Found.with_, found))
-    return words, Found.of_groups(parts, low.value.size)
+      parts.append(functools.reduce(Tally.with_, found))
+    return words, Tally.of_groups(parts, low.value.size)
 
 
 def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   """A piece that is one run: its whole folds, and the rest."""
   sheet = Sheet.lying(place.shape)
   if sheet.turned:
-    # Rows that are folded to one lie far apart, for the sake of the words as they are turned.
+    # RaggedRows that are folded to one lie far apart, for the sake of the words as they are turned.
     folded = entries.reshape(1, sheet.fold, sheet.folds, *sheet.inner)
     return [_Read(folded, place.first, None, None, int(part.slab), place.shape)]
   fold = sheet.fold * sheet.width
@@ -197,13 +198,15 @@ def _read_runs(place: Place, entries: jax.Array, parts: list[Part]) -> _Read:
   return _Read(folded, np.array(firsts, np.int32), ends[run_of], run_of, int(parts[0].slab))
 
 
-def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Found]:
+def _fold(read: _Read, low: Threshold, high: Threshold, to_keys: ToKeys) -> tuple[jax.Array, Tally]:
   """The slabs of some entries, and what they add up to."""
   entries = read.entries
   shape = entries.shape
   folds = shape[0]
   each = lambda x: jnp.asarray(x).reshape(-1, *(1,) * (len(shape) - 1))
-  of_fold = lambda c: Cut(*(each(x[0] if read.run_of is None else x[read.run_of]) for x in c))
+  of_fold = lambda c: [
+    each(x[0] if read.run_of is None else x[read.run_of]) for x in (c.value, c.index)
+  ]
   axis = functools.partial(lax.broadcasted_iota, jnp.int32, shape)
 
   position = axis(len(shape) - 1)
@@ -218,13 +221,13 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
     position += axis(0) * np.int32(width) + np.int32(read.first)
   else:
     position += each(read.first)
-  keys = view(entries)
+  keys = to_keys(entries)
   if read.ends is not None:
     # Below all bounds, of which -1 is the least.
     keys = jnp.where(position < each(np.asarray(read.ends, np.int32)), keys, -1)
   code = jnp.zeros(shape, jnp.uint32)
-  for c in (of_fold(low), of_fold(high)):
-    code += (keys > c.value - (position < c.index).astype(jnp.int32)).astype(jnp.uint32)
+  for value, index in (of_fold(low), of_fold(high)):
+    code += (keys > value - (position < index).astype(jnp.int32)).astype(jnp.uint32)
   code <<= WIDTH * axis(1).astype(jnp.uint32)
   zeros = (jnp.uint32(0), jnp.float32(0), jnp.int32(0))
   words, squares, most = lax.reduce(
@@ -233,7 +236,7 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
     lambda a, b: (a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])),
     (1,),
   )
-  survey = Survey(squares.sum(), most.max())
+  statistics = Statistics(squares.sum(), most.max())
 
   def count(bits):
     in_words = lax.population_count(bits).astype(jnp.int32)
@@ -245,7 +248,7 @@ def _fold(read: _Read, low: Cut, high: Cut, view: View) -> tuple[jax.Array, Foun
 
   upper = words >> np.uint32(1) & EVEN_BITS
   rows = _turn(words, read.turned) if read.turned else words
-  return to_slabs(rows), Found(survey, count(words), count(upper))
+  return to_slabs(rows), Tally(statistics, count(words), count(upper))
 
 
 def _turn(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:

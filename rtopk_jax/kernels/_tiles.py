@@ -22,17 +22,18 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
-from rtopk_jax.kernels._bitset import EVERY_BYTE, not_above, running_total
-from rtopk_jax.kernels._threshold_bits import EVEN_BITS, WIDTH
+from rtopk_jax.kernels._bitset import EVERY_BYTE
+from rtopk_jax.kernels._flat_packing import EVEN_BITS, WIDTH
+from rtopk_jax.kernels._prefix_sum import count_at_most, running_total
 from rtopk_jax.vector._vector import Place
 
 LANES = 128
 SUBLANES = 8
-# Rows of a fold at most, one for each entry of a word.
+# RaggedRows of a fold at most, one for each entry of a word.
 FOLD = 16
-# Members that are looked for at a time, and those whose slabs are looked at.
+# TiledBitSet that are looked for at a time, and those whose slabs are looked at.
 _SOUGHT = 1 << 15
-_STRETCH = 2048
+_CHUNK = 2048
 
 
 class Sheet(NamedTuple):
@@ -75,11 +76,11 @@ class Sheet(NamedTuple):
     if second % SUBLANES == 0:
       rows = math.prod(outer) * second
       return cls(rows, (minor,), FOLD if rows % FOLD == 0 else SUBLANES)
-    # Rows that are no multiple of 8 have an axis of one in their tile instead, where there is such an axis.
+    # RaggedRows that are no multiple of 8 have an axis of one in their tile instead, where there is such an axis.
     rows, inner = (math.prod(outer), (second, minor)) if outer else (second, (1, minor))
     if len(shape) == 2:
       inner = (minor,)
-    # Rows left over would have to be cut off first.
+    # RaggedRows left over would have to be cut off first.
     even = [fold for fold in range(FOLD, FOLD // 2, -1) if rows % fold == 0]
     return cls(rows, inner, even[0] if even else FOLD)
 
@@ -235,13 +236,13 @@ class Parts:
       Their positions, int32; something in range for a rank that is not there.
     """
     before = _counts(words)
-    return _in_stretches(lambda x: self._locate(words, before, x), _SOUGHT, words, ranks)
+    return _in_chunks(lambda x: self._locate(words, before, x), _SOUGHT, words, ranks)
 
   def _locate(self, words: jax.Array, before: jax.Array, ranks: jax.Array) -> jax.Array:
     slabs = words.shape[0]
-    # Members of all slabs before one, by their place in the word: those at places before one, and all.
+    # TiledBitSet of all slabs before one, by their place in the word: those at places before one, and all.
     at = lambda place, slab: before.at[place * (slabs + 1) + slab].get(mode="promise_in_bounds")
-    slab = jnp.minimum(not_above(before[-slabs:], ranks), slabs - 1)
+    slab = jnp.minimum(count_at_most(before[-slabs:], ranks), slabs - 1)
     part = self._find("slab", slab)
     first = part.slab + (slab - part.slab) // part.across * part.across
     left = ranks - at(FOLD, first)
@@ -306,7 +307,7 @@ def _counts(words: jax.Array) -> jax.Array:
     (1,),
   )
   at = [(sums[i % 4] >> np.uint32(8 * (i // 4))) & np.uint32(0xFF) for i in range(FOLD)]
-  ends = jax.vmap(running_total)(jnp.stack(at).astype(jnp.int32))
+  ends = jax.vmap(lambda counts: running_total(counts, LANES))(jnp.stack(at).astype(jnp.int32))
   ends = jnp.pad(jnp.cumsum(ends, axis=0), ((1, 0), (1, 0)))
   return ends.reshape(-1)
 
@@ -323,29 +324,29 @@ def _lanes(words: jax.Array, slabs: jax.Array, rows: jax.Array, numbers: jax.Arr
     lane = jnp.sum((ends <= number[:, None]).astype(jnp.int32), axis=1)
     return jnp.minimum(lane, LANES - 1)
 
-  return _in_stretches(look, _STRETCH, words, slabs, rows, numbers)
+  return _in_chunks(look, _CHUNK, words, slabs, rows, numbers)
 
 
-def _in_stretches(
-  function: Callable[..., jax.Array], stretch: int, words: jax.Array, *arrays: jax.Array
+def _in_chunks(
+  function: Callable[..., jax.Array], chunk: int, words: jax.Array, *arrays: jax.Array
 ) -> jax.Array:
   """What a function of some words makes of int32 arrays, so many entries at a time to take little memory."""
   size = arrays[0].size
-  if size <= stretch:
+  if size <= chunk:
     return function(*arrays)
 
   def step(turn, found):
-    begin = jnp.minimum(turn * stretch, size - stretch)
-    new = function(*(lax.dynamic_slice(x, (begin,), (stretch,)) for x in arrays))
+    begin = jnp.minimum(turn * chunk, size - chunk)
+    new = function(*(lax.dynamic_slice(x, (begin,), (chunk,)) for x in arrays))
     return lax.dynamic_update_slice(found, new, (begin,))
 
   start = jnp.zeros_like(arrays[0])
   for x in (words, *arrays):
     start = _axis.varying_like(start, x)
-  return fori_loop(0, -(-size // stretch), step, start)
+  return fori_loop(0, -(-size // chunk), step, start)
 
 
-class Members(NamedTuple):
+class TiledBitSet(NamedTuple):
   """A set of positions.
 
   Attributes:
@@ -357,7 +358,7 @@ class Members(NamedTuple):
   parts: Parts
 
   @classmethod
-  def of(cls, members: jax.Array) -> "Members":
+  def of(cls, members: jax.Array) -> "TiledBitSet":
     """The set of positions, counted row by row, where a bool is true; shape (rows, columns)."""
     rows, columns = members.shape
     members = jnp.pad(members, ((0, -rows % FOLD), (0, 0))).reshape(-1, FOLD, columns)
@@ -368,11 +369,11 @@ class Members(NamedTuple):
     return cls(jnp.pad(words, ((0, parts.slabs - words.shape[0]), (0, 0))), parts)
 
   def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
-    """As ``Positions.locate``; ``most`` does not matter here."""
+    """As ``BitSet.locate``; ``most`` does not matter here."""
     return self.parts.locate((self.words | (self.words >> np.uint32(1))) & EVEN_BITS, ranks)
 
 
 def to_slabs(words: jax.Array) -> jax.Array:
-  """Rows of words, shape (folds, …), as slabs."""
+  """RaggedRows of words, shape (folds, …), as slabs."""
   words = words.reshape(words.shape[0], -1)
   return jnp.pad(words, ((0, 0), (0, -words.shape[1] % LANES))).reshape(-1, LANES)
