@@ -167,13 +167,14 @@ def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return _carry(x, exchange, 1)
 
 
-def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
-  """The sum of every worker's ``x``."""
+def psum(tree: Any, axis_name: AxisName) -> Any:
+  """The sum of every worker's array, or of every array of its tree, in one collective."""
   dry = _modes.measurement()
   if dry is not None:
-    dry.record("psum", x)
-    return x
-  return lax.psum(to_varying(x, axis_name), axis_name)
+    for x in jax.tree.leaves(tree):
+      dry.record("psum", x)
+    return tree
+  return lax.psum(jax.tree.map(lambda x: to_varying(x, axis_name), tree), axis_name)
 
 
 def sum_over(tree: Any, axis_name: AxisName) -> tuple[Any, int]:
@@ -235,9 +236,12 @@ def over_model(x: jax.Array, axes: frozenset[str]) -> jax.Array:
   return lax.psum(x, tuple(sorted(axes))) if axes else x
 
 
-def model_index(axes: frozenset[str]) -> list[jax.Array]:
-  """Which shard of a model this is, axis by axis."""
-  return [lax.axis_index(name) for name in sorted(axes)]
+def index_with_shards(axis_name: AxisName, axes: frozenset[str]) -> jax.Array:
+  """A number of its own for every shard of a model, sharded over some axes, of every worker."""
+  number = index(axis_name)
+  for name in sorted(axes):
+    number = number * lax.axis_size(name) + lax.axis_index(name)
+  return number
 
 
 def new_row(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, axis_name: AxisName) -> jax.Array:

@@ -210,18 +210,3 @@ def _incoming(
     return _scatter.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
 
   return Incoming(Contributions(num_workers, read), Sent(settle, ((positions, True),)))
-
-
-def mean_dense(
-  vector: jax.Array, axis_name: AxisName, present: jax.Array | None, average: str
-) -> jax.Array:
-  """The mean of a vector over the workers that are present, in one collective; their sum for "sum"."""
-  if present is None:
-    total, count = _axis.psum(vector, axis_name), _axis.size(axis_name)
-  else:
-    # A product would let through what is not finite.
-    vector = jnp.where(present, vector, jnp.float32(0))
-    flag = present.astype(jnp.float32)[None]
-    total = _axis.psum(jnp.concatenate([vector, flag]), axis_name)
-    total, count = total[:-1], jnp.maximum(total[-1], 1)
-  return total if average == "sum" else total / count

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
 from rtopk_jax.exchange._collective import Contributions
 from rtopk_jax.kernels._accumulate import Sums
 from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._offsets import offsets
 from rtopk_jax.vector._vector import Place
 
 
@@ -58,8 +60,10 @@ def reduce(
   positions, values = contributions.read(jnp.int32(0))
   count = len(sums.sizes)
   nothing = jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
+  numbers = offsets(range(count))
   zeros = lambda dtype: [
-    jnp.broadcast_to(nothing[i].astype(dtype), (size,)) for i, size in enumerate(sums.sizes)
+    jnp.broadcast_to(lax.dynamic_index_in_dim(nothing, i).astype(dtype), (size,))
+    for i, size in zip(numbers, sums.sizes, strict=True)
   ]
   none = _axis.varying_like(jnp.int32(0), nothing)
   counted = Sums(zeros(jnp.int32) if by_senders else [], none)

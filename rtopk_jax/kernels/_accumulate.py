@@ -15,6 +15,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._offsets import offsets
 from rtopk_jax.kernels._scatter import add_counted
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
@@ -51,6 +52,9 @@ class InPlace:
   def __init__(self, where: Sequence[Place]):
     self.where = where
     self.sizes = [place.size for place in where]
+    # Out of the loop over workers that adds.
+    self._numbers = offsets(range(len(where)))
+    self._firsts = offsets([place.first for place in where])
 
   def add(self, sums: Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> Sums:
     """Adds values at strictly ascending positions, if they are wanted at all."""
@@ -58,8 +62,9 @@ class InPlace:
     begins = _prefix_sum.count_below(positions, jnp.array(firsts, jnp.int32))
     ends = jnp.where(wanted, begins[1:], begins[:-1])
     arrays, nonzero = [], sums.nonzero
-    for i, (array, place) in enumerate(zip(sums.arrays, self.where, strict=True)):
-      part = Part(positions - np.int32(place.first), values, begins[i], ends[i])
+    for array, number, first in zip(sums.arrays, self._numbers, self._firsts, strict=True):
+      begin, end = (lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (begins, ends))
+      part = Part(positions - jnp.int32(first), values, begin, end)
       array, change = here().add_part(array, part)
       arrays.append(array)
       nonzero += change

@@ -1,12 +1,20 @@
 """CPUs: few cores, each of which does one thing after another, with caches and memory that fetches ahead."""
 
-from rtopk_jax.kernels import _gather, _prefix_sum
+from rtopk_jax.kernels import _gather, _offsets, _prefix_sum
 from rtopk_jax.kernels._portable import Portable
 from rtopk_jax.kernels._statistics import Statistics
 
 
 class CPU(Portable):
   """What is done otherwise on CPUs."""
+
+  def offsets(self, numbers, count):
+    """Hidden, so that kernels of leaves of one shape are compiled once."""
+    return _offsets.hide(numbers, count)
+
+  def settled(self, x, count):
+    """A barrier does not keep compilers for CPUs from taking it apart."""
+    return _offsets.settle(x, count)
 
   def running_total(self, counts, most):
     """A scan is a kernel for each power of two; a matrix product is a call."""

@@ -22,6 +22,8 @@ from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import _gather
 from rtopk_jax.kernels._bitset import GROUP, BitSet
 from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._offsets import Offset
+from rtopk_jax.kernels._prefix_sum import compact
 from rtopk_jax.kernels._statistics import Statistics, Tally, ToKeys, square, with_next
 from rtopk_jax.kernels._threshold import Threshold
 from rtopk_jax.vector._vector import Place, Vector, aligned
@@ -36,6 +38,8 @@ _TOGETHER = 128
 _CHUNK = 1 << 20
 _TURNS = 8
 _SHORT = 1 << 12
+# Members that are listed one by one in less time than it takes to compile anything better.
+_FEW = 1 << 16
 # Parts of a piece that GPUs read one after another.
 _PARTS = 4
 
@@ -49,11 +53,13 @@ class FlatPacking:
     width: bits of an entry.
     exact: whether there is one cut, between single entries, or two, between words: then all entries of a word
       have their ties broken alike.
+    firsts: the first position of each piece, where a compiler must not know it.
   """
 
   vector: Vector
   width: int = WIDTH
   exact: bool = False
+  firsts: Sequence[Offset] | None = None
   # Whether a bit for each of very many things is made and read without a copy of more than that.
   has_bits = True
 
@@ -75,9 +81,10 @@ class FlatPacking:
       to_keys: from entries to keys.
     """
     packing = dataclasses.replace(self, vector=self.vector.tied_to(turn))
+    firsts = self.firsts or [place.first for place in self.vector.where]
     pieces = [
-      PieceReader(packing, i, low[place.groups], high[place.groups], to_keys)
-      for i, place in enumerate(self.vector.where)
+      PieceReader(packing, i, first, low[place.groups], high[place.groups], to_keys)
+      for i, (place, first) in enumerate(zip(self.vector.where, firsts, strict=True))
     ]
     groups = low.value.size
     return here().pack_pieces(pieces, words, groups)
@@ -92,7 +99,10 @@ class FlatPacking:
 
   def numbers(self, members: jax.Array, count: int) -> jax.Array:
     """Where an array of rows is true, which it is so many times: numbers counted row by row, ascending."""
-    return BitSet.of(members.reshape(-1)).first(count)
+    members = members.reshape(-1)
+    if members.size <= _FEW:
+      return compact(members, count)
+    return BitSet.of(members).first(count)
 
   def strike(self, words: jax.Array, positions: jax.Array, lost: jax.Array) -> jax.Array:
     """The words without the lower bits of some positions, no two of them the same."""
@@ -115,6 +125,7 @@ class PieceReader(NamedTuple):
 
   packing: FlatPacking
   number: int
+  first: Offset
   low: Threshold
   high: Threshold
   to_keys: ToKeys
@@ -143,7 +154,8 @@ class PieceReader(NamedTuple):
 
   def put(self, packed: jax.Array, words: jax.Array, begin: int | jax.Array) -> jax.Array:
     """Words of entries from one on at their place among all."""
-    return lax.dynamic_update_slice(packed, words, ((self.place.first + begin) // self.word,))
+    at = lax.div(jnp.int32(self.first) + begin, np.int32(self.word))
+    return lax.dynamic_update_slice(packed, words, (at,))
 
   def words(
     self, begin: int | jax.Array, length: int, abreast: int
@@ -155,7 +167,7 @@ class PieceReader(NamedTuple):
     parts = self.packing.vector.read_abreast(
       self.number, begin, length, abreast, min(self.word, length)
     )
-    return _words_by_rows(parts, self.place.first + begin, self.coding(begin, length))
+    return _words_by_rows(parts, self.first + begin, self.coding(begin, length))
 
   def coding(self, begin: int | jax.Array, length: int) -> "Coding":
     """How so many entries from one on become words."""

@@ -11,6 +11,7 @@ from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._offsets import offsets
 from rtopk_jax.vector._vector import ALIGN, Vector
 
 # Entries that are taken from a piece at a time.
@@ -47,10 +48,12 @@ def take_shares(vector: Vector, positions: jax.Array, shares: Sequence[int]) -> 
   """Piece by piece, all pieces at the same time if there are cores for them."""
   # What they are worked out of would be worked out for each piece anew.
   positions = lax.optimization_barrier(positions)
-  begins = np.cumsum(shares) - shares
+  begins = offsets((np.cumsum(shares) - shares).tolist())
+  firsts = offsets([place.first for place in vector.where])
   taken = []
-  for i, (place, begin, share) in enumerate(zip(vector.where, begins, shares, strict=True)):
-    index = positions[begin : begin + share] - place.first
+  pieces = zip(vector.where, firsts, begins, shares, strict=True)
+  for i, (place, first, begin, share) in enumerate(pieces):
+    index = lax.dynamic_slice(positions, (begin,), (share,)) - first
     taken.append(vector.take_from(i, jnp.clip(index, 0, place.size - 1)))
   return jnp.concatenate(taken)
 
@@ -63,17 +66,22 @@ def take_by_piece(vector: Vector, positions: jax.Array, in_place: bool = False) 
   firsts = jnp.array([*(place.first for place in vector.where), vector.span], jnp.int32)
   first = _prefix_sum.count_below(flat, firsts).at[-1].set(flat.size)
   values = take_from(0, jnp.zeros_like(flat))
-  for i, place in enumerate(vector.where):
+  numbers = offsets(range(len(vector.where)))
+  hidden = offsets([place.first for place in vector.where])
+  for i, (place, number, origin) in enumerate(zip(vector.where, numbers, hidden, strict=True)):
+    start, end = (
+      lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (first[:-1], first[1:])
+    )
 
-    def step(turn, values, i=i, place=place):
-      begin = jnp.minimum(first[i] + turn * chunk, flat.size - chunk)
-      index = lax.dynamic_slice(flat, (begin,), (chunk,)) - place.first
+    def step(turn, values, i=i, place=place, start=start, origin=origin):
+      begin = jnp.minimum(start + turn * chunk, flat.size - chunk)
+      index = lax.dynamic_slice(flat, (begin,), (chunk,)) - origin
       old = lax.dynamic_slice(values, (begin,), (chunk,))
       new = take_from(i, jnp.clip(index, 0, place.size - 1))
       new = jnp.where(index >= 0, new, old)
       return lax.dynamic_update_slice(values, new, (begin,))
 
-    turns = (first[i + 1] - first[i] + chunk - 1) // chunk
+    turns = lax.div(end - start + np.int32(chunk - 1), np.int32(chunk))
     values = fori_loop(0, turns, step, values)
   return values.reshape(positions.shape)
 

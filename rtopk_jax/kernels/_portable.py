@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels import _accumulate, _flat_packing, _gather, _prefix_sum, _scatter, _threshold
+from rtopk_jax.kernels import (
+  _accumulate,
+  _flat_packing,
+  _gather,
+  _offsets,
+  _prefix_sum,
+  _scatter,
+  _threshold,
+)
 from rtopk_jax.kernels._flat_packing import FlatPacking
 from rtopk_jax.kernels._scatter import OfLeaves
 from rtopk_jax.kernels._statistics import Statistics, Tally, ToKeys
@@ -64,6 +72,16 @@ class Portable:
     zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in operands)
     return tuple(lax.reduce(operands, zeros, combine, (1,)))
 
+  def offsets(self, numbers: Sequence[int], count: jax.Array) -> Sequence[_offsets.Offset]:
+    """As ``_offsets.offsets``."""
+    del count
+    return list(numbers)
+
+  def settled(self, x: jax.Array, count: jax.Array) -> jax.Array:
+    """As ``_offsets.settled``."""
+    del count
+    return lax.optimization_barrier(x)
+
   # Counting
 
   def running_total(self, counts: jax.Array, most: int) -> jax.Array:
@@ -90,7 +108,8 @@ class Portable:
 
   def packing(self, vector: Vector, width: int, exact: bool) -> Any:
     """The vector as its thresholds are made bits of words, ``width`` of an entry."""
-    return FlatPacking(vector.flat(), width, exact)
+    firsts = _offsets.offsets([place.first for place in vector.where])
+    return FlatPacking(vector.flat(), width, exact, firsts)
 
   def flat(self, vector: Vector) -> Vector:
     """The vector of flat arrays, as it is read to select from it."""

@@ -69,6 +69,15 @@ def in_two_steps(counts: jax.Array, most: int) -> jax.Array:
   return (within + before[:, None]).reshape(-1)[: counts.size]
 
 
+def compact(members: jax.Array, count: int) -> jax.Array:
+  """Where a list of bools is true, which it is so many times: int32, ascending, shape (count,)."""
+  ends = running_total(members.astype(jnp.int32), 1)
+  place = jnp.where(members, ends - 1, np.int32(count))
+  numbers = lax.iota(jnp.int32, members.size)
+  empty = _axis.varying_like(jnp.zeros(count, jnp.int32), members)
+  return empty.at[place].set(numbers, mode="drop", unique_indices=True)
+
+
 def count_at_most(ends: jax.Array, ranks: jax.Array, most: int | None = None) -> jax.Array:
   """How many of some ascending numbers are at most each rank.
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
+from rtopk_jax.kernels._offsets import offsets
 from rtopk_jax.vector._vector import Place
 
 # From the places of leaves in some shape, and lists of leaves in it, to such lists.
@@ -56,16 +57,18 @@ def put_in_place(
   values = jnp.broadcast_to(values, positions.shape)
   firsts = jnp.array([place.first for place in where], jnp.int32)
   begins = _prefix_sum.count_below(positions, firsts)
+  numbers = offsets(range(len(where)))
+  hidden = offsets([place.first for place in where])
   written = []
-  for i, (leaf, place) in enumerate(zip(leaves, where, strict=True)):
+  for leaf, place, number, first in zip(leaves, where, numbers, hidden, strict=True):
     # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.
     length = min(size, place.size)
-    begin = jnp.minimum(begins[i], size - length)
+    begin = jnp.minimum(lax.dynamic_index_in_dim(begins, number, keepdims=False), size - length)
     here, new, kept = (
       lax.dynamic_slice(x, (begin,), (length,)) if length < size else x
       for x in (positions, values, keep)
     )
-    index = place.index(jnp.where(kept, here, np.int32(-1)))
+    index = place.index(jnp.where(kept, here, np.int32(-1)), first)
     written.append(_set(leaf, index, cast(new, leaf.dtype)))
   return written
 

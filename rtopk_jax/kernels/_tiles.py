@@ -138,7 +138,9 @@ class Lying(Place):
 
   leaf: tuple[int, ...]
 
-  def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
+  def index(
+    self, positions: jax.Array, first: int | jax.Array | None = None
+  ) -> tuple[jax.Array, ...]:
     """As ``Place.index``."""
     sheet = Sheet.lying(self.leaf)
     if sheet.turned:
@@ -146,7 +148,7 @@ class Lying(Place):
       number = lax.rem(rest, columns) * np.int32(sheet.width) + lax.div(rest, columns)
       inside = (rest >= 0) & (rest < self.size)
       positions = jnp.where(inside, number, np.int32(-1)) + self.first
-    return super().index(positions)
+    return super().index(positions, first)
 
 
 class Part(NamedTuple):

@@ -7,14 +7,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.random import threefry_2x32
 
 # What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
 LARGEST_KEY = 0x7F80_0001
+# No group has this number.
+LARGEST_GROUP = np.uint32(0xFFFF_FFFF)
 # Random keys are below.
 RANDOM_BELOW = 1 << 30
 # float32 as bits: the smallest normal number, and infinity.
 _MIN_NORMAL = np.uint32(0x0080_0000)
 _INFINITY = np.uint32(0x7F80_0000)
+
+
+def derived_key(
+  key: jax.Array, first: jax.typing.ArrayLike, second: jax.typing.ArrayLike
+) -> jax.Array:
+  """A PRNG key that two numbers name: one call of the generator, where ``fold_in`` takes one for each.
+
+  Args:
+    key: a Threefry key.
+    first: an integer scalar of 32 bits.
+    second: another.
+
+  Returns:
+    A Threefry key; of other numbers another one.
+  """
+  counter = jnp.stack([jnp.asarray(x).astype(jnp.uint32) for x in (first, second)])
+  words = threefry_2x32(jax.random.key_data(key), counter)
+  return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def magnitude_keys(vector: jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,10 +83,56 @@ def statistics_of(vector: Vector, to_keys: ToKeys) -> Statistics:
   return functools.reduce(Statistics.with_, parts)
 
 
+class InWords(NamedTuple):
+  """Entries that are found, as a bit set.
+
+  Attributes:
+    packing: the vector.
+    members: which.
+  """
+
+  packing: Packing
+  members: BitSet | TiledBitSet
+
+  def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
+    """As ``BitSet.locate``."""
+    return self.members.locate(ranks, most)
+
+  def take(self, ranks: jax.Array, most: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """Positions and values of some, by rank."""
+    positions = self.locate(ranks, most)
+    return positions, self.packing.take(positions)
+
+
+class Listed(NamedTuple):
+  """Entries that are found, some of a list.
+
+  Attributes:
+    positions: of the list, ascending.
+    values: of the list.
+    slots: where in the list those are that are found, ascending.
+  """
+
+  positions: jax.Array
+  values: jax.Array
+  slots: jax.Array
+
+  def locate(self, ranks: jax.Array, most: int | None = None) -> jax.Array:
+    """As ``InWords.locate``."""
+    return self.take(ranks, most)[0]
+
+  def take(self, ranks: jax.Array, most: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """As ``InWords.take``."""
+    del most
+    at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
+    slots = at(self.slots, ranks)
+    return at(self.positions, slots), at(self.values, slots)
+
+
 def largest(
   packing: Packing, counts: Sequence[int], to_keys: ToKeys
-) -> tuple[BitSet | TiledBitSet, Statistics]:
-  """The positions of the largest keys of each group, the lowest positions of equal ones.
+) -> tuple[InWords | Listed, Statistics]:
+  """The largest keys of each group, the lowest positions of equal ones.
 
   Args:
     packing: d entries, and how they make words.
@@ -93,12 +140,12 @@ def largest(
     to_keys: from entries to their keys. It is applied wherever keys are read, so that they are never stored.
 
   Returns:
-    The set of exactly sum(counts) positions, and the vector's statistics.
+    Exactly sum(counts) entries, and the vector's statistics.
   """
   plan = _Plan(packing, counts)
   words, low, high, found = _three_kinds(packing, plan, to_keys)
   if packing.exact:
-    return packing.members(words), found
+    return InWords(packing, packing.members(words)), found
 
   # Those between the thresholds, of which the largest are still to be taken.
   doubtful = packing.between(words)
@@ -110,12 +157,16 @@ def largest(
   ranks = jnp.minimum(number, rows.spread(listed) - 1) + rows.spread(begins)
   ranks = jnp.maximum(ranks, 0).reshape(-1)
   positions = doubtful.locate(ranks, most=ranks.size)
-  # A key of -1 is below all others, so that what is not there is never above the cut.
-  taken = packing.take(positions, plan.shares(packing.vector))
-  keys = jnp.where(there, to_keys(taken).reshape(there.shape), -1)
+  # A key of -1 is below all others, so that what is not there is never above the threshold.
+  values = packing.take(positions, plan.shares(packing.vector))
+  keys = jnp.where(there, to_keys(values).reshape(there.shape), -1)
   exact = exact_threshold(keys, rows, plan.counts - high.count, listed, low.value, high.value)
-  lost = (there & ~above(keys, rows, exact)).reshape(-1)
-  return packing.members(packing.strike(words, positions, lost)), found
+  taken = there & above(keys, rows, exact)
+  if plan.one_sided:
+    # Nothing is above the higher threshold: all that are found are of the list.
+    return Listed(positions, values, packing.numbers(taken, sum(counts))), found
+  lost = (there & ~taken).reshape(-1)
+  return InWords(packing, packing.members(packing.strike(words, positions, lost))), found
 
 
 class _Plan:
@@ -133,7 +184,7 @@ class _Plan:
     # of as many of one size as would leave as much in doubt.
     alike = total**2 / sum(size**2 for size in sizes)
     # At most what the words and the lists take after it.
-    budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 64 + 4 * sum(counts))
+    budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 80 + 4 * sum(counts))
     least, small = (RaggedRows.WIDTH, 0) if packing.exact else (4 * RaggedRows.WIDTH, _SMALL)
     for size, count in zip(sizes, counts, strict=True):
       sample = budget * size // total // RaggedRows.WIDTH * RaggedRows.WIDTH

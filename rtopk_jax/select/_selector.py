@@ -262,8 +262,7 @@ class Selector:
     found, statistics = _search.largest(packing, large, magnitude_keys)
     everything = sent == large
     ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, packing)
-    positions = found.locate(ranks, most=sum(large))
-    return Selection(positions, packing.take(positions), statistics)
+    return Selection(*found.take(ranks, most=sum(large)), statistics)
 
 
 def largest_of(vector: jax.Array, count: int) -> jax.Array:

@@ -9,7 +9,8 @@ import optax
 from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
-from rtopk_jax.exchange import _collective
+from rtopk_jax.exchange._mean import mean_dense
+from rtopk_jax.kernels._offsets import hidden_by, settled
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory import _rule
 from rtopk_jax.memory._rule import Memory
@@ -98,7 +99,7 @@ def dense_exchange(
     if momentum:
       _gradients.check_structure(updates, **{"state.momentum": state.momentum})
     gradients, structure = jax.tree.flatten(updates)
-    buckets = _layout.layout(
+    segments = _layout.layout(
       updates,
       [g.shape or (1,) for g in gradients],
       "global",
@@ -111,16 +112,21 @@ def dense_exchange(
     metrics = state.metrics
     finite = jnp.bool_(True)
     local = [_gradients.counted(g.astype(jnp.float32), share) for g in gradients]
-    totals = [_collective.mean_dense(b.join(local), axis_name, present, average) for b in buckets]
     square, wrong, entries = jnp.float32(0), jnp.int32(0), jnp.float32(0)
-    for bucket, total in zip(buckets, totals, strict=True):
-      square += _axis.over_model(jnp.sum(jnp.square(total)), bucket.axes)
-      wrong += _axis.over_model(jnp.count_nonzero(~jnp.isfinite(total)), bucket.axes)
-      entries += _axis.over_model(jnp.float32(bucket.size), bucket.axes)
+    with hidden_by(state.count):
+      for segment in segments:
+        leaves = [local[i] for i in segment.leaves]
+        found = mean_dense(leaves, axis_name, present, average)
+        square += _axis.over_model(found.square, segment.axes)
+        wrong += _axis.over_model(found.wrong, segment.axes)
+        entries += _axis.over_model(jnp.float32(segment.size), segment.axes)
+        for i, x in zip(segment.leaves, found.leaves, strict=True):
+          mean[i] = x
     scale = jnp.float32(1) if clip_norm is None else _rule.clip_scale(square, clip_norm)
-    if buckets:
+    if segments:
       # A norm beyond float32 is as bad as an entry that is.
-      finite = (wrong == 0) & ~jnp.isnan(scale)
+      with hidden_by(state.count):
+        finite = settled((wrong == 0) & ~jnp.isnan(scale))
       metrics = ExchangeMetrics(
         sent_square=square * jnp.square(scale),
         residual_square=jnp.float32(0),
@@ -128,8 +134,8 @@ def dense_exchange(
         entries=entries,
         skipped=state.metrics.skipped,
       )
-    for bucket, total in zip(buckets, totals, strict=True):
-      bucket.split(total if clip_norm is None else total * scale, mean)
+    if clip_norm is not None:
+      mean = [x * scale for x in mean]
     rule = Memory(False, momentum, nesterov, False, 1.0)
     directions, kept = [], []
     for i, g in enumerate(mean):

@@ -18,6 +18,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _auto
 from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
@@ -216,10 +217,11 @@ def sparse_exchange(
       summed,
       share,
     )
-    after, metrics, finite = _warmup.switch(
-      selector.stages, state.count, lambda stage: step.run(selector.at(stage))
-    )
-    means, momenta, residuals = (plan.split(leaves) for leaves in after)
+    with hidden_by(state.count):
+      after, metrics, finite = _warmup.switch(
+        selector.stages, state.count, lambda stage: step.run(selector.at(stage))
+      )
+      means, momenta, residuals = (plan.split(leaves, offsets) for leaves in after)
     means = [cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)
     return means, SparseExchangeState(

@@ -23,20 +23,21 @@ return the state before them, or the memory of a worker is copied where it is an
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
-from rtopk_jax.exchange import _collective, _reduce
+from rtopk_jax.exchange import _reduce
 from rtopk_jax.exchange._collective import Collective, Incoming, Outgoing
+from rtopk_jax.exchange._mean import mean_dense
+from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select import _blocks
-from rtopk_jax.select._keys import LARGEST_KEY
+from rtopk_jax.select._keys import LARGEST_GROUP, LARGEST_KEY, derived_key
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import ExchangeMetrics
@@ -99,7 +100,7 @@ class Step:
     updates = [jnp.zeros(g.shape, jnp.float32) for g in self.leaves.gradient]
     finite = self._dense_means(scale, updates)
     incoming, metrics, all_finite = self._exchange(selector, scale)
-    finite &= all_finite
+    finite = settled(finite & all_finite)
     here = finite if self.present is None else finite & self.present
 
     local = lambda gradient: self._local(gradient, scale)
@@ -126,13 +127,13 @@ class Step:
     """The factor that brings the norm of the whole gradient down to this worker's share of the limit."""
     if self.options.clip_norm is None:
       return None
-    square = jnp.float32(0)
+    squares = []
     for segment in (*self.layout.compressed, *self.layout.dense):
       for i in segment.leaves:
         norm = jnp.sum(jnp.square(self._local(self.leaves.gradient[i], None)))
-        square += _axis.over_model(norm, segment.axes)
+        squares.append(_axis.over_model(norm, segment.axes))
     limit = self.options.clip_norm / _axis.size(self.workers) ** 0.5
-    return _rule.clip_scale(square, limit)
+    return settled(_rule.clip_scale(jnp.stack(squares).sum(), limit))
 
   def _local(self, gradient: jax.Array, scale: jax.Array | None) -> jax.Array:
     gradient = gradient if self.summed == 1 else gradient / self.summed
@@ -144,15 +145,13 @@ class Step:
     finite = jnp.bool_(True)
     memory, leaves = self.options.memory, self.leaves
     for segment in self.layout.dense:
-      directions: list[Any] = [None] * len(updates)
+      directions = []
       for i in segment.leaves:
         trace = leaves.momentum[i] if leaves.momentum else None
-        directions[i] = memory.vector(self._local(leaves.gradient[i], scale), trace, None)
-      vector = segment.join(directions)
-      mean = _collective.mean_dense(vector, self.workers, self.present, "workers")
-      segment.split(mean, updates)
-      wrong = jnp.count_nonzero(~jnp.isfinite(mean))
-      finite &= _axis.over_model(wrong, segment.axes) == 0
+        directions.append(memory.vector(self._local(leaves.gradient[i], scale), trace, None))
+      mean = mean_dense(directions, self.workers, self.present, "workers")
+      _place(mean.leaves, segment, updates)
+      finite &= _axis.over_model(mean.wrong, segment.axes) == 0
     return finite
 
   def _exchange(
@@ -218,16 +217,10 @@ class Step:
       for i in segment.leaves
     )
     vector = Vector(segment.where, arrays, rule)
-    step_key = jax.random.fold_in(_axis.key(self.options.seed), self.count)
-
-    def key_of(group):
-      key = jax.random.fold_in(jax.random.fold_in(step_key, number), group)
-      key = jax.random.fold_in(key, _axis.index(self.workers))
-      # Shards of a model draw independently as well.
-      for index in _axis.model_index(segment.axes):
-        key = jax.random.fold_in(key, index)
-      return key
-
+    # Shards of a model draw independently as well.
+    member = _axis.index_with_shards(self.workers, segment.axes)
+    own_key = derived_key(_axis.key(self.options.seed), self.count, member)
+    key_of = lambda group: derived_key(own_key, number, group)
     num_workers, scope = _axis.size(self.workers), self.options.scope
     if isinstance(scope, Block):
       selection, blocks, share = _blocks.select(selector, vector, scope.size, key_of, num_workers)
@@ -237,7 +230,7 @@ class Step:
     values = selection.values
     if share is not None:
       values = values * share
-    return Outgoing(vector, selection, values, jax.random.fold_in(key_of(0), 1), blocks)
+    return Outgoing(vector, selection, values, derived_key(own_key, number, LARGEST_GROUP), blocks)
 
 
 def _place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rtopk_jax import _checks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
@@ -21,6 +22,9 @@ from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Place, Run, aligned, place
 DENSE_BELOW = 1024
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
 BUNDLED_BELOW = 1 << 18
+
+# From numbers to numbers that a compiler may not know.
+Offsets = Callable[[Sequence[int]], Sequence[int | jax.Array]]
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
 
@@ -91,18 +95,6 @@ class Segment:
     """d, the entries of the vector."""
     return sum(place.entries for place in self.where)
 
-  def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
-    """The vector of this segment's leaves, out of all leaves."""
-    parts = [leaves[i].reshape(-1) for i in self.leaves]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-  def split(self, vector: jax.Array, into: list) -> None:
-    """Writes the pieces of a vector to their places in a list of all leaves."""
-    start = 0
-    for i, place in zip(self.leaves, self.where, strict=True):
-      into[i] = vector[start : start + place.size].reshape(into[i].shape)
-      start += place.size
-
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -156,13 +148,14 @@ class Bundle:
       ]
     return jnp.concatenate(parts)
 
-  def split(self, bundle: jax.Array, into: list) -> None:
-    """Writes the leaves to their places in a list of all."""
+  def split(self, bundle: jax.Array, into: list, offsets: Offsets) -> None:
+    """Writes the leaves, flat, to their places in a list of all."""
     if len(self.leaves) == 1:
       into[self.leaves[0]] = bundle
       return
-    for i, shape, begin in zip(self.leaves, self.shapes, self._begins, strict=False):
-      into[i] = bundle[begin : begin + math.prod(shape)]
+    begins = offsets(self._begins[:-1])
+    for i, shape, begin in zip(self.leaves, self.shapes, begins, strict=True):
+      into[i] = lax.dynamic_slice(bundle, (begin,), (math.prod(shape),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +176,11 @@ class Layout:
     """All bundles out of all leaves; nothing out of nothing."""
     return [bundle.join(leaves) for bundle in self.bundles] if leaves else []
 
-  def split(self, bundles: Sequence[jax.Array]) -> list[jax.Array]:
-    """All leaves out of all bundles, in any shape."""
+  def split(self, bundles: Sequence[jax.Array], offsets: Offsets) -> list[jax.Array]:
+    """All leaves out of all bundles, in any shape; ``offsets`` hides numbers from a compiler."""
     leaves: list[Any] = [None] * sum(len(bundle.leaves) for bundle in self.bundles)
     for bundle, x in zip(self.bundles, bundles, strict=False):
-      bundle.split(x, leaves)
+      bundle.split(x, leaves, offsets)
     return leaves if bundles else []
 
 

@@ -71,12 +71,18 @@ class Place:
     """The same of a flat array."""
     return dataclasses.replace(self, shape=(self.size,))
 
-  def index(self, positions: jax.Array) -> tuple[jax.Array, ...]:
+  def index(
+    self, positions: jax.Array, first: int | jax.Array | None = None
+  ) -> tuple[jax.Array, ...]:
     """The places of some positions in the leaf, axis by axis; outside of it, out of bounds.
 
     A leaf that were flattened to be indexed could not be updated in place.
+
+    Args:
+      positions: int32, of any shape.
+      first: stands for the first position, where a compiler must not know it.
     """
-    rest = positions - self.first
+    rest = positions - (self.first if first is None else first)
     inside = (rest >= 0) & (rest < self.size)
     index = []
     for length in self.shape[:0:-1]:
