@@ -1,8 +1,9 @@
 """Which leaves of a gradient are compressed together, which are sent dense, and how they line up.
 
-A layout is static: it is worked out from shapes and types at trace time. A *segment* is what is exchanged
-in one message: leaves that differ between the same devices. Leaves that are sharded over an axis of the
-model must not share one with leaves that are the same along it, or those would no longer be.
+A layout is static: shapes and types decide it when a program is traced. A *bundle* is a leaf, or several small
+leaves as one array. A *segment* is the bundles that travel in one message: those whose leaves are sharded over the
+same axes of the model. A leaf that is the same along an axis must not share a segment with one that is sharded
+over it. It would no longer be the same.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from rtopk_jax import _checks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
 
 DENSE_BELOW = 1024
-# Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
+# Leaves with fewer entries are bundled: each array that is worked on takes time of its own.
 BUNDLED_BELOW = 1 << 18
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
@@ -27,9 +28,9 @@ Dense = bool | Callable[[Any, Any], bool] | Any | None
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  r"""A scope: every run of ``size`` entries of a leaf selects its own share.
+  r"""A scope: a leaf is divided into blocks of ``size`` entries, each of which selects its own share.
 
-  With :math:`x_1, x_2, \dots` the runs of a leaf of B entries each, the last one perhaps shorter,
+  With :math:`x_1, x_2, \dots` the blocks of a leaf, of B entries each, the last one perhaps shorter,
 
   .. math::
     C(x) = \big(\mathrm{rTop}_{r,k}(x_1), \mathrm{rTop}_{r,k}(x_2), \dots\big), \qquad
@@ -74,10 +75,10 @@ def check_scope(scope: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """Bundles that packing one vector, in order.
+  """Bundles that are one vector, in order.
 
   Attributes:
-    leaves: their numbers.
+    leaves: the numbers of the bundles.
     where: their places in the vector.
     axes: the axes of the model that they are sharded over.
   """
@@ -92,12 +93,12 @@ class Segment:
     return sum(place.entries for place in self.where)
 
   def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
-    """The vector of this segment's leaves, out of all leaves."""
+    """The vector of this segment's bundles, out of all bundles, materialised."""
     parts = [leaves[i].reshape(-1) for i in self.leaves]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
   def split(self, vector: jax.Array, into: list) -> None:
-    """Writes the pieces of a vector to their places in a list of all leaves."""
+    """Writes the pieces of a materialised vector to their places in a list of all bundles."""
     start = 0
     for i, place in zip(self.leaves, self.where, strict=True):
       into[i] = vector[start : start + place.size].reshape(into[i].shape)
@@ -106,12 +107,12 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A leaf, or several small ones as one.
+  """A leaf, or several small ones as one array.
 
   Attributes:
     leaves: their positions in the flattened gradient.
     shapes: their shapes, of one axis at least.
-    apart: whether each leaf is selected from by itself. Then zeros fill it up to whole words.
+    apart: whether each leaf is a group of its own. Then zeros fill it up to whole words.
   """
 
   leaves: tuple[int, ...]
@@ -120,7 +121,7 @@ class Bundle:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of the bundle: a leaf keeps its own, since reshaped it could not be updated in place."""
+    """Of the bundle: a leaf alone keeps its own, since reshaped it could not be updated in place."""
     return self.shapes[0] if len(self.shapes) == 1 else (self._begins[-1],)
 
   @property
@@ -131,7 +132,7 @@ class Bundle:
     return list(itertools.accumulate(lengths, initial=0))
 
   def runs(self, group: int) -> tuple[Run, ...]:
-    """The selections that its entries take part in, counted from one on if they are apart."""
+    """The groups of its entries, the first of them ``group``; one for each leaf if they are apart."""
     if not self.apart:
       return (Run(0, math.prod(self.shape), group),)
     sizes = zip(self._begins, map(math.prod, self.shapes), strict=False)
@@ -203,8 +204,8 @@ def layout(
   Args:
     tree: a tree of arrays, or of anything with a shape.
     shapes: in which each leaf is to lie, of one axis at least.
-    scope: "global" makes one selection of the compressed leaves, "leaf" one of each, a ``Block`` one of every
-      run of so many entries.
+    scope: "global" makes one group of all compressed leaves; "leaf" one of each, and so does a ``Block``, which
+      divides it further.
     dense: which leaves are sent dense: None for those of fewer than two dimensions or fewer than 1,024
       entries; a bool for all or none; a tree of bools; or a function of path and leaf.
     axes: the axes of the model that each leaf is sharded over; None for no leaf being.
