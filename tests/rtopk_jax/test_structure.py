@@ -161,6 +161,23 @@ def test_a_folder_shows_what_users_get_from_it(folder):
   assert sorted(map(str, shown)) == sorted(own)
 
 
+@pytest.mark.parametrize("folder", _FOLDERS)
+def test_the_docstring_of_a_folder_names_its_modules(folder):
+  text = ast.get_docstring(_MODULES[f"rtopk_jax.{folder}"].tree) or ""
+  named = set(re.findall(r"``(_[a-z_]+)(?:\.\w+)?``", text))
+  modules = {name.split(".")[-1] for name in _MODULES if name.startswith(f"rtopk_jax.{folder}.")}
+  assert named <= modules
+  # That of ``kernels`` names operations rather than files.
+  assert folder == "kernels" or named == modules
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs/performance.md"])
+def test_modules_that_a_page_names_are_there(page):
+  text = (_ROOT.parent / page).read_text()
+  named = re.findall(rf"`(?:rtopk_jax/)?((?:{'|'.join(_FOLDERS)})/\w+\.py)`", text)
+  assert [path for path in named if not (_ROOT / path).exists()] == []
+
+
 def _docstrings(tree: ast.Module) -> dict[int, tuple[ast.AST, ast.Constant]]:
   """All docstrings by the identity of their node, and what they are of."""
   kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
