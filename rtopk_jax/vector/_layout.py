@@ -20,7 +20,7 @@ from rtopk_jax import _checks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
 
 DENSE_BELOW = 1024
-# Leaves with fewer entries are bundled: each array that is worked on takes time of its own.
+# Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
 BUNDLED_BELOW = 1 << 18
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
@@ -204,8 +204,8 @@ def layout(
   Args:
     tree: a tree of arrays, or of anything with a shape.
     shapes: in which each leaf is to lie, of one axis at least.
-    scope: "global" makes one group of all compressed leaves; "leaf" one of each, and so does a ``Block``, which
-      divides it further.
+    scope: "global" makes one selection of the compressed leaves, "leaf" one of each, a ``Block`` one of every
+      run of so many entries.
     dense: which leaves are sent dense: None for those of fewer than two dimensions or fewer than 1,024
       entries; a bool for all or none; a tree of bools; or a function of path and leaf.
     axes: the axes of the model that each leaf is sharded over; None for no leaf being.
