@@ -5,7 +5,7 @@ differ in two ways, both of them dealt with here:
 
 * Types. With ``check_vma=True`` every value carries the set of axes it varies over, and a collective
   has to say that its result no longer does. Elsewhere the same request is an error.
-* RaggedRows. State that differs between workers is stored as one array ``(num_workers, *shape)``. A manual
+* Rows. State that differs between workers is stored as one array ``(num_workers, *shape)``. A manual
   axis (``shard_map``) hands a worker ``(1, *shape)``, a batched axis (``vmap``, and ``pmap``) hands it
   ``shape``. Either is taken, by its rank; whatever came in goes out.
 

@@ -8,7 +8,6 @@ A wrong guess makes a program slower, never wrong: what is traced for one platfo
 """
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 
 import jax
@@ -17,9 +16,8 @@ from rtopk_jax import _checks
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
-_override: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-  "rtopk_jax_platform", default=None
-)
+# What JAX has traced for one platform it does not take for another.
+_override = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
@@ -44,16 +42,13 @@ def platform(name: str) -> Iterator[None]:
     >>> lowered = for_tpus.lower(lowering_platforms=("tpu",))
   """
   _checks.one_of("name", name, PLATFORMS)
-  token = _override.set(name)
-  try:
+  with _override(name):
     yield
-  finally:
-    _override.reset(token)
 
 
 def current() -> str:
   """The platform that what is being traced is for."""
-  return _override.get() or _kind(_of_mesh() or _of_default_device())
+  return _override.value or _kind(_of_mesh() or _of_default_device())
 
 
 def _of_mesh() -> str | None:

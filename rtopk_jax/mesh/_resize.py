@@ -24,8 +24,8 @@ def resize_workers(
 ) -> Any:
   r"""The state of another number of workers, in which nothing of what was not sent yet is lost.
 
-  Worker i of n is the chunk :math:`[i/n, (i+1)/n)` of a line, and what it remembers is spread over it.
-  The new workers cut the same line into n' chunks:
+  Worker i of n is the interval :math:`[i/n, (i+1)/n)` of a line, and what it remembers is spread evenly over it.
+  The new workers divide the same line into n' intervals:
 
   .. math::
     \mathrm{new}_j = n' \sum_i \Big|\big[\tfrac in, \tfrac{i+1}n\big) \cap
@@ -71,13 +71,15 @@ def resize_workers(
   leaves, structure = jax.tree.flatten(state)
   if (tx is None) != (params is None):
     raise ValueError("tx and params belong together: give both of them, or neither.")
-  is_rows = _told(state) if tx is None else _known(structure, tx, params)
-  _count("state", [x for x, own in zip(leaves, is_rows, strict=True) if own])
+  is_rows = _rows_by_state(state) if tx is None else _rows_by_transformation(structure, tx, params)
+  _check_counts("state", [x for x, own in zip(leaves, is_rows, strict=True) if own])
   resized = [_resize(x, new_count) if own else x for x, own in zip(leaves, is_rows, strict=True)]
   return jax.tree.unflatten(structure, resized)
 
 
-def _known(structure: Any, tx: optax.GradientTransformation, params: Any) -> list[bool]:
+def _rows_by_transformation(
+  structure: Any, tx: optax.GradientTransformation, params: Any
+) -> list[bool]:
   """Which leaves are rows of every worker, by the transformation."""
   owned = ownership(tx, params)
   owned.check_structure(structure)
@@ -90,21 +92,21 @@ class _Row(NamedTuple):
   rows: Any
 
 
-def _told(state: Any) -> list[bool]:
-  """Which leaves are rows of every worker, by what the state tells of itself.
+def _rows_by_state(state: Any) -> list[bool]:
+  """Which leaves are rows of every worker, by the state alone.
 
-  An exchange knows its own. Of other leaves their sharding tells, or that they are shaped like the rows of
-  the same parameter, or like the parameter.
+  An exchange's state names its own. Other leaves are told by their sharding, or by their shape: that of the rows
+  of the same parameter, or that of the parameter.
   """
   is_row = lambda x: isinstance(x, _Row)
   marked = jax.tree.leaves_with_path(_state.map_rows(_Row, state), is_leaf=is_row)
   rows = [(path, x.rows) for path, x in marked if is_row(x)]
   count = rows[0][1].shape[0] if rows and np.shape(rows[0][1]) else 0
   axes = {_first_axis(x) for _, x in rows} - {None}
-  return [is_row(x) or _is_told(path, x, rows, count, axes) for path, x in marked]
+  return [is_row(x) or _is_rows(path, x, rows, count, axes) for path, x in marked]
 
 
-def _is_told(
+def _is_rows(
   path: tuple[Any, ...],
   x: Any,
   rows: list[tuple[tuple[Any, ...], Any]],
@@ -156,11 +158,11 @@ def resize_rows(rows: Any, new_count: int) -> Any:
     [[2.0]]
   """
   _checks.at_least("new_count", new_count, 1, integer=True)
-  _count("rows", jax.tree.leaves(rows))
+  _check_counts("rows", jax.tree.leaves(rows))
   return jax.tree.map(lambda x: _resize(x, new_count), rows)
 
 
-def _count(name: str, rows: list[Any]) -> None:
+def _check_counts(name: str, rows: list[Any]) -> None:
   """Refuses rows that are not those of one number of workers."""
   shapes = [tuple(np.shape(x)) for x in rows]
   counts = sorted({shape[0] if shape else 0 for shape in shapes})

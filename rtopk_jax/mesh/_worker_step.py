@@ -37,8 +37,8 @@ class Options(NamedTuple):
   donate: bool
 
 
-class Tally(NamedTuple):
-  """What a worker found; all but the model's state are means over its micro-batches.
+class LocalResult(NamedTuple):
+  """What a worker gets out of its batch; all but the model's state are means over its micro-batches.
 
   Attributes:
     gradient: its gradient.
@@ -73,18 +73,18 @@ def mapped_step(
   axis_name = options.axis_name
   workers, rows = set(_axis.names(axis_name)), P(axis_name)
   of_model = P() if options.model_state == "mean" else rows
-  mapped = jax.shard_map(
-    lambda *arguments: _row(_find(options, *arguments)),
+  local_step = jax.shard_map(
+    lambda *arguments: _as_rows(_local_result(options, *arguments)),
     mesh=mesh,
     axis_names=workers,
     in_specs=(P(), of_model, rows, P()),
     out_specs=rows,
   )
   own = jax.tree.map(lambda spec: P(axis_name, *spec), param_specs, is_leaf=is_spec)
-  agreed = jax.shard_map(
-    lambda *arguments: _agree(options, param_specs, *arguments),
+  common_step = jax.shard_map(
+    lambda *arguments: _exchange_and_update(options, param_specs, *arguments),
     mesh=mesh,
-    in_specs=(param_specs, specs_of_state, of_model, _found_specs(own, rows)),
+    in_specs=(param_specs, specs_of_state, of_model, _result_specs(own, rows)),
     out_specs=(param_specs, specs_of_state, of_model, P()),
     # What differs between workers was found by tracing. Types would take optax's zeros for something
     # that does.
@@ -96,60 +96,62 @@ def mapped_step(
     given = iter(rest)
     model_state = next(given) if options.model_state else ()
     key = next(given) if options.rngs else ()
-    found = mapped(params, model_state, batch, key)
+    result = local_step(params, model_state, batch, key)
     place = lambda x, spec: lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
     fast = gradient_like(own)
-    gradient = jax.tree.map(lambda spec, x: place(x, spec), fast, found.gradient, is_leaf=is_spec)
-    aux = found.aux
-    found = found._replace(gradient=gradient, aux=())
-    params, state, model_state, loss = agreed(params, state, model_state, found)
+    gradient = jax.tree.map(lambda spec, x: place(x, spec), fast, result.gradient, is_leaf=is_spec)
+    aux = result.aux
+    result = result._replace(gradient=gradient, aux=())
+    params, state, model_state, loss = common_step(params, state, model_state, result)
     kept = (params, state, model_state) if options.model_state else (params, state)
     return (*kept, loss, aux) if options.has_aux else (*kept, loss)
 
   return step
 
 
-def _found_specs(own: Any, rows: P) -> Tally:
-  return Tally(gradient_like(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
+def _result_specs(own: Any, rows: P) -> LocalResult:
+  return LocalResult(gradient_like(own), rows, rows, rows, ())  # pyright: ignore[reportArgumentType]
 
 
-def _row(tree: Any) -> Any:
+def _as_rows(tree: Any) -> Any:
   return jax.tree.map(lambda x: x[None], tree)
 
 
-def _mine(tree: Any) -> Any:
+def _own_rows(tree: Any) -> Any:
   return jax.tree.map(lambda x: x[0], tree)
 
 
-def _find(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Tally:
-  """What one worker finds in its batch; talks to nobody."""
+def _local_result(
+  options: Options, params: Any, model_state: Any, batch: Any, key: Any
+) -> LocalResult:
+  """What one worker gets out of its batch, without a collective."""
   params = local(params, options.axis_name)
   model_state = local(
-    _mine(model_state) if options.model_state == "worker" else model_state, options.axis_name
+    _own_rows(model_state) if options.model_state == "worker" else model_state, options.axis_name
   )
   if options.rngs:
     key = jax.random.fold_in(key, lax.axis_index(options.axis_name))
   if options.accumulate == 1:
-    return _find_in_one(options, params, model_state, batch, key)
+    return _of_micro_batch(options, params, model_state, batch, key)
 
   def more(before, numbered):
     number, part = numbered
     own_key = jax.random.fold_in(key, number) if options.rngs else key
-    found = _find_in_one(options, params, before.model_state, part, own_key)
-    add = lambda total, x: total + _gradients.counted(x, found.weight).astype(total.dtype)
-    return Tally(
-      jax.tree.map(add, before.gradient, found.gradient),
-      add(before.loss, found.loss),
-      before.weight + found.weight,
-      found.model_state,
+    result = _of_micro_batch(options, params, before.model_state, part, own_key)
+    add = lambda total, x: total + _gradients.counted(x, result.weight).astype(total.dtype)
+    return LocalResult(
+      jax.tree.map(add, before.gradient, result.gradient),
+      add(before.loss, result.loss),
+      before.weight + result.weight,
+      result.model_state,
       (),
-    ), found.aux
+    ), result.aux
 
   count = options.accumulate
   parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
   zeros = lambda x: local(jnp.zeros(x.shape, _sum_dtype(x)), options.axis_name)
   trained = gradient_like(params)
-  start = Tally(
+  start = LocalResult(
     jax.tree.map(zeros, trained), zeros(jnp.float32(0)), zeros(jnp.float32(0)), model_state, ()
   )
   total, aux = lax.scan(more, start, (jnp.arange(count, dtype=jnp.int32), parts))
@@ -164,8 +166,10 @@ def _sum_dtype(x: jax.Array) -> jax.typing.DTypeLike:
   return jnp.complex64 if jnp.issubdtype(x.dtype, jnp.complexfloating) else jnp.float32
 
 
-def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, key: Any) -> Tally:
-  """What one worker finds in one micro-batch."""
+def _of_micro_batch(
+  options: Options, params: Any, model_state: Any, batch: Any, key: Any
+) -> LocalResult:
+  """What one worker gets out of one micro-batch."""
 
   def loss(params):
     given = (params, model_state) if options.model_state else (params,)
@@ -181,24 +185,24 @@ def _find_in_one(options: Options, params: Any, model_state: Any, batch: Any, ke
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)
   weight = local(jnp.asarray(weight).astype(jnp.float32), options.axis_name)
   model_state, aux = local((model_state, aux), options.axis_name)
-  return Tally(gradient_like(gradient), value, weight, model_state, aux)
+  return LocalResult(gradient_like(gradient), value, weight, model_state, aux)
 
 
-def _agree(
-  options: Options, param_specs: Any, params: Any, state: Any, model_state: Any, found: Tally
+def _exchange_and_update(
+  options: Options, param_specs: Any, params: Any, state: Any, model_state: Any, result: LocalResult
 ) -> tuple[Any, Any, Any, jax.Array]:
   """Parameters, state and model's state after the step, and the loss; the same on all workers."""
-  found = _mine(found)
+  result = _own_rows(result)
   if options.weight is None:
-    weight, loss = {}, lax.pmean(found.loss, options.axis_name)
+    weight, loss = {}, lax.pmean(result.loss, options.axis_name)
   else:
-    weight = {"weight": found.weight}
-    total = _axis.psum(found.weight, options.axis_name)
-    loss = _axis.psum(_gradients.counted(found.loss, found.weight), options.axis_name)
+    weight = {"weight": result.weight}
+    total = _axis.psum(result.weight, options.axis_name)
+    loss = _axis.psum(_gradients.counted(result.loss, result.weight), options.axis_name)
     loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
   with _modes.sharded(_axes_of(param_specs)):
     try:
-      updates, after = options.tx.update(found.gradient, state, params, value=loss, **weight)
+      updates, after = options.tx.update(result.gradient, state, params, value=loss, **weight)
     except TypeError as error:
       if "missing" not in str(error):
         raise
@@ -206,11 +210,11 @@ def _agree(
         f"tx.update wants arguments that make_train_step has not, which gives value= and weight=: {error}. "
         "Use tx in a shard_map of your own."
       ) from error
-  new_model = found.model_state
+  new_model = result.model_state
   if options.model_state == "mean":
     new_model = jax.tree.map(lambda x: _mean(x, options.axis_name), new_model)
   elif options.model_state:
-    new_model = _row(new_model)
+    new_model = _as_rows(new_model)
   taken = was_taken(after, state)
   keep = lambda new, old: jnp.where(taken, new, old)
   return (

@@ -109,7 +109,7 @@ def _while(params: dict[str, Any], inputs: list[Axes]) -> Flow:
     blocked = asked.blocked | done.blocked | (collectives & which)
     return Flow(done.outputs, collectives, blocked), which
 
-  state, (flow, which) = _settle(turn, start)
+  state, (flow, which) = _fixed_point(turn, start)
   return flow._replace(outputs=[axes | which for axes in state])
 
 
@@ -122,14 +122,14 @@ def _scan(params: dict[str, Any], inputs: list[Axes]) -> Flow:
     flow = _trace(body, [*fixed, *state, *rows])
     return flow._replace(outputs=flow.outputs[:carry]), flow
 
-  state, (_, flow) = _settle(turn, start)
+  state, (_, flow) = _fixed_point(turn, start)
   return flow._replace(outputs=[*state, *flow.outputs[carry:]])
 
 
-def _settle(
+def _fixed_point(
   turn: Callable[[list[Axes]], tuple[Flow, Any]], start: list[Axes]
 ) -> tuple[list[Axes], tuple[Flow, Any]]:
-  """The state of a loop after any number of turns."""
+  """The state of a loop after any number of turns: where another turn changes nothing."""
   state = start
   while True:
     result = turn(state)

@@ -1,8 +1,9 @@
 """Which leaves of a gradient are compressed together, which are sent dense, and how they line up.
 
-A layout is static: it is worked out from shapes and types at trace time. A *segment* is what is exchanged
-in one message: leaves that differ between the same devices. Leaves that are sharded over an axis of the
-model must not share one with leaves that are the same along it, or those would no longer be.
+A layout is static: shapes and types decide it when a program is traced. A *bundle* is a leaf, or several small
+leaves as one array. A *segment* is the bundles that travel in one message: those whose leaves are sharded over the
+same axes of the model. A leaf that is the same along an axis must not share a segment with one that is sharded
+over it. It would no longer be the same.
 """
 
 import dataclasses
@@ -31,9 +32,9 @@ Dense = bool | Callable[[Any, Any], bool] | Any | None
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  r"""A scope: every run of ``size`` entries of a leaf selects its own share.
+  r"""A scope: a leaf is divided into blocks of ``size`` entries, each of which selects its own share.
 
-  With :math:`x_1, x_2, \dots` the runs of a leaf of B entries each, the last one perhaps shorter,
+  With :math:`x_1, x_2, \dots` the blocks of a leaf, of B entries each, the last one perhaps shorter,
 
   .. math::
     C(x) = \big(\mathrm{rTop}_{r,k}(x_1), \mathrm{rTop}_{r,k}(x_2), \dots\big), \qquad
@@ -78,10 +79,10 @@ def check_scope(scope: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """Bundles that packing one vector, in order.
+  """Bundles that are one vector, in order.
 
   Attributes:
-    leaves: their numbers.
+    leaves: the numbers of the bundles.
     where: their places in the vector.
     axes: the axes of the model that they are sharded over.
   """
@@ -98,12 +99,12 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A leaf, or several small ones as one.
+  """A leaf, or several small ones as one array.
 
   Attributes:
     leaves: their positions in the flattened gradient.
     shapes: their shapes, of one axis at least.
-    apart: whether each leaf is selected from by itself. Then zeros fill it up to whole words.
+    apart: whether each leaf is a group of its own. Then zeros fill it up to whole words.
   """
 
   leaves: tuple[int, ...]
@@ -112,7 +113,7 @@ class Bundle:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of the bundle: a leaf keeps its own, since reshaped it could not be updated in place."""
+    """Of the bundle: a leaf alone keeps its own, since reshaped it could not be updated in place."""
     return self.shapes[0] if len(self.shapes) == 1 else (self._begins[-1],)
 
   @property
@@ -123,7 +124,7 @@ class Bundle:
     return list(itertools.accumulate(lengths, initial=0))
 
   def runs(self, group: int) -> tuple[Run, ...]:
-    """The selections that its entries take part in, counted from one on if they are apart."""
+    """The groups of its entries, the first of them ``group``; one for each leaf if they are apart."""
     if not self.apart:
       return (Run(0, math.prod(self.shape), group),)
     sizes = zip(self._begins, map(math.prod, self.shapes), strict=False)

@@ -1,11 +1,11 @@
-"""A vector that is never put together: pieces that lie where they are, worked out where they are read.
+"""A vector that is never materialised: its pieces lie where they are, and are computed where they are read.
 
-What a worker selects from is gradient, momentum and residual added up, of all leaves of a model. Writing
-that down would take a vector's worth of memory, and on CPUs more time than the selection itself. So a piece
-names its arrays and a rule by which they make an entry; whoever reads the piece reads the arrays.
+What a worker selects from is gradient, momentum and residual added up, of all leaves of a model. To materialise it
+would take a vector's worth of memory, and on CPUs more time than the selection itself. So a piece has its arrays
+and a rule by which they make an entry. Whoever reads the piece reads the arrays.
 
 An entry's *position* counts through the pieces in order, each of which begins at a multiple of ``ALIGN``.
-BitSet between the end of one piece and the beginning of the next name nothing.
+Positions between the end of one piece and the beginning of the next are of no entry.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from jax import lax
 
 # The most entries of a word of the search; no word belongs to two pieces.
 ALIGN = 32
-# BitSet are int32.
+# Positions are int32.
 MAX_SIZE = 2**31 - 1
 
 
 class Run(NamedTuple):
-  """Entries of a leaf that take part in one selection.
+  """Entries side by side in a piece that belong to one group.
 
   Attributes:
-    begin: the number of the first of them in the leaf, a multiple of ``ALIGN``.
+    begin: the number of the first of them in the piece, a multiple of ``ALIGN``.
     size: how many.
-    group: the number of the selection.
+    group: the number of the group: all entries that one selection, with one k, is made of.
   """
 
   begin: int
@@ -40,11 +40,11 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where a leaf lies in a vector.
+  """Where a piece lies in a vector, and its shape.
 
   Attributes:
     first: the position of its first entry.
-    shape: of the leaf, of one axis at least.
+    shape: of its arrays, of one axis at least.
     runs: what of it is selected from, in order; the rest are zeros that fill it up.
   """
 
@@ -54,7 +54,7 @@ class Place:
 
   @property
   def size(self) -> int:
-    """All that it holds."""
+    """The entries of its arrays."""
     return math.prod(self.shape)
 
   @property
@@ -64,11 +64,11 @@ class Place:
 
   @property
   def groups(self) -> np.ndarray:
-    """The selection of each run."""
+    """The group of each run."""
     return np.array([run.group for run in self.runs])
 
   def flat(self) -> "Place":
-    """The same of a flat array."""
+    """The same place, of flat arrays."""
     return dataclasses.replace(self, shape=(self.size,))
 
   def index(
@@ -95,7 +95,7 @@ class Place:
 def places(
   shapes: Sequence[tuple[int, ...]], runs: Sequence[Sequence[Run]] | None = None
 ) -> tuple[Place, ...]:
-  """Places of leaves one after another; without ``runs`` all of their entries are one group."""
+  """Places one after another, of some shapes; without ``runs`` all of their entries are one group."""
   found, first = [], 0
   for i, shape in enumerate(shapes):
     size = math.prod(shape)
@@ -105,23 +105,23 @@ def places(
 
 
 def aligned(size: int) -> int:
-  """So many entries and what they need to end with a word."""
+  """So many entries, rounded up to whole words."""
   return -(-size // ALIGN) * ALIGN
 
 
 def span(where: Sequence[Place]) -> int:
-  """How many positions there are."""
+  """How many positions some places take."""
   return where[-1].first + where[-1].size
 
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-  """Pieces in order.
+  """Pieces in order: each has some arrays, a place, and the rule that all of them share.
 
   Attributes:
-    where: a place each.
-    arrays: the arrays of each, of its shape.
-    rule: makes entries of them, one by one.
+    where: the place of each piece.
+    arrays: the arrays of each piece, of its shape.
+    rule: from the entries of a piece's arrays to its own, one by one.
   """
 
   where: tuple[Place, ...]
@@ -148,34 +148,34 @@ class Vector:
     return span(self.where)
 
   def flat(self) -> "Vector":
-    """The same vector of flat arrays.
+    """The same vector, of flat arrays.
 
-    Flattened outside of a loop they are flat inside. There a compiler would rather work out for each entry
-    where in its leaf it lies, which takes ten times as long if the leaf's last axes are short.
+    Call it outside of a loop. Inside, a compiler would work out for each entry where it lies along the axes, which
+    takes ten times as long if the last axes are short.
     """
     where = tuple(place.flat() for place in self.where)
     arrays = tuple(tuple(x.reshape(-1) for x in arrays) for arrays in self.arrays)
     return Vector(where, arrays, self.rule)
 
   def tied_to(self, turn: jax.Array) -> "Vector":
-    """The same vector, as a loop's turn sees it: nothing worked out of it can be moved out of the loop."""
+    """The same vector in a turn of a loop: nothing computed from it can be moved out of the loop."""
     arrays, _ = lax.optimization_barrier((self.arrays, turn))
     return dataclasses.replace(self, arrays=arrays)
 
   def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
     """So many entries of a piece from one on, flat."""
-    return self.rule(*self._cut(piece, begin, length))
+    return self.rule(*self._slice(piece, begin, length))
 
   def read_all(self, piece: int) -> jax.Array:
     """All entries of a piece, flat."""
     return self.rule(*self.arrays[piece]).reshape(-1)
 
-  def _cut(self, piece: int, begin: int | jax.Array, length: int) -> list[jax.Array]:
+  def _slice(self, piece: int, begin: int | jax.Array, length: int) -> list[jax.Array]:
     """So many entries of each of a piece's arrays, flat, from one on."""
     if isinstance(begin, int):
       return [x.reshape(-1)[begin : begin + length] for x in self.arrays[piece]]
-    cut = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
-    return [_as_bits(cut, x, begin) for x in self.arrays[piece]]
+    of_flat = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
+    return [_as_bits(of_flat, x, begin) for x in self.arrays[piece]]
 
   def read_abreast(
     self, piece: int, begin: int | jax.Array, length: int, abreast: int, width: int
@@ -193,60 +193,60 @@ class Vector:
       The parts in order, shape (rows, width).
     """
     size = length // abreast
-    thresholds = (self._cut(piece, begin + size * i, size) for i in range(abreast))
-    # The rule is applied to parts: compilers for CPUs would materialise what is cut to many.
-    return [self.rule(*(x.reshape(-1, width) for x in cut)) for cut in thresholds]
+    parts = (self._slice(piece, begin + size * i, size) for i in range(abreast))
+    # The rule is applied to parts: compilers for CPUs would materialise a whole that several parts are made of.
+    return [self.rule(*(x.reshape(-1, width) for x in part)) for part in parts]
 
   def read_column(
     self, piece: int, begin: int | jax.Array, length: int, width: int, number: jax.Array
   ) -> jax.Array:
     """A column of so many entries of a piece, from one on, in rows of ``width``; shape (rows, 1)."""
-    rows = [x.reshape(-1, width) for x in self._cut(piece, begin, length)]
-    # The rule is applied to columns: compilers for GPUs would materialise what is cut to many.
+    rows = [x.reshape(-1, width) for x in self._slice(piece, begin, length)]
+    # The rule is applied to columns: compilers for GPUs would materialise a whole that several are made of.
     return self.rule(*(lax.dynamic_slice_in_dim(x, number, 1, axis=1) for x in rows))
 
   def read_every(
     self, piece: int, step: int, offset: jax.Array, begin: int | jax.Array, count: int
   ) -> jax.Array:
-    """So many runs of ``ALIGN`` entries of a piece, of every ``step`` one, as rows; zeros after its end.
+    """Every ``step``-th cell of ``ALIGN`` entries of a piece, as rows; zeros after its end.
 
     Args:
       piece: its number.
-      step: how many runs there are for one that is read.
-      offset: which of every so many.
-      begin: how many to pass over; only a number that is known may reach beyond the end.
-      count: how many.
+      step: how many cells there are for one that is read.
+      offset: which one of every ``step``.
+      begin: how many to pass over; only a Python number may reach beyond the end.
+      count: how many to read.
     """
     width = step * ALIGN
 
     def pick(flat):
       if isinstance(begin, int):
-        runs = flat[begin * width : (begin + count) * width]
-        runs = jnp.pad(runs, (0, count * width - runs.size))
+        cells = flat[begin * width : (begin + count) * width]
+        cells = jnp.pad(cells, (0, count * width - cells.size))
       else:
-        runs = lax.dynamic_slice(flat, (begin * width,), (count * width,))
+        cells = lax.dynamic_slice(flat, (begin * width,), (count * width,))
       return lax.dynamic_index_in_dim(
-        runs.reshape(count, step, ALIGN), offset, axis=1, keepdims=False
+        cells.reshape(count, step, ALIGN), offset, axis=1, keepdims=False
       )
 
-    # The rule is applied to what was picked, so that the other runs are not even read.
+    # The rule is applied to what was picked, so that the other cells are not even read.
     return self.rule(*(pick(x.reshape(-1)) for x in self.arrays[piece]))
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
-    """Some entries of a piece, by their number in it."""
+    """Some entries of a piece, by their numbers in it."""
     options = {"mode": "promise_in_bounds", "unique_indices": True}
     get = lambda x, index: x.reshape(-1).at[index].get(**options)
     return self.rule(*(_as_bits(get, x, index) for x in self.arrays[piece]))
 
   def take_from_in_place(self, piece: int, index: jax.Array) -> jax.Array:
-    """As ``take_from``, of arrays that lie in tiles, which flattened would be copies."""
+    """As ``take_from``, without flattening: arrays that lie in tiles would be copied."""
     place = dataclasses.replace(self.where[piece], first=0)
     at = place.index(index)
     options = {"mode": "promise_in_bounds", "unique_indices": True}
     return self.rule(*(x.at[at].get(**options) for x in self.arrays[piece]))
 
   def spread(self, numbers: jax.Array) -> jax.Array:
-    """The positions of entries by number, counted through the pieces without gaps."""
+    """The positions of entries, by their numbers counted through the runs without gaps."""
     counted, positions = 0, numbers
     for place in self.where:
       for run in place.runs:
@@ -260,9 +260,9 @@ class Vector:
 def _as_bits(
   pick: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, where: jax.Array
 ) -> jax.Array:
-  """What is picked of an array somewhere; of bfloat16 as bits.
+  """``pick(x, where)``, for bfloat16 of its bits.
 
-  Compilers for CPUs would make float32 of all of it, and of its bits a copy outside of the loop that looks.
+  Compilers for CPUs would convert all of it to float32, or copy its bits outside of the loop that picks.
   """
   if x.dtype != jnp.bfloat16:
     return pick(x, where)
