@@ -221,7 +221,7 @@ def sparse_exchange(
       after, metrics, finite = _warmup.switch(
         selector.stages, state.count, lambda stage: step.run(selector.at(stage))
       )
-      means, momenta, residuals = (plan.split(leaves, offsets) for leaves in after)
+      means, momenta, residuals = plan.split(after, offsets)
     means = [cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)
     return means, SparseExchangeState(

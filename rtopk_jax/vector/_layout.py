@@ -149,12 +149,15 @@ class Bundle:
       ]
     return jnp.concatenate(parts)
 
-  def split(self, bundle: jax.Array, into: list, offsets: Offsets) -> None:
+  def begins(self, offsets: Offsets) -> Sequence[int | jax.Array]:
+    """Where each leaf begins; ``offsets`` may hide numbers from a compiler."""
+    return offsets(self._begins[:-1]) if len(self.leaves) > 1 else [0]
+
+  def split(self, bundle: jax.Array, into: list, begins: Sequence[int | jax.Array]) -> None:
     """Writes the leaves, flat, to their places in a list of all."""
     if len(self.leaves) == 1:
       into[self.leaves[0]] = bundle
       return
-    begins = offsets(self._begins[:-1])
     for i, shape, begin in zip(self.leaves, self.shapes, begins, strict=True):
       into[i] = lax.dynamic_slice(bundle, (begin,), (math.prod(shape),))
 
@@ -177,12 +180,28 @@ class Layout:
     """All bundles out of all leaves; nothing out of nothing."""
     return [bundle.join(leaves) for bundle in self.bundles] if leaves else []
 
-  def split(self, bundles: Sequence[jax.Array], offsets: Offsets) -> list[jax.Array]:
-    """All leaves out of all bundles, in any shape; ``offsets`` hides numbers from a compiler."""
-    leaves: list[Any] = [None] * sum(len(bundle.leaves) for bundle in self.bundles)
-    for bundle, x in zip(self.bundles, bundles, strict=False):
-      bundle.split(x, leaves, offsets)
-    return leaves if bundles else []
+  def split(self, lists: Sequence[Sequence[jax.Array]], offsets: Offsets) -> list[list[jax.Array]]:
+    """For each list of all bundles one of all leaves, in any shape; nothing out of nothing.
+
+    Args:
+      lists: bundles.
+      offsets: hides numbers from a compiler.
+
+    Returns:
+      The lists.
+    """
+    found: list[list[Any]] = [[None] * self._size if bundles else [] for bundles in lists]
+    for i, bundle in enumerate(self.bundles):
+      begins = bundle.begins(offsets)
+      for bundles, leaves in zip(lists, found, strict=True):
+        if bundles:
+          bundle.split(bundles[i], leaves, begins)
+    return found
+
+  @property
+  def _size(self) -> int:
+    """How many leaves there are."""
+    return sum(len(bundle.leaves) for bundle in self.bundles)
 
 
 def layout(
