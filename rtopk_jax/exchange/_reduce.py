@@ -17,6 +17,7 @@ from rtopk_jax.exchange._collective import Contributions
 from rtopk_jax.kernels._accumulate import Sums
 from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.kernels._offsets import offsets
+from rtopk_jax.kernels._zeros import zeros_after
 from rtopk_jax.vector._vector import Place
 
 
@@ -26,6 +27,7 @@ def reduce(
   keep: jax.Array,
   weights: jax.Array | None,
   average: str,
+  made: Sequence[jax.Array] = (),
 ) -> tuple[list[jax.Array], jax.Array]:
   """The mean of all contributions, leaf by leaf.
 
@@ -36,6 +38,8 @@ def reduce(
     weights: a factor for each contribution, 0 for a worker that is absent; None for 1.
     average: "workers" divides by their number, "senders" each entry by the number of workers that sent
       it, "sum" does not divide.
+    made: an array a leaf, of its shape, after which its sums may be begun: then the gradient is not needed any
+      more. Empty where there are none.
 
   Returns:
     Leaves in float32, and how many of their entries are not zero.
@@ -67,7 +71,11 @@ def reduce(
   ]
   none = _axis.varying_like(jnp.int32(0), nothing)
   counted = Sums(zeros(jnp.int32) if by_senders else [], none)
-  start = (Sums(zeros(jnp.float32), none), counted)
+  if made and here().makes_zeros_late:
+    late = [_axis.varying_like(zeros_after(x.reshape(-1)), nothing) for x in made]
+    start = (Sums(late, none), counted)
+  else:
+    start = (Sums(zeros(jnp.float32), none), counted)
   totals, senders = fori_loop(0, contributions.count, add, start)
   leaves = sums.leaves(totals.arrays)
   if by_senders:

@@ -8,6 +8,8 @@ from rtopk_jax.kernels._statistics import Statistics
 class CPU(Portable):
   """What is done otherwise on CPUs."""
 
+  makes_zeros_late = True
+
   def offsets(self, numbers, count):
     """Hidden, so that kernels of leaves of one shape are compiled once."""
     return _offsets.hide(numbers, count)

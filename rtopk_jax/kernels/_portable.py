@@ -33,11 +33,13 @@ class Portable:
   Attributes:
     prefers_tables: whether one table for very many ranks is quicker than a search for each.
     unrolls_search: whether all turns of a search for many ranks are one kernel.
+    makes_zeros_late: whether sums are begun after the memory is made, in the memory of the gradient.
     keys_at_once: keys of blocks that are made and counted at a time, so that they stay in a cache.
   """
 
   prefers_tables = True
   unrolls_search = False
+  makes_zeros_late = False
   keys_at_once = 1 << 18
 
   # Loops

@@ -117,7 +117,7 @@ class Step:
       _place(kept, segment, momentum)
       _place(rest, segment, residual)
       means, count = _reduce.reduce(
-        arrived.contributions, segment.where, finite, weights, self.options.average
+        arrived.contributions, segment.where, finite, weights, self.options.average, rest or kept
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
       _place(means, segment, updates)
