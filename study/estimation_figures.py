@@ -1,4 +1,4 @@
-"""Draws every figure of docs/estimation.md: ``python -m rtopk_jax.estimation.figures --out=DIR``.
+"""Draws every figure of docs/estimation.md: ``python -m study.estimation_figures --out=DIR``.
 
 Each is seeded and a few seconds to a minute of work. What a figure finds is printed beside its name.
 """
@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Raises:
     SystemExit: for arguments that are not understood, and without matplotlib.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m rtopk_jax.estimation.figures", description=__doc__
-  )
+  parser = argparse.ArgumentParser(prog="python -m study.estimation_figures", description=__doc__)
   parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the PNG files")
   parser.add_argument(
     "--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="some of the figures"

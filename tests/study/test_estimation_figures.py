@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from rtopk_jax.estimation import figures
+from study import estimation_figures as figures
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -49,7 +49,7 @@ def test_bad_arguments_are_refused(arguments, capsys):
 def test_one_command_draws_all(tmp_path):
   pytest.importorskip("matplotlib")
   pytest.importorskip("sklearn")
-  command = [sys.executable, "-W", "error", "-m", "rtopk_jax.estimation.figures"]
+  command = [sys.executable, "-W", "error", "-m", "study.estimation_figures"]
   subprocess.run([*command, f"--out={tmp_path}"], check=True)
   files = {file.stem: file.read_bytes() for file in tmp_path.iterdir()}
   assert set(files) == set(figures.FIGURES)
