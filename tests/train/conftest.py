@@ -1,9 +1,20 @@
 """What several tests of training start from."""
 
+import jax
 import pytest
 
 from configs import quickstart
 from tests.train import tiny
+
+
+@pytest.fixture(autouse=True, scope="package")
+def compiled(tmp_path_factory):
+  """Programs are compiled once: many tests train the same network."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ class Child:
     return self.zygote.ask(wait=self.pid)
 
   def output(self) -> str:
-    return self.log.read_text()
+    return self.log.read_text() if self.log.exists() else ""
 
 
 def free_port() -> str:

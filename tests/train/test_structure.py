@@ -26,7 +26,9 @@ def imported(path: pathlib.Path) -> set[str]:
       assert node.level == 0, f"{path} has a relative import"
       names |= {f"{node.module}.{alias.name}" for alias in node.names}
   # A name of a module stands for that module.
-  found = {next((x for x in (name, name.rpartition(".")[0]) if x in MODULES), name) for name in names}
+  found = {
+    next((x for x in (name, name.rpartition(".")[0]) if x in MODULES), name) for name in names
+  }
   return {name for name in found if name.startswith("train.")}
 
 

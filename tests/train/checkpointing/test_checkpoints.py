@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
 
 def _simulated():
   config = tiny.get_config()
-  config.workers = "simulated"
+  config.workers, config.warmup_epochs = "simulated", 0
   return config
 
 
@@ -57,9 +57,9 @@ def _largest(folder):
 @pytest.mark.parametrize(
   ("harm", "said"),
   [
-    (_cut, "Checkpoint 30 has "),
     (_flip, "Checkpoint 30 has other bytes in "),
-    (lambda path: path.unlink(), "Checkpoint 30 lacks "),
+    pytest.param(_cut, "Checkpoint 30 has ", marks=pytest.mark.slow),
+    pytest.param(lambda path: path.unlink(), "Checkpoint 30 lacks ", marks=pytest.mark.slow),
   ],
 )
 def test_a_damaged_checkpoint_is_not_used_and_that_is_said(trained, tmp_path, capsys, harm, said):
@@ -88,7 +88,9 @@ def test_a_checkpoint_without_digests_is_read_in_whole_and_used(trained, tmp_pat
   same_end(trained, job)
 
 
-@pytest.mark.parametrize("harm", [_cut, lambda path: path.unlink()])
+@pytest.mark.parametrize(
+  "harm", [_cut, pytest.param(lambda path: path.unlink(), marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_without_digests_that_cannot_be_read_is_not_used(
   trained, tmp_path, capsys, harm
 ):
@@ -104,7 +106,10 @@ def test_a_checkpoint_without_digests_that_cannot_be_read_is_not_used(
   same_end(trained, job)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"[]", b'{"files": '])
+@pytest.mark.parametrize(
+  "content",
+  [b'{"files": ', *(pytest.param(x, marks=pytest.mark.slow) for x in (b"", b"\x00\xff", b"[]"))],
+)
 def test_damaged_digests_are_those_of_a_damaged_checkpoint(trained, tmp_path, capsys, content):
   job = tmp_path / "job"
   shutil.copytree(trained, job)
@@ -142,7 +147,9 @@ def test_few_damaged_checkpoints_are_kept(trained, tmp_path):
   assert integrity.had_some(run)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"7", None])
+@pytest.mark.parametrize(
+  "content", [b"7", None, *(pytest.param(x, marks=pytest.mark.slow) for x in (b"", b"\x00\xff"))]
+)
 def test_a_damaged_config_is_known_from_beside_the_checkpoint(trained, tmp_path, capsys, content):
   job = tmp_path / "job"
   shutil.copytree(trained, job)
@@ -169,7 +176,9 @@ def test_without_any_config_nothing_is_guessed(trained, tmp_path):
     train_and_evaluate(_simulated(), str(job))
 
 
-@pytest.mark.parametrize("harm", ["binary", "cut", "gone"])
+@pytest.mark.parametrize(
+  "harm", ["cut", *(pytest.param(x, marks=pytest.mark.slow) for x in ("binary", "gone"))]
+)
 def test_damaged_metrics_of_steps_are_told_and_the_run_goes_on(trained, tmp_path, capsys, harm):
   job = tmp_path / "job"
   shutil.copytree(trained, job)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -80,7 +81,10 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(zygote, tmp_path):
     log = tmp_path / "second"
     child = zygote.main(log, *arguments, "--config.max_steps=200", "--config.epochs=100")
     assert child.wait() == 0, child.output()
-    assert f"goes on at step {step} of 200" in child.output()
+    # Or from the one after, if the disk was full before its digests were written.
+    goes_on = re.search(r"goes on at step (\d+) of 200", child.output())
+    assert goes_on
+    assert int(goes_on[1]) in (step, step + 5)
 
 
 def test_a_place_that_cannot_be_written_to_is_one_line(zygote, tmp_path):

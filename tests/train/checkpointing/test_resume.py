@@ -32,9 +32,10 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-  "setting", ["distributed", pytest.param("federated", marks=pytest.mark.slow)]
+  ("setting", "most"),
+  [("distributed", 1), *(pytest.param(x, 4, marks=pytest.mark.slow) for x in SETTINGS)],
 )
-def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting):
+def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting, most):
   options = SETTINGS[setting]
   whole = zygote.start(tmp_path / "whole", *options)
   assert whole.wait() == 0, whole.output()
@@ -43,7 +44,7 @@ def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting
   # So slow that between a checkpoint and its end a process takes a few steps, and there are some left to the end.
   slow = (*options, "--config.task_options.pause=0.05")
   enough = 0.8 * sealed(tmp_path / "whole")
-  while kills < 4 and sealed(run) < enough:
+  while kills < most and sealed(run) < enough:
     # Killed some time after some checkpoint: while it trains, saves, or writes digests.
     child = zygote.start(run, *slow)
     before, more = sealed(run), chance.randrange(1, 3)
@@ -52,7 +53,7 @@ def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting
     child.kill(signal.SIGKILL)
     assert child.wait() != 0, child.output()
     kills += 1
-  assert kills >= 2
+  assert kills >= min(most, 2)
   last = zygote.start(run, *slow)
   assert last.wait() == 0, last.output()
   assert "goes on at step" in last.output()
@@ -60,21 +61,21 @@ def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting
 
 
 def test_sigterm_saves_and_exits(zygote, tmp_path):
-  options = ("--config.checkpoint_every=1000", "--config.epochs=4")
+  options = ("--config.checkpoint_every=1000", "--config.epochs=2", "--config.warmup_epochs=0")
   whole = zygote.start(tmp_path / "whole", *options)
   assert whole.wait() == 0, whole.output()
   run = tmp_path / "told"
-  slow = (*options, "--config.task_options.pause=0.02")
+  slow = (*options, "--config.task_options.pause=0.05")
   child = zygote.start(run, *slow)
   until(lambda: (run / "runs" / "rtopk-0" / "steps.jsonl").exists(), child)
   child.kill(signal.SIGTERM)
   assert child.wait() == 128 + signal.SIGTERM, child.output()
   step = sealed(run)
-  assert 0 < step < 40
-  assert f"told to end; is saved at step {step} of 40" in child.output()
+  assert 0 < step < 20
+  assert f"told to end; is saved at step {step} of 20" in child.output()
   last = zygote.start(run, *slow)
   assert last.wait() == 0, last.output()
-  assert f"goes on at step {step} of 40" in last.output()
+  assert f"goes on at step {step} of 20" in last.output()
   same_end(tmp_path / "whole", run)
 
 
@@ -95,7 +96,10 @@ def _processes(zygote, workdir, *options):
 
 
 def test_two_processes_of_two_devices_train_as_one_of_four(zygote, tmp_path):
-  options = ('--config.methods=("rtopk","none")', "--config.workers=devices")
+  options = (
+    *('--config.methods=("rtopk","none")', "--config.workers=devices"),
+    *("--config.warmup_epochs=0", "--config.epochs=1"),
+  )
   alone = zygote.start(tmp_path / "one", *options, devices=4)
   assert alone.wait() == 0, alone.output()
   children = _processes(zygote, tmp_path / "two", *options)
@@ -108,7 +112,7 @@ def test_two_processes_of_two_devices_train_as_one_of_four(zygote, tmp_path):
   same_end(one, two)
   for a, b in zip(*(leaves(state(x / "runs" / "none-0")) for x in (one, two)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
-  assert len(lines(two / "metrics.jsonl")) == 6
+  assert len(lines(two / "metrics.jsonl")) == 2
 
 
 @pytest.mark.slow

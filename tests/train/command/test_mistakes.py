@@ -1,4 +1,4 @@
-"""Mistakes on the command line, each made in a real process: one line, exit code 2, nothing written."""
+"""Mistakes on the command line, some of them in a real process: one line, exit code 2, nothing written."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from tests.train.runs import ROOT, Zygote
+from train import main
+from train.command import program
 
 # What is said of a field, after "error: config.". Told by the quickstart's config.
 FIELDS = {
@@ -190,21 +192,48 @@ def zygote(tmp_path_factory):
   zygote.close()
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_fields_are_refused_in_one_line(zygote, tmp_path, part):
-  names = list(FIELDS)[part::4]
-  _check(zygote, tmp_path, "configs/quickstart.py", {name: FIELDS[name] for name in names})
+# Told here by a process that has several devices, where this would run.
+ALONE = {"workers=devices": FIELDS.pop("workers=devices")}
+CONFIGS = {"configs/quickstart.py": FIELDS, "configs/language_quickstart.py": TEXTS}
 
 
-def test_fields_of_language_models_are_refused_in_one_line(zygote, tmp_path):
-  _check(zygote, tmp_path, "configs/language_quickstart.py", TEXTS)
+def _refused(capsys, arguments):
+  """What the program says of its arguments in this process."""
+  with pytest.raises(SystemExit) as end:
+    program.run(main.main, arguments)
+  assert end.value.code == 2, arguments
+  output = capsys.readouterr()
+  assert output.out == ""
+  return output.err
 
 
-def _check(zygote, folder, config, cases):
-  workdir = folder / "job"
+@pytest.mark.parametrize("config", CONFIGS)
+def test_fields_are_refused_in_one_line(usual_promotion, capsys, tmp_path, config):
+  workdir = tmp_path / "job"
+  for fields, said in CONFIGS[config].items():
+    changes = [f"--config.{field}" for field in fields.split()]
+    output = _refused(capsys, [f"--workdir={workdir}", f"--config={config}", *changes])
+    assert output.startswith(f"error: config.{said}"), (fields, output)
+    assert output.count("\n") == 1, (fields, output)
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("config", "every"),
+  [
+    ("configs/quickstart.py", 30),
+    ("configs/language_quickstart.py", 8),
+    *(pytest.param(config, 1, marks=pytest.mark.slow) for config in CONFIGS),
+  ],
+)
+def test_fields_are_refused_in_real_processes(zygote, tmp_path, config, every):
+  workdir = tmp_path / "job"
+  cases = dict(list(CONFIGS[config].items())[::every])
+  if cases.keys() <= FIELDS.keys():
+    cases |= ALONE
   for i, (fields, said) in enumerate(cases.items()):
     child = zygote.main(
-      folder / f"{i}.log",
+      tmp_path / f"{i}.log",
       f"--workdir={workdir}",
       f"--config={config}",
       *(f"--config.{field}" for field in fields.split()),
@@ -216,16 +245,22 @@ def _check(zygote, folder, config, cases):
   assert not workdir.exists()
 
 
-def test_flags_are_refused_in_one_line(zygote, tmp_path):
+def test_flags_are_refused_in_one_line(usual_promotion, capsys, tmp_path):
   workdir = tmp_path / "job"
-  for i, (flags, said) in enumerate(FLAGS.items()):
+  for flags, said in FLAGS.items():
     given = [] if "--config=" in flags else ["--config=configs/quickstart.py"]
-    child = zygote.main(tmp_path / f"{i}.log", f"--workdir={workdir}", *given, *flags.split())
-    code, output = child.wait(), child.output()
-    assert code == 2, (flags, output)
+    output = _refused(capsys, [f"--workdir={workdir}", *given, *flags.split()])
     assert output.startswith(f"error: {said}"), (flags, output)
     assert output.count("\n") == 1, (flags, output)
   assert not workdir.exists()
+
+
+def test_a_data_set_that_is_not_there_is_told_with_its_command(usual_promotion, capsys, tmp_path):
+  where = (f"--workdir={tmp_path / 'job'}", f"--config.data_dir={tmp_path}")
+  output = _refused(capsys, ["--config=configs/cifar10.py", *where])
+  assert output.startswith("error: cifar10 is not in ")
+  assert output.count("\n") == 1
+  assert "python -m data.prepare cifar10" in output
 
 
 def test_what_is_missing_is_said(zygote, tmp_path):

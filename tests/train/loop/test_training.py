@@ -1,5 +1,6 @@
 """The real loop, on real digits, for a few steps."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -45,9 +46,11 @@ def test_compares_methods_from_the_same_start(digits, tmp_path):
   assert dense == {1: 2 * 4 * 5122, 2: 4 * 4 * 5122}
 
 
-def test_methods_and_seeds_are_paired(digits, tmp_path):
-  digits.epochs, digits.warmup_epochs, digits.max_steps, digits.seeds = 1, 0, 1, (0, 1)
-  records = train_and_evaluate(digits, str(tmp_path))
+def test_methods_and_seeds_are_paired(config, tmp_path):
+  config.methods, config.seeds = METHODS, (0, 1)
+  config.epochs, config.warmup_epochs, config.max_steps = 1, 0, 1
+  records = train_and_evaluate(config, str(tmp_path))
+  assert [(r["method"], r["seed"]) for r in records] == [*itertools.product(METHODS, (0, 1))]
   # The first step's loss is that of the initial weights on the first batch.
   losses = {seed: {r["train_loss"] for r in records if r["seed"] == seed} for seed in (0, 1)}
   assert len(losses[0]) == len(losses[1]) == 1
@@ -55,14 +58,24 @@ def test_methods_and_seeds_are_paired(digits, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_simulated_workers_do_what_devices_do(digits, method):
-  task = make_task(digits)
-  make = make_rounds(digits, method, task.loss, per_epoch=2, total=4, batches=1)
-  batches = list(data.load(task.source(seed=0), range(5), steps=3))
+def test_simulated_workers_do_what_devices_do(config, method):
+  _compare_layouts(config, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_simulated_workers_do_what_devices_do_with_a_network(digits, method):
+  _compare_layouts(digits, method)
+
+
+def _compare_layouts(config, method):
+  task, n = make_task(config), config.num_workers
+  make = make_rounds(config, method, task.loss, per_epoch=2, total=4, batches=1)
+  batches = list(data.load(task.source(seed=0), range(n), steps=3))
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(make, 5, choose_mesh(kind, 5))
-    assert workers.local == tuple(range(5))
+    workers = Workers(make, n, choose_mesh(kind, n))
+    assert workers.local == tuple(range(n))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in batches:
       state, metrics = workers.step(state, (batch,), jnp.int32(0))
@@ -111,17 +124,8 @@ def test_command_line(tmp_path):
     "--config.seeds=(0,)",
     "--config.warmup_epochs=0",
     "--config.max_steps=1",
+    "--config.model.stages=(1,)",
   )
   assert run.returncode == 0, run.stderr
   assert "| rTop-k |" in run.stdout
   assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_command_line_without_cifar10(tmp_path):
-  run = _main(
-    "--config=configs/cifar10.py", f"--workdir={tmp_path}", f"--config.data_dir={tmp_path}"
-  )
-  assert run.returncode == 2
-  assert run.stderr.startswith("error: cifar10 is not in ")
-  assert run.stderr.count("\n") == 1
-  assert "python -m data.prepare cifar10" in run.stderr

@@ -95,10 +95,14 @@ def test_tensorboard_has_scores_rate_density_and_norms(config, tmp_path):
 
 @pytest.mark.parametrize(
   ("every", "at_end", "scored"),
-  [(1, True, [1, 2, 3]), (2, True, [2, 3]), (2, False, [2]), (0, True, [3])],
+  [
+    (2, True, [2, 3]),
+    (2, False, [2]),
+    *(pytest.param(i, True, x, marks=pytest.mark.slow) for i, x in ((1, [1, 2, 3]), (0, [3]))),
+  ],
 )
 def test_evaluations_come_when_they_are_due(config, tmp_path, every, at_end, scored):
-  config.eval_every, config.eval_at_end = every, at_end
+  config.warmup_epochs, config.eval_every, config.eval_at_end = 0, every, at_end
   records = train_and_evaluate(config, str(tmp_path))
   assert [x["epoch"] for x in records] == [1, 2, 3]
   assert [x["epoch"] for x in records if "test_loss" in x] == scored
@@ -108,6 +112,7 @@ def test_evaluations_come_when_they_are_due(config, tmp_path, every, at_end, sco
 
 
 def test_figures_that_are_not_finite_are_null(config, tmp_path):
+  config.warmup_epochs, config.epochs = 0, 1
   config.task_options.bad_from, config.task_options.bad_until = 0, 3
   train_and_evaluate(config, str(tmp_path))
   for path in (tmp_path / "metrics.jsonl", tmp_path / "runs" / "rtopk-0" / "steps.jsonl"):

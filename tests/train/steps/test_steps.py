@@ -222,8 +222,11 @@ def test_who_takes_part():
   assert present(0.01, 5, 0, 0).sum() == 1
 
 
-def test_federated_rounds_are_epochs(config, tmp_path):
-  config.setting, config.methods = "federated", METHODS
+@pytest.mark.parametrize(
+  "methods", [("rtopk",), pytest.param(METHODS, marks=pytest.mark.slow)], ids=len
+)
+def test_federated_rounds_are_epochs(config, tmp_path, methods):
+  config.setting, config.methods = "federated", methods
   config.warmup_epochs, config.participation = 2, 0.75
   records = train_and_evaluate(config, str(tmp_path))
   assert [x["step"] for x in records if x["method"] == "rtopk"] == [1, 2, 3]
