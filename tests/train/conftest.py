@@ -5,6 +5,7 @@ import pytest
 
 from configs import quickstart
 from tests.train import tiny
+from tests.train.runs import Zygote
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -15,6 +16,14 @@ def compiled(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   yield
   jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="package")
+def zygote(tmp_path_factory):
+  """Where real processes come from; they share what they compile."""
+  zygote = Zygote(tmp_path_factory.mktemp("cache"))
+  yield zygote
+  zygote.close()
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def _relative(a, b):
   [("simulated", "devices"), pytest.param("devices", "simulated", marks=pytest.mark.slow)],
 )
 def test_checkpoints_open_in_the_other_layout(trained, tmp_path, capsys, first, then):
-  job, config = tmp_path / "job", tiny.get_config()
+  job, config = tmp_path / "job", _simulated()
   config.workers, config.max_steps = first, 20
   train_and_evaluate(config, str(job))
   saved = state(job / "runs" / "rtopk-0")
@@ -254,6 +254,7 @@ def test_checkpoints_open_in_the_other_layout(trained, tmp_path, capsys, first, 
 def test_other_workers_go_on(tmp_path, capsys, config, old, new):
   job = tmp_path / "job"
   config.num_workers, config.max_steps, config.workers = old, 13, "simulated"
+  config.warmup_epochs = 0
   train_and_evaluate(config, str(job))
   per_epoch = {n: tiny.EXAMPLES // (n * 6) for n in (old, new)}
   capsys.readouterr()

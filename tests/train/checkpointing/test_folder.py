@@ -9,17 +9,11 @@ import subprocess
 
 import pytest
 
-from tests.train.runs import Zygote, lines, sealed, until
+from tests.train.runs import lines, sealed, until
 from train.checkpointing import folder
 
-SLOW = ("--config.task_options.pause=0.05", "--config.workers=simulated")
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-  zygote = Zygote(tmp_path_factory.mktemp("cache"))
-  yield zygote
-  zygote.close()
+QUICK = ("--config.workers=simulated", "--config.warmup_epochs=0")
+SLOW = ("--config.task_options.pause=0.05", *QUICK)
 
 
 def test_a_folder_has_one_run_at_a_time(zygote, tmp_path):
@@ -62,7 +56,7 @@ def _disk(place, options):
 
 def test_a_full_disk_is_one_line_that_says_what_is_safe(zygote, tmp_path):
   disk = tmp_path / "disk"
-  options = ("--config.workers=simulated", "--config.checkpoint_every=5")
+  options = (*QUICK, "--config.checkpoint_every=5")
   with _disk(disk, "size=200k"):
     log = tmp_path / "first"
     arguments = ("--config=tests/train/tiny.py", f"--workdir={disk / 'job'}", *options)

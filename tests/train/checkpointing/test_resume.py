@@ -8,15 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.train.runs import Zygote, free_port, leaves, lines, same_end, sealed, state, until
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-  zygote = Zygote(tmp_path_factory.mktemp("cache"))
-  yield zygote
-  zygote.close()
-
+from tests.train.runs import free_port, leaves, lines, same_end, sealed, state, until
 
 SETTINGS = {
   "distributed": ("--config.checkpoint_every=3",),

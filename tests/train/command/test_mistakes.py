@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.train.runs import ROOT, Zygote
+from tests.train.runs import ROOT
 from train import main
 from train.command import program
 
@@ -183,13 +183,6 @@ FLAGS = {
   "is done there.",
   "--cluster=perhaps": "--cluster must be true or false, got 'perhaps'; --help lists what there is.",
 }
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-  zygote = Zygote(tmp_path_factory.mktemp("cache"))
-  yield zygote
-  zygote.close()
 
 
 # Told here by a process that has several devices, where this would run.

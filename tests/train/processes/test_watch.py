@@ -15,20 +15,16 @@ import time
 import jax
 import pytest
 
-from tests.train.runs import ROOT, Zygote, free_port, same_end, sealed, until
+from tests.train.runs import ROOT, free_port, same_end, sealed, until
 from train.errors import GONE
 from train.processes import identity
 
 # As many workers as processes; a short timeout, which a busy machine keeps nevertheless.
-OPTIONS = ("--config.workers=devices", "--config.checkpoint_every=3", "--config.peer_timeout=4")
+OPTIONS = (
+  *("--config.workers=devices", "--config.warmup_epochs=0"),
+  *("--config.checkpoint_every=3", "--config.peer_timeout=4"),
+)
 SLOW = ("--config.task_options.pause=0.05",)
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-  zygote = Zygote(tmp_path_factory.mktemp("cache"))
-  yield zygote
-  zygote.close()
 
 
 def _start(zygote, workdir, count, *options, ranks=None, each=(), environments=()):

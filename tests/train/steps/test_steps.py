@@ -60,8 +60,15 @@ def test_metrics_of_steps_and_epochs(config, tmp_path):
   assert "w" in (tmp_path / "parameters.txt").read_text()
 
 
-@pytest.mark.parametrize("kind", ["simulated", "devices"])
-@pytest.mark.parametrize("setting", ["distributed", "federated"])
+@pytest.mark.parametrize(
+  ("setting", "kind"),
+  [
+    ("distributed", "devices"),
+    ("federated", "simulated"),
+    pytest.param("distributed", "simulated", marks=pytest.mark.slow),
+    pytest.param("federated", "devices", marks=pytest.mark.slow),
+  ],
+)
 def test_every_step_function_compiles_once_and_state_is_donated(config, setting, kind):
   config.setting = setting
   if setting == "federated":
@@ -238,7 +245,8 @@ def test_federated_rounds_are_epochs(config, tmp_path, methods):
 
 
 def test_a_global_batch_is_dealt(config, tmp_path):
-  config.global_batch_size, config.micro_batches, config.epochs = 40, 2, 2
+  config.global_batch_size, config.micro_batches = 40, 2
+  config.epochs, config.warmup_epochs = 2, 0
   records = train_and_evaluate(config, str(tmp_path))
   # 240 examples make 12 batches of 5 for each of 4 workers, and 6 exchanges.
   assert [x["step"] for x in records] == [6, 12]
