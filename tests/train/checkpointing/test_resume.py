@@ -1,5 +1,6 @@
 """Real processes that are killed, preempted or spread over hosts: the end is the same."""
 
+import functools
 import json
 import random
 import signal
@@ -23,19 +24,31 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(zygote, tmp_path_factory):
+  """A function of a setting to the folder of a run that nothing has interrupted."""
+
+  @functools.cache
+  def run(setting):
+    folder = tmp_path_factory.mktemp("whole") / "job"
+    child = zygote.start(folder, *SETTINGS[setting])
+    assert child.wait() == 0, child.output()
+    return folder
+
+  return run
+
+
 @pytest.mark.parametrize(
   ("setting", "most"),
   [("distributed", 1), *(pytest.param(x, 4, marks=pytest.mark.slow) for x in SETTINGS)],
 )
-def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting, most):
-  options = SETTINGS[setting]
-  whole = zygote.start(tmp_path / "whole", *options)
-  assert whole.wait() == 0, whole.output()
+def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, whole, tmp_path, setting, most):
+  options, end = SETTINGS[setting], whole(setting)
   chance = random.Random(setting)
   run, kills = tmp_path / "killed", 0
   # So slow that between a checkpoint and its end a process takes a few steps, and there are some left to the end.
   slow = (*options, "--config.task_options.pause=0.05")
-  enough = 0.8 * sealed(tmp_path / "whole")
+  enough = 0.8 * sealed(end)
   while kills < most and sealed(run) < enough:
     # Killed some time after some checkpoint: while it trains, saves, or writes digests.
     child = zygote.start(run, *slow)
@@ -49,26 +62,23 @@ def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, tmp_path, setting
   last = zygote.start(run, *slow)
   assert last.wait() == 0, last.output()
   assert "goes on at step" in last.output()
-  same_end(tmp_path / "whole", run)
+  same_end(end, run)
 
 
-def test_sigterm_saves_and_exits(zygote, tmp_path):
-  options = ("--config.checkpoint_every=1000", "--config.epochs=2", "--config.warmup_epochs=0")
-  whole = zygote.start(tmp_path / "whole", *options)
-  assert whole.wait() == 0, whole.output()
+def test_sigterm_saves_and_exits(zygote, whole, tmp_path):
   run = tmp_path / "told"
-  slow = (*options, "--config.task_options.pause=0.05")
+  slow = ("--config.checkpoint_every=1000", "--config.task_options.pause=0.05")
   child = zygote.start(run, *slow)
   until(lambda: (run / "runs" / "rtopk-0" / "steps.jsonl").exists(), child)
   child.kill(signal.SIGTERM)
   assert child.wait() == 128 + signal.SIGTERM, child.output()
   step = sealed(run)
-  assert 0 < step < 20
-  assert f"told to end; is saved at step {step} of 20" in child.output()
+  assert 0 < step < 30
+  assert f"told to end; is saved at step {step} of 30" in child.output()
   last = zygote.start(run, *slow)
   assert last.wait() == 0, last.output()
-  assert f"goes on at step {step} of 20" in last.output()
-  same_end(tmp_path / "whole", run)
+  assert f"goes on at step {step} of 30" in last.output()
+  same_end(whole("distributed"), run)
 
 
 def _processes(zygote, workdir, *options):
