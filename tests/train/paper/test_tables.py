@@ -280,7 +280,7 @@ def test_a_row_runs_and_is_left_when_it_is_done(tmp_path):
   """On the digits, which need no download."""
   fields = (
     *("dataset=digits", "model.width=4", "model.stem=small", "model.stages=(1,)"),
-    *("max_steps=2", "warmup_epochs=0", "batch_size=16"),
+    *("max_steps=2", "warmup_epochs=0", "batch_size=16", "train_examples=1000"),
   )
   words = (
     "--table=1",
