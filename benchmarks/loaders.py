@@ -17,10 +17,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import data
-from train import settings
-from train.methods import make_rounds
-from train.tasks import make_task
-from train.workers import Workers, choose_mesh
+from train.planning import settings
+from train.steps.methods import make_rounds
+from train.steps.workers import Workers, choose_mesh
+from train.tasks.make import make_task
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What is trained.")
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps that are timed, after one that is not.")

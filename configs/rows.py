@@ -4,7 +4,9 @@ import decimal
 from typing import Any, NamedTuple
 
 SETTINGS = ("distributed", "federated")
-METHODS = ("none", "rtopk", "topk", "randomk")
+# Methods, by the names that tables and pictures have for them.
+NAMES = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
+METHODS = tuple(NAMES)
 
 
 class Row(NamedTuple):

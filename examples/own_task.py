@@ -14,8 +14,7 @@ from flax import nnx
 
 from configs import default
 from configs.schema import integer, number
-from train import models
-from train.task import Score
+from train import Score, models
 
 
 class Points:

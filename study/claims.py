@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from configs.rows import NAMES
 from study.plan import Stage
 from study.results import Results
 from study.settings import Setting
@@ -37,8 +38,7 @@ class Claim:
 
 def _name(row: str) -> str:
   method, _, compression = row.partition(" ")
-  names = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
-  return names[method] + (f" {100 * float(compression):g} %" if compression else "")
+  return NAMES[method] + (f" {100 * float(compression):g} %" if compression else "")
 
 
 def _says(letter: str, stage: str, one: str, other: str, relation: str = "above") -> Claim:

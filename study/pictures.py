@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from configs.rows import NAMES
 from study import search
 from study.report_tables import SEEN, gains, labels
 from study.results import Results
@@ -11,7 +12,6 @@ from study.settings import Setting
 
 All = dict[str, Results]
 _COLOURS = {"none": "0.5", "rtopk": "C0", "topk": "C1", "randomk": "C2"}
-_NAMES = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
 
 
 _KINDS = (("memory and momentum", "C3"), ("memory alone", "C1"), ("no memory", "C0"))
@@ -111,7 +111,7 @@ def rates(everything: All) -> Any:
           [y for _, y in points],
           ".-",
           color=_COLOURS[setting.method],
-          label=_NAMES[setting.method],
+          label=NAMES[setting.method],
         )
       panel.set_xscale("log")
       _tidy(panel, "learning rate", "held-out accuracy, %", labels(base))
@@ -140,7 +140,7 @@ def course(everything: All) -> Any:
           range(1, len(values) + 1),
           [scale * x for x in values],
           color=_COLOURS[method],
-          label=_NAMES[method],
+          label=NAMES[method],
         )
       panel.set_ylim(bottom=0)
       _tidy(panel, "epoch", label, "")

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from configs.rows import NAMES
 from study import claims, delay
 from study.results import PROTOCOLS, Results, score
 from study.settings import Setting
 from study.verdicts import Gain, gain
-from train.tables_paper import TABLES as PAPER
+from train.paper.printed import TABLES as PAPER
 
 All = dict[str, Results]
 _MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
@@ -14,7 +15,6 @@ _MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
 RATIOS_RUN = (2, 20)
 # Memory, momentum and average of what is looked into.
 SEEN = ((1.0, "correction", "workers"), (1.0, "none", "workers"), (0.0, "after", "senders"))
-_METHODS = {"none": "no compression", "rtopk": "rTop-k", "topk": "top-k", "randomk": "random-k"}
 _SHARE = {"equal": "random shares", "same": "the same for all", "classes": "classes of their own"}
 
 
@@ -124,7 +124,7 @@ def why(everything: All) -> str:
           _SHARE[one.share],
           _MEMORY[one.memory],
           momentum(one),
-          _METHODS[setting.method],
+          NAMES[setting.method],
           score(results.scores(setting), results.rate(setting, "own")),
           *values,
           *verdict,
@@ -186,7 +186,7 @@ def accumulation(everything: All) -> str:
       if setting.method == method and setting.memory:
         found = results.gain(setting, setting.but(memory=0.0))
         texts = ["–", "not run"] if found is None else [found.text, f"**{found.above}**"]
-        rows.append([_METHODS[method], momentum(setting), setting.average, *texts])
+        rows.append([NAMES[method], momentum(setting), setting.average, *texts])
   return table(["method", "momentum", "average", "memory − no memory", "memory is better"], rows)
 
 
@@ -257,7 +257,7 @@ def rows_of_a_table(name: str) -> Callable[[All], str]:
       size = f"{100 * float(setting.compression):g} %" if setting.compression else "–"
       rows.append(
         [
-          _METHODS[setting.method],
+          NAMES[setting.method],
           size,
           printed.get((setting.method, setting.compression), "–"),
           *(score(results.scores(setting, p), results.rate(setting, p)) for p in PROTOCOLS),

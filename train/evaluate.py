@@ -7,16 +7,17 @@ Prints a line of JSON for every run that fits.
 
 from collections.abc import Sequence
 
-from train import command, folder
+from train.checkpointing import folder
+from train.command import program
 from train.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
   """Evaluates."""
-  parser = command.Parser("train.evaluate", __doc__)
-  command.add_run(parser)
-  options = command.checked(parser, arguments)
-  from train import trained
+  parser = program.Parser("train.evaluate", __doc__)
+  program.add_run(parser)
+  options = program.checked(parser, arguments)
+  from train.checkpointing import trained
 
   found = [
     (method, seed)
@@ -32,4 +33,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  program.run(main)

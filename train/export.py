@@ -11,22 +11,23 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from train import command, folder
+from train.checkpointing import folder
+from train.command import program
 from train.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
   """Exports."""
-  parser = command.Parser("train.export", __doc__)
-  command.add_run(parser)
+  parser = program.Parser("train.export", __doc__)
+  program.add_run(parser)
   parser.add_argument("--to", metavar="PATH", help="FILE.safetensors, or a folder for Orbax")
-  options = command.checked(parser, arguments)
+  options = program.checked(parser, arguments)
   if not options.to:
     raise UserError("--to is missing, such as --to=weights.safetensors.")
   path = folder.local(options.to)
   if path.exists():
     raise UserError(f"--to={options.to} is there already; name another, or delete it.")
-  from train import trained
+  from train.checkpointing import trained
 
   run = trained.load_trained(
     options.workdir, options.method, options.seed, options.step, options.data_dir
@@ -46,7 +47,7 @@ def save(run: Any, path: pathlib.Path) -> None:
   import jax
   import numpy as np
 
-  from train import compatibility
+  from train.checkpointing import compatibility
 
   tree = {"params": run.params, "statistics": run.statistics}
   if path.suffix == ".safetensors":
@@ -71,4 +72,4 @@ def save(run: Any, path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  program.run(main)

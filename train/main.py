@@ -13,20 +13,22 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from train import cluster, command, folder
+from train.checkpointing import folder
+from train.command import program
 from train.errors import MISTAKE, ConfigError, UserError
+from train.processes import cluster
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
-  """Reads the command line, as ``command.with_config``."""
-  parser = command.Parser("train.main", __doc__)
+  """Reads the command line, as ``program.with_config``."""
+  parser = program.Parser("train.main", __doc__)
   parser.add_argument("--workdir", metavar="DIR", help="where metrics, checkpoints and tables go")
   parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
   parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
   parser.add_argument("--process", type=int, metavar="I", help="the number of this one")
   parser.add_argument(
     "--cluster",
-    action=command.Switch,
+    action=program.Switch,
     default=True,
     help="join the other processes where there is a cluster; --nocluster: do not",
   )
@@ -36,7 +38,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
   parser.add_argument(
     "--explain", action="store_true", help="say what would be done, and what it would take"
   )
-  options, config = command.with_config(parser, arguments)
+  options, config = program.with_config(parser, arguments)
   if options.workdir is None and not options.explain:
     raise UserError("--workdir is missing, such as --workdir=runs/quickstart.")
   cluster.check(options.coordinator, options.processes, options.process)
@@ -51,12 +53,13 @@ def main(arguments: Sequence[str]) -> None:
   from absl import logging
 
   # What takes its time is imported once the command line is known to be one.
-  from train import experiment, identity
+  from train.planning import experiment
+  from train.processes import identity
 
   logging.set_verbosity(logging.WARNING)
   settled = experiment.settled(config)
   if options.explain:
-    from train import explain
+    from train.planning import explain
 
     return explain.show(config, options.workdir)
   if options.cluster:
@@ -72,11 +75,11 @@ def main(arguments: Sequence[str]) -> None:
     cluster.leave(int(told.code or 0))
     raise
   except (UserError, ConfigError) as error:
-    command.complain(error, arguments)
+    program.complain(error, arguments)
     cluster.leave(error.code if isinstance(error, UserError) else MISTAKE, f"error: {error}")
-    raise command.Told(error) from error
+    raise program.Told(error) from error
   except KeyboardInterrupt:
-    cluster.leave(command.INTERRUPTED, "interrupted")
+    cluster.leave(program.INTERRUPTED, "interrupted")
     raise
   except BaseException as error:
     _wait_for_news(error)
@@ -95,4 +98,4 @@ def _wait_for_news(error: BaseException) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  program.run(main)

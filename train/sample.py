@@ -5,21 +5,21 @@ python -m train.sample --workdir=DIR --method=rtopk --seed=0 --words=60 --prompt
 
 from collections.abc import Sequence
 
-from train import command
+from train.command import program
 from train.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
   """Samples."""
-  parser = command.Parser("train.sample", __doc__)
-  command.add_run(parser)
+  parser = program.Parser("train.sample", __doc__)
+  program.add_run(parser)
   parser.add_argument("--words", type=int, default=60, help="how many")
   parser.add_argument("--prompt", default="", help="words to begin with, as the corpus writes them")
   parser.add_argument(
     "--temperature", type=float, default=1.0, help="below 1: likelier words; 0: the likeliest"
   )
   parser.add_argument("--sample_seed", type=int, default=0, help="another one: another text")
-  options = command.checked(parser, arguments)
+  options = program.checked(parser, arguments)
   if options.words < 1:
     raise UserError(f"--words must be at least 1, got {options.words}.")
   if not 0 <= options.temperature < float("inf"):
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> None:
   import jax
 
   from data import text
-  from train import trained
-  from train.language import Language
+  from train.checkpointing import trained
+  from train.tasks.language import Language
 
   run = trained.load_trained(
     options.workdir, options.method, options.seed, options.step, options.data_dir
@@ -53,4 +53,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  program.run(main)

@@ -187,6 +187,7 @@ jax.distributed.shutdown()
 """
 
 
+@pytest.mark.slow
 @needs_hosts
 def test_an_interface_sends_what_is_counted():
   """Headers of packets and acknowledgements are at most 5 % and, where messages are short, 1.5 kB a step.

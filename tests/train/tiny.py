@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from train.task import Score
+from train import Score
 
 INPUTS, OUTPUTS, EXAMPLES = 12, 10, 240
 

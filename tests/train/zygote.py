@@ -17,13 +17,14 @@ def _child(request: dict) -> None:
   os.environ.update(request["environment"])
   import jax
 
-  from train import command, main
+  from train import main
+  from train.command import program
 
   jax.config.update("jax_num_cpu_devices", request["devices"])
   jax.config.update("jax_compilation_cache_dir", request["cache"])
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   try:
-    command.run(main.main, request["arguments"])
+    program.run(main.main, request["arguments"])
   except SystemExit as end:
     if end.code != 2:
       raise
@@ -35,9 +36,6 @@ def _child(request: dict) -> None:
 def serve() -> None:
   """Forks and waits as it is asked to."""
   import data
-  import train.explain
-  import train.loop
-  import train.main  # noqa: F401
 
   # What these import they import once.
   data.IMAGES["digits"](None)

@@ -1,0 +1,386 @@
+"""Workers as devices of a mesh, or simulated on one device: the same step, the same state.
+
+Either way the state of a run is the one a mesh would hold: what differs between workers is an array
+``(num_workers, …)``. Simulated workers take their gradients one after another, each by a call of its own:
+a ``vmap`` over them would make grouped convolutions, and on CPUs a convolution within a compiled loop is
+several times slower than outside one. Only the exchange is mapped.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from configs.schema import ConfigError
+from train.steps import drift
+from train.steps.methods import AXIS
+from train.steps.rounds import Rounds
+
+# For programs that run once or for a moment: optimising them takes longer than running them.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+class RunState(NamedTuple):
+  """All that a step changes.
+
+  Attributes:
+    params: the weights, the same on all workers.
+    opt_state: the optimizer's state.
+    model_state: what each worker's model keeps beside its weights, batch statistics or a hidden state,
+      arrays ``(num_workers, …)``.
+  """
+
+  params: Any
+  opt_state: Any
+  model_state: Any
+
+
+class _Part(NamedTuple):
+  """What a worker has between two exchanges: its share of them, and sums of the metrics so far."""
+
+  local: Any
+  sums: dict[str, jax.Array]
+
+
+def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
+  """The mesh of the workers, or None where they are simulated.
+
+  Args:
+    kind: "devices", "simulated", or "auto" for devices if there are enough.
+    num_workers: how many workers there are.
+
+  Returns:
+    A mesh of one axis, or None.
+
+  Raises:
+    ConfigError: when devices are asked for and too few, and when several processes don't have a device for
+      each worker and a worker for each device.
+  """
+  devices, processes = jax.devices(), jax.process_count()
+  if processes > 1 and (kind == "simulated" or len(devices) != num_workers):
+    raise ConfigError(
+      f"config.num_workers must be {len(devices)}, the devices of {processes} processes, got {num_workers} with "
+      f"config.workers={kind!r}: between processes every device is one worker."
+    )
+  if kind == "devices" and len(devices) < num_workers:
+    raise ConfigError(
+      f"config.workers must be 'simulated' or 'auto' with config.num_workers={num_workers} and "
+      f"{len(devices)} devices, got 'devices'."
+    )
+  if kind == "simulated" or len(devices) < num_workers or num_workers == 1:
+    return None
+  return Mesh(np.array(devices[:num_workers]), (AXIS,))
+
+
+def mean_over_workers(mesh: Mesh | None) -> Callable[[Any], Any]:
+  """A function of arrays (n, …) to their means, the same to the bit however workers are spread.
+
+  Args:
+    mesh: of the workers; None where all is on one device.
+
+  Returns:
+    The function.
+  """
+
+  def mean(tree: Any) -> Any:
+    if mesh is not None:
+      # Gathered, then summed in the order of the workers.
+      tree = lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+  return jax.jit(mean)
+
+
+class Workers:
+  """n workers who train together.
+
+  Args:
+    make_rounds: how they train, for a seed of the selector. The seed is an argument of the compiled
+      functions, so that the runs of several seeds share one compilation.
+    num_workers: n.
+    mesh: their devices, or None to simulate them.
+    like: workers of another method, whose programs are used where they are the same.
+  """
+
+  def __init__(
+    self,
+    make_rounds: Callable[[Any], Rounds],
+    num_workers: int,
+    mesh: Mesh | None,
+    like: "Workers | None" = None,
+  ):
+    self.make_rounds, self.num_workers, self.mesh = make_rounds, num_workers, mesh
+    # What needs no seed: all but the exchange.
+    self.rounds = make_rounds(0)
+    devices = [None] * num_workers if mesh is None else list(mesh.devices.flat)
+    # The workers whose batches this process supplies.
+    self.local = tuple(
+      i for i, d in enumerate(devices) if d is None or d.process_index == jax.process_index()
+    )
+    on_mesh = mesh is not None
+    self._init = jax.jit(self._init_on_mesh if on_mesh else self._init_simulated)
+    self._begin = jax.jit(self._begin_on_mesh if on_mesh else self._begin_one)
+    self._more = jax.jit(self._more_on_mesh if on_mesh else self._more_of_one, donate_argnums=1)
+    self._first = jax.jit(self._first_one)
+    if like is not None and self.rounds.begins_alone and like.rounds.begins_alone:
+      self._begin, self._more, self._first = like._begin, like._more, like._first
+    self._exchange = jax.jit(
+      self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
+    )
+    self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
+    self._mean = mean_over_workers(mesh)
+    self._fingerprints = jax.jit(self._fingerprints_on_mesh)
+
+  def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
+    """The state before the first step.
+
+    Args:
+      params: initial weights.
+      model_state: what every worker's model starts with beside them.
+      seed: of the selector.
+
+    Returns:
+      The state.
+    """
+    return self._init(params, model_state, seed)
+
+  def step(
+    self, state: RunState, batches: Iterable[Any], seed: jax.Array, present: Any = None
+  ) -> tuple[RunState, dict[str, jax.Array]]:
+    """One exchange, and what comes before it.
+
+    Args:
+      state: the state, whose memory is used again.
+      batches: as many as there are between two exchanges; each the batches of this process's workers,
+        ``local``, arrays ``(len(local), …)``.
+      seed: of the selector.
+      present: who takes part, bool (n,); None: all do.
+
+    Returns:
+      The new state, and metrics: means over batches and the workers present.
+    """
+    if self.mesh is None:
+      return self._step_simulated(state, iter(batches), seed, present)
+    sharding = NamedSharding(self.mesh, P(AXIS))
+    place = lambda x: jax.make_array_from_process_local_data(sharding, x)
+    placed = (jax.tree.map(place, batch) for batch in batches)
+    if present is not None:
+      present = place(np.asarray(present)[list(self.local)])
+    first = next(placed)
+    if self.rounds.batches == 1:
+      return self._whole(state, first, seed, present)
+    part, before = self._begin(state, first), None
+    for batch in itertools.chain((first,), placed):
+      part, ticket = self._more(state.params, part, batch)
+      before = _not_too_far_ahead(before, ticket)
+    return self._exchange(state, part, seed, present)
+
+  def compiled_step(self, seed: jax.Array) -> Any:
+    """The step on a mesh as one jitted function of state and placed batch, where it is one."""
+    return jax.jit(
+      lambda state, batch: self._whole_on_mesh(state, batch, seed, None), donate_argnums=0
+    )
+
+  def mean(self, tree: Any) -> Any:
+    """The mean over workers of arrays ``(n, …)``, for this process's own use."""
+    return self.here(self._mean(tree))
+
+  def here(self, tree: Any) -> Any:
+    """What is the same everywhere as arrays on one device of this process."""
+    if self.mesh is None:
+      return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+  def fingerprints(self, params: Any) -> np.ndarray | None:
+    """A hash of each worker's weights, uint32 (n,); None where they share one copy."""
+    if self.mesh is None:
+      return None
+    return np.asarray(self.here(self._fingerprints(params)))
+
+  def shardings(self, state: RunState) -> RunState:
+    """Where each leaf of a state belongs; arrays or ``ShapeDtypeStruct``."""
+    if self.mesh is None:
+      return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
+    mesh = self.mesh
+    place = lambda spec, tree: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)
+    return jax.tree.map(place, self._specs(state), state, is_leaf=lambda x: isinstance(x, P))
+
+  # Workers on the devices of a mesh.
+
+  def _specs(self, state: RunState) -> Any:
+    return RunState(P(), rtopk_jax.state_specs(self.rounds.tx, state.params, AXIS), P(AXIS))  # pyright: ignore[reportArgumentType]
+
+  def _on_mesh(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+    return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
+
+  def _init_on_mesh(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
+    assert self.mesh is not None
+    mesh = self.mesh
+    place = lambda tree, spec: lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
+    opt_state = rtopk_jax.init(self.make_rounds(seed).tx, params, mesh, AXIS)
+    return RunState(place(params, P()), opt_state, place(self._rows(model_state), P(AXIS)))
+
+  def _begin_on_mesh(self, state: RunState, batch: Any) -> _Part:
+    zeros = self._no_metrics(state, batch)
+
+    def begin(state):
+      local = self.rounds.begin(state.params, state.opt_state, _mine(state.model_state))
+      return _row(_Part(local, zeros()))
+
+    return self._on_mesh(begin, (self._specs(state),), P(AXIS))(state)
+
+  def _more_on_mesh(self, params: Any, part: _Part, batch: Any) -> tuple[_Part, jax.Array]:
+    more = lambda params, part, batch: _row(self._more_of_one(params, _mine(part), _mine(batch)))
+    part, tickets = self._on_mesh(more, (P(), P(AXIS), P(AXIS)), P(AXIS))(params, part, batch)
+    return part, tickets
+
+  def _exchange_on_mesh(
+    self, state: RunState, part: _Part, seed: jax.Array, present: Any
+  ) -> tuple[RunState, dict[str, jax.Array]]:
+    rounds, specs = self.make_rounds(seed), self._specs(state)
+
+    def exchange(state, local, present):
+      params, opt_state, model_state = rounds.exchange(
+        state.params, state.opt_state, _mine(state.model_state), _mine(local), _mine(present)
+      )
+      return RunState(params, opt_state, _row(model_state))
+
+    state = self._on_mesh(exchange, (specs, P(AXIS), P(AXIS)), specs)(state, part.local, present)
+    return state, self._metrics(part.sums, present, state.opt_state)
+
+  def _whole_on_mesh(
+    self, state: RunState, batch: Any, seed: jax.Array, present: Any
+  ) -> tuple[RunState, dict[str, jax.Array]]:
+    part, _ = self._more_on_mesh(state.params, self._begin_on_mesh(state, batch), batch)
+    return self._exchange_on_mesh(state, part, seed, present)
+
+  def _fingerprints_on_mesh(self, params: Any) -> jax.Array:
+    each = self._on_mesh(lambda params: drift.fingerprint(params)[None], P(), P(AXIS))(params)
+    assert self.mesh is not None
+    return lax.with_sharding_constraint(each, NamedSharding(self.mesh, P()))
+
+  # Workers simulated on one device.
+
+  def _axes(self, state: RunState) -> Any:
+    return rtopk_jax.state_axes(self.rounds.tx, state.params)
+
+  def _init_simulated(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
+    tx = self.make_rounds(seed).tx
+    axes = rtopk_jax.state_axes(tx, params)
+    init = jax.vmap(
+      tx.init, in_axes=None, out_axes=axes, axis_name=AXIS, axis_size=self.num_workers
+    )
+    return RunState(params, init(params), self._rows(model_state))
+
+  def _step_simulated(
+    self, state: RunState, batches: Any, seed: jax.Array, present: Any
+  ) -> tuple[RunState, dict[str, jax.Array]]:
+    first = next(batches)
+    of = lambda batch, i: jax.tree.map(lambda x: x[i], batch)
+    own = state._replace(opt_state=None) if self.rounds.begins_alone else state
+    before = None
+    if self.rounds.batches == 1 and present is None:
+      # One program for both: nothing is written down that the gradient would only be added to.
+      parts = []
+      for i in range(self.num_workers):
+        part, ticket = self._first(own, of(first, i), i)
+        before = _not_too_far_ahead(before, ticket)
+        parts.append(part)
+      return self._exchange(state, parts, seed, present)
+    parts = [self._begin(own, of(first, i), i) for i in range(self.num_workers)]
+    for batch in itertools.chain((first,), batches):
+      for i in range(self.num_workers):
+        # Who is absent need not train.
+        if present is None or present[i]:
+          parts[i], ticket = self._more(state.params, parts[i], of(batch, i))
+          before = _not_too_far_ahead(before, ticket)
+    return self._exchange(state, parts, seed, present)
+
+  def _first_one(self, state: RunState, batch: Any, worker: jax.Array) -> tuple[_Part, jax.Array]:
+    part = self._begin_of_one(state, batch, worker)
+    return self._more_of_one(state.params, part, batch)
+
+  def _begin_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
+    part = self._begin_of_one(state, batch, worker)
+    # Copies, since what a step returns as it came is the same buffer, and these will be donated.
+    return part._replace(local=jax.tree.map(jnp.copy, part.local))
+
+  def _begin_of_one(self, state: RunState, batch: Any, worker: jax.Array) -> _Part:
+    opt_state = None
+    if not self.rounds.begins_alone:
+      pick = lambda axis, x: x if axis is None else x[worker]
+      opt_state = jax.tree.map(
+        pick, self._axes(state), state.opt_state, is_leaf=lambda axis: axis is None
+      )
+    model_state = jax.tree.map(lambda x: x[worker], state.model_state)
+    zeros = self._no_metrics(state, jax.tree.map(lambda x: x[None], batch))
+    local = self.rounds.begin(state.params, opt_state, model_state)
+    return _Part(local, zeros())
+
+  def _more_of_one(self, params: Any, part: _Part, batch: Any) -> tuple[_Part, jax.Array]:
+    if self.mesh is not None:
+      params = jax.tree.map(lambda x: lax.pcast(x, AXIS, to="varying"), params)
+    local, metrics = self.rounds.local_step(params, part.local, batch)
+    sums = jax.tree.map(lambda x, y: x + y.astype(jnp.float32), part.sums, metrics)
+    # Something to wait for that no later step donates.
+    return _Part(local, sums), jnp.stack(list(sums.values()))
+
+  def _exchange_simulated(
+    self, state: RunState, parts: list[_Part], seed: jax.Array, present: Any
+  ) -> tuple[RunState, dict[str, jax.Array]]:
+    part = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    axes = self._axes(state)
+    exchange = jax.vmap(
+      self.make_rounds(seed).exchange,
+      in_axes=(None, axes, 0, 0, 0),
+      out_axes=(None, axes, 0),
+      axis_name=AXIS,
+    )
+    state = RunState(*exchange(*state, part.local, present))
+    return state, self._metrics(part.sums, present, state.opt_state)
+
+  # Both.
+
+  def _rows(self, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_workers, *x.shape)), tree)
+
+  def _no_metrics(self, state: RunState, batch: Any) -> Callable[[], dict[str, jax.Array]]:
+    own = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state.model_state, batch)
+    )
+    _, (_, metrics) = jax.eval_shape(self.rounds.loss, state.params, *own)
+    return lambda: {name: jnp.zeros(x.shape, jnp.float32) for name, x in metrics.items()}
+
+  def _metrics(
+    self, sums: dict[str, jax.Array], present: Any, opt_state: Any
+  ) -> dict[str, jax.Array]:
+    """Means over batches and the workers present, and how the exchange went."""
+    if self.mesh is not None:
+      # Numbers are gathered, then summed in the order of the workers, however they are spread.
+      sums, present = lax.with_sharding_constraint((sums, present), NamedSharding(self.mesh, P()))
+    here = jnp.ones(self.num_workers) if present is None else present.astype(jnp.float32)
+    batches = jnp.sum(here) * self.rounds.batches
+    means = {name: jnp.sum(here * x) / batches for name, x in sums.items()}
+    return means | rtopk_jax.exchange_metrics(opt_state)
+
+
+def _mine(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[0], tree)
+
+
+def _row(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[None], tree)
+
+
+def _not_too_far_ahead(before: jax.Array | None, ticket: jax.Array) -> jax.Array:
+  """Waits for the step before the one dispatched: further ahead, batches would only pile up."""
+  if before is not None:
+    jax.block_until_ready(before)
+  return ticket
