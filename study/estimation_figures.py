@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtopk_jax.estimation import _draw_practice, _draw_scheme
+from study import estimation_practice, estimation_scheme
 
 # A function of a matplotlib figure that draws on it and says in words what it found.
 Draw = Callable[[Any], str]
 
 FIGURES: dict[str, Draw] = {
-  "unbiased": _draw_scheme.unbiased,
-  "risk_n": _draw_scheme.risk_n,
-  "risk_k": _draw_scheme.risk_k,
-  "risk_s": _draw_scheme.risk_s,
-  "knee": _draw_scheme.knee,
-  "competitors": _draw_scheme.competitors,
-  "gaussian": _draw_scheme.gaussian,
-  "orlicz": _draw_scheme.orlicz,
-  "contraction": _draw_practice.contraction,
-  "memory_sgd": _draw_practice.memory_sgd,
-  "gradient_fit": _draw_practice.gradient_fit,
-  "subsample": _draw_practice.subsample,
+  "unbiased": estimation_scheme.unbiased,
+  "risk_n": estimation_scheme.risk_n,
+  "risk_k": estimation_scheme.risk_k,
+  "risk_s": estimation_scheme.risk_s,
+  "knee": estimation_scheme.knee,
+  "competitors": estimation_scheme.competitors,
+  "gaussian": estimation_scheme.gaussian,
+  "orlicz": estimation_scheme.orlicz,
+  "contraction": estimation_practice.contraction,
+  "memory_sgd": estimation_practice.memory_sgd,
+  "gradient_fit": estimation_practice.gradient_fit,
+  "subsample": estimation_practice.subsample,
 }
 
 

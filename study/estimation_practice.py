@@ -9,7 +9,7 @@ import numpy as np
 import rtopk_jax
 from rtopk_jax.estimation import _convergence, _gradients, _networks, _statistics, _subsample
 from rtopk_jax.estimation._convex import LogisticRegression
-from rtopk_jax.estimation._draw_scheme import _LEGEND, KEY, axes_grid
+from study.estimation_scheme import _LEGEND, KEY, axes_grid
 
 NUM_WORKERS = (5, 20)
 DENSITY = 0.01
