@@ -22,7 +22,6 @@ from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
-from rtopk_jax.select import _warmup
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients, _state
 from rtopk_jax.transform._metrics import ExchangeMetrics, no_metrics
@@ -218,9 +217,7 @@ def sparse_exchange(
       share,
     )
     with hidden_by(state.count):
-      after, metrics, finite = _warmup.switch(
-        selector.stages, state.count, lambda stage: step.run(selector.at(stage))
-      )
+      after, metrics, finite = step.run(selector)
       means, momenta, residuals = plan.split(after, offsets)
     means = [cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)

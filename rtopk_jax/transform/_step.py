@@ -5,17 +5,13 @@ written once being one: the norm reads the gradient (1); selection reads gradien
 new momentum reads two arrays and writes one (3), and so does the new residual (3); the update is written (1). 11
 in all, 10 without clipping, 6 without momentum as well. It takes no fewer as long as a step may be skipped: no
 memory may change before all workers have been heard, so that gradient and memory are read again afterwards.
-The vector itself is never materialised (but on TPUs, see ``_columns``), and of what a worker sends or receives k
+The vector itself is never materialised (but where ``kernels`` says so), and of what a worker sends or receives k
 entries are touched, not d.
 
 What a compiled program moves is more by the words of the search (two bits an entry or one, written once and read
 a few times) and by small leaves, which are put together and taken apart again: at most 16 in all, and two more
-where a worker first averages over its chips (``Hierarchical``), as training without compression does. For ResNet-18
-it is 13.9 on CPUs and, without clipping and momentum, 8.5 (``python -m benchmarks.step``).
-
-CPUs that have one core for a device make momentum and residual, and clear the gradient for the update, a chunk at a
-time (``_chunks``): of what a program names then, reading the new momentum and, of all that is written, what lay
-there before come from a cache. Where somebody needs the gradient later, it is copied first, in two passes more.
+where a worker first averages over its chips (``Hierarchical``), as training without compression does.
+``python -m benchmarks.step`` counts them.
 
 XLA gives donated memory to the first result of its size. A step of one's own that returns the updates should take and
 return the state before them, or the memory of a worker is copied where it is an update that gets its place.
@@ -23,6 +19,7 @@ return the state before them, or the memory of a worker is copied where it is an
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +33,7 @@ from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
-from rtopk_jax.select import _blocks
+from rtopk_jax.select import _blocks, _warmup
 from rtopk_jax.select._keys import LARGEST_GROUP, LARGEST_KEY, derived_key
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients
@@ -90,38 +87,69 @@ class Step:
     """Carries it out.
 
     Args:
-      selector: of one density.
+      selector: of one density, or of one for each stage of a warm-up.
 
     Returns:
       The leaves after the step, the update in place of the gradient; the metrics; and whether the step was
       carried out, or skipped because a worker's vector was not finite.
     """
-    rule, scale = self.options.memory, self._clip_scale()
-    updates = [jnp.zeros(g.shape, jnp.float32) for g in self.leaves.gradient]
-    finite = self._dense_means(scale, updates)
-    incoming, metrics, all_finite = self._exchange(selector, scale)
-    finite = settled(finite & all_finite)
-    here = finite if self.present is None else finite & self.present
-
-    local = lambda gradient: self._local(gradient, scale)
+    scale = self._clip_scale()
+    updates: list[Any] = [jnp.zeros(g.shape, jnp.float32) for g in self.leaves.gradient]
+    dense_is_finite = self._dense_means(scale, updates)
+    # What is the same for all stages stands outside of the switch, and is compiled once.
+    compressed, metrics, finite = _warmup.switch(
+      selector.stages,
+      self.count,
+      lambda stage: self._compressed(selector.at(stage), scale, dense_is_finite),
+    )
     momentum, residual = list(self.leaves.momentum), list(self.leaves.residual)
+    for segment, after in zip(self.layout.compressed, compressed, strict=True):
+      _place(after.gradient, segment, updates)
+      _place(after.momentum, segment, momentum)
+      _place(after.residual, segment, residual)
     for segment in self.layout.dense:
-      new = _update.after_mean(rule, self.leaves.of(segment.leaves), local, here)
-      _place(new, segment, momentum)
+      _place(self._dense_momenta(segment, scale, finite), segment, momentum)
       for i in segment.leaves:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
-    received = jnp.float32(0)
+    return Leaves(updates, momentum, residual), metrics, finite
+
+  def _compressed(
+    self, selector: Selector, scale: jax.Array | None, dense_is_finite: jax.Array
+  ) -> tuple[list[Leaves], ExchangeMetrics, jax.Array]:
+    """The leaves of every compressed segment after the step, at one density; the rest as of ``run``."""
+    incoming, metrics, all_finite = self._exchange(selector, scale)
+    finite = settled(dense_is_finite & all_finite)
+    taken, rule = self._taken(finite), self.options.memory
+    local = lambda gradient: self._local(gradient, scale)
+    found, received = [], jnp.float32(0)
     for segment, arrived, weights in incoming:
       before = self.leaves.of(segment.leaves)
-      kept, rest = _update.after_exchange(rule, before, segment.where, local, here, arrived.sent)
-      _place(kept, segment, momentum)
-      _place(rest, segment, residual)
+      momenta, residuals = _update.after_exchange(
+        rule, before, segment.where, local, taken, arrived.sent
+      )
       means, count = _reduce.reduce(
-        arrived.contributions, segment.where, finite, weights, self.options.average, rest or kept
+        arrived.contributions,
+        segment.where,
+        finite,
+        weights,
+        self.options.average,
+        residuals or momenta,
       )
       received += _axis.over_model(count.astype(jnp.float32), segment.axes)
-      _place(means, segment, updates)
-    return Leaves(updates, momentum, residual), metrics._replace(received=received), finite
+      found.append(Leaves(means, momenta, residuals))
+    return found, metrics._replace(received=received), finite
+
+  def _taken(self, finite: jax.Array) -> jax.Array:
+    """Whether this worker takes the step."""
+    return finite if self.present is None else finite & self.present
+
+  def _dense_momenta(
+    self, segment: Segment, scale: jax.Array | None, finite: jax.Array
+  ) -> list[jax.Array]:
+    """Momentum of leaves that are sent dense, after the step."""
+    local = lambda gradient: self._local(gradient, scale)
+    before = self.leaves.of(segment.leaves)
+    return _update.after_mean(self.options.memory, before, local, self._taken(finite))
 
   def _clip_scale(self) -> jax.Array | None:
     """The factor that brings the norm of the whole gradient down to this worker's share of the limit."""
