@@ -9,7 +9,7 @@ import sys
 def start(address, processes, rank, devices):
   arguments = [address, str(processes), str(rank), str(devices)]
   return subprocess.Popen(
-    [sys.executable, "-m", "tests.rtopk_jax.worker", *arguments],
+    [sys.executable, "-m", "tests.rtopk_jax.mesh.worker", *arguments],
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""TiledBitSet of sets by number, against NumPy; and entries of a vector by runs."""
+"""Members of sets by number, against NumPy; and entries of a vector by runs."""
 
 import jax
 import jax.numpy as jnp

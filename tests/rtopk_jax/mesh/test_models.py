@@ -28,8 +28,8 @@ def plain():
 def of_nnx():
   class Net(nnx.Module):
     def __init__(self, rngs):
-      self.hidden = nnx.FlatPacking(FEATURES, HIDDEN, rngs=rngs)
-      self.out = nnx.FlatPacking(HIDDEN, 1, rngs=rngs)
+      self.hidden = nnx.Linear(FEATURES, HIDDEN, rngs=rngs)
+      self.out = nnx.Linear(HIDDEN, 1, rngs=rngs)
 
     def __call__(self, x):
       return self.out(jnp.tanh(self.hidden(x)))

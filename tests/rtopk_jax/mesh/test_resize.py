@@ -180,7 +180,7 @@ AROUND = optax.MultiSteps(OTHERS, 2).gradient_transformation()
 
 @pytest.mark.parametrize("known", ["tx", "shapes", "shardings"])
 def test_state_of_transformations_before_and_around(known):
-  """RaggedRows that an exchange knows nothing of are dealt out as its own are; what is shared stays."""
+  """Rows that an exchange knows nothing of are dealt out as its own are; what is shared stays."""
   with jax.numpy_dtype_promotion("standard"):
     check_others(known)
 

@@ -20,7 +20,7 @@ from rtopk_jax.vector._layout import Bundle
 from rtopk_jax.vector._vector import Run, Vector, places
 from tests.rtopk_jax.harness import AXIS, check_mapped, gradients, run
 
-# RaggedRows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
+# Rows in whole folds and not, of whole tiles and not, by columns (in whole folds and not, of rows in whole folds
 # and not), of one axis, and of next to nothing.
 SHAPES = [
   (3, 80, 500),
@@ -61,7 +61,7 @@ def _leaves(kind):
 
 
 def _expected(leaves, groups, counts):
-  """BitSet of the largest of each group of leaves, ties to the lowest."""
+  """The largest of each group of leaves, ties to the lowest."""
   where, found = places(SHAPES), []
   for members, count in zip(groups, counts, strict=True):
     positions = np.concatenate([where[i].first + np.arange(leaves[i].size) for i in members])
@@ -151,7 +151,7 @@ def test_members_are_counted_row_by_row():
 
 
 def _some_positions(count):
-  """BitSet that name entries, that name none since they are between pieces, and beyond all."""
+  """Positions that name entries, that name none since they are between pieces, and beyond all."""
   rng = np.random.default_rng(4)
   where = places(SHAPES)
   end = where[-1].first + where[-1].size

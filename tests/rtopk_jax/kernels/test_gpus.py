@@ -7,7 +7,8 @@ import pytest
 
 import rtopk_jax
 from rtopk_jax.kernels._bitset import BitSet
-from tests.rtopk_jax import harness, test_search
+from tests.rtopk_jax import harness
+from tests.rtopk_jax.select import test_search
 
 pytestmark = [
   pytest.mark.parametrize("platform", ["gpu"], indirect=True),
