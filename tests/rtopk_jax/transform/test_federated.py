@@ -1,8 +1,5 @@
 """Rounds of local steps, against plain NumPy and in every mode."""
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,145 +9,23 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from tests.rtopk_jax import harness
-
-AXIS, WORKERS, STEPS, ROUNDS, SIZE = harness.AXIS, 4, 3, 4, 12
-MODES = ("check_vma", "no check", "pmap", "vmap")
-RATE, DENSITY = 0.05, 0.25
-
-
-def loss_fn(params, batch):
-  error = batch["x"] @ params["w"] - batch["y"]
-  return jnp.mean(error**2)
-
-
-@functools.cache
-def problem(steps: int = STEPS) -> tuple[dict, dict]:
-  """Weights, and batches (rounds, workers, steps, …): every worker's data fit other weights."""
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((ROUNDS, WORKERS, steps, 8, SIZE))
-  truth = rng.standard_normal((WORKERS, SIZE))
-  y = np.einsum("rwsbd,wd->rwsb", x, truth)
-  batches = {"x": x.astype(np.float32), "y": y.astype(np.float32)}
-  return {"w": rng.standard_normal(SIZE).astype(np.float32)}, batches
-
-
-def exchange(**options: Any) -> optax.GradientTransformation:
-  return rtopk_jax.sparse_exchange(rtopk_jax.top_k(DENSITY), AXIS, dense=False, **options)
-
-
-def make_round(mode: str, fed: rtopk_jax.Federated, params: Any) -> Any:
-  """``round(params, state, batches, model_state, present)`` of all workers at once, compiled."""
-
-  def one(params, state, batches, model_state, present):
-    return fed.round(params, state, batches, model_state, present)
-
-  if mode == "vmap":
-    axes = rtopk_jax.state_axes(fed.tx, params)
-    out = rtopk_jax.Round(None, axes, 0, None, 0)
-    mapped = jax.vmap(one, in_axes=(None, axes, 0, 0, 0), out_axes=out, axis_name=AXIS)
-    return jax.jit(mapped)
-  specs = rtopk_jax.state_specs(fed.tx, params, AXIS)
-  if mode == "pmap":
-    # An array of every worker's row for what is its own, the same everywhere for the rest.
-    axes = jax.tree.map(lambda s: 0 if s else None, specs, is_leaf=lambda x: isinstance(x, P))
-    mapped = jax.pmap(
-      one,
-      in_axes=(None, axes, 0, 0, 0),
-      out_axes=rtopk_jax.Round(None, axes, 0, None, 0),  # pyright: ignore[reportArgumentType]
-      axis_name=AXIS,
-      devices=jax.devices()[:WORKERS],
-    )
-    return mapped
-
-  def shard(params, state, batches, model_state, present):
-    mine = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    done = one(params, state, mine(batches), mine(model_state), mine(present))
-    row = lambda tree: jax.tree.map(lambda x: x[None], tree)
-    return done._replace(model_state=row(done.model_state), aux=row(done.aux))
-
-  mapped = jax.shard_map(
-    shard,
-    mesh=harness.mesh(WORKERS),
-    in_specs=(P(), specs, P(AXIS), P(AXIS), P(AXIS)),
-    out_specs=rtopk_jax.Round(P(), specs, P(AXIS), P(), P(AXIS)),  # pyright: ignore[reportArgumentType]
-    check_vma=mode == "check_vma",
-  )
-  return jax.jit(mapped)
-
-
-def rounds(
-  mode: str,
-  fed: rtopk_jax.Federated,
-  params: Any,
-  batches: Any,
-  model_state: Any = (),
-  present=None,
-) -> list[rtopk_jax.Round]:
-  """All rounds, one after another."""
-  step = make_round(mode, fed, params)
-  state = rtopk_jax.init(fed.tx, params, harness.mesh(WORKERS), AXIS)
-  if mode in ("vmap", "pmap"):
-    state = jax.device_get(state)
-  done = []
-  for i in range(len(jax.tree.leaves(batches)[0])):
-    batch = jax.tree.map(lambda x, i=i: x[i], batches)
-    here = None if present is None else present[i]
-    result = step(params, state, batch, model_state, here)
-    params, state, model_state = result.params, result.state, result.model_state
-    done.append(result)
-  return done
-
-
-def reference(
-  params, batches, *, momentum=0.0, keep=False, feedback=True, outer=None, rates=None, present=None
-):
-  """Local SGD, top-k with error feedback and the mean over those present, in float64.
-
-  Returns weights of every round, and residuals and momenta after the last.
-  """
-  w = params["w"].astype(np.float64)
-  x, y = (batches[name].astype(np.float64) for name in ("x", "y"))
-  present = np.ones(x.shape[:2], bool) if present is None else present
-  k = round(DENSITY * SIZE)
-  residual, trace, velocity = np.zeros((WORKERS, SIZE)), np.zeros((WORKERS, SIZE)), np.zeros(SIZE)
-  history = []
-  for r in range(len(x)):
-    total = np.zeros(SIZE)
-    for i in np.flatnonzero(present[r]):
-      local, u = w.copy(), trace[i] if keep else np.zeros(SIZE)
-      for a, b in zip(x[r, i], y[r, i], strict=True):
-        u = momentum * u + 2 * a.T @ (a @ local - b) / len(b)
-        local -= (rates[r] if rates else RATE) * u
-      trace[i] = u
-      vector = residual[i] + (w - local)
-      sent = np.zeros(SIZE)
-      top = np.argsort(-np.abs(vector))[:k]
-      sent[top] = vector[top]
-      residual[i] = vector - sent if feedback else 0
-      total += sent
-    mean = total / max(present[r].sum(), 1)
-    if outer:
-      rate, m = outer
-      velocity = m * velocity + mean
-      mean = rate * (mean + m * velocity)  # Nesterov
-    w = w - mean
-    history.append(w)
-  return history, residual, trace
-
-
-def agrees(done: list[rtopk_jax.Round], expected: Any) -> None:
-  history, residual, trace = expected
-  for result, w in zip(done, history, strict=True):
-    np.testing.assert_allclose(np.ravel(result.params["w"]), w, rtol=2e-5, atol=2e-5)
-  state = done[-1].state
-  assert int(state.count) == len(history)
-  sparse = state.outer[0]
-  if sparse.residual != ():
-    rows = np.reshape(sparse.residual["w"], (WORKERS, SIZE))
-    np.testing.assert_allclose(rows, residual, rtol=2e-4, atol=2e-5)
-  if state.inner != ():
-    rows = np.reshape(optax.tree.get(state.inner, "trace")["w"], (WORKERS, SIZE))
-    np.testing.assert_allclose(rows, trace, rtol=2e-4, atol=2e-5)
+from tests.rtopk_jax.transform.rounds import (
+  AXIS,
+  MODES,
+  RATE,
+  ROUNDS,
+  SIZE,
+  STEPS,
+  WORKERS,
+  agrees,
+  exchange,
+  local_sgd,
+  loss_fn,
+  model_states,
+  problem,
+  rounds,
+  stateful,
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -161,7 +36,7 @@ def test_agrees_with_numpy_in_every_mode(mode, keep):
     loss_fn, optax.sgd(RATE, momentum=0.5), exchange(), AXIS, keep_inner=keep
   )
   done = rounds(mode, fed, params, batches)
-  agrees(done, reference(params, batches, momentum=0.5, keep=keep))
+  agrees(done, local_sgd(params, batches, momentum=0.5, keep=keep))
   assert done[-1].loss < done[0].loss
 
 
@@ -171,7 +46,7 @@ def test_without_error_feedback_and_with_an_outer_optimizer():
   fed = rtopk_jax.federated(
     loss_fn, optax.sgd(RATE), exchange(error_feedback=False), AXIS, outer=outer
   )
-  expected = reference(params, batches, feedback=False, outer=(0.7, 0.9))
+  expected = local_sgd(params, batches, feedback=False, outer=(0.7, 0.9))
   agrees(rounds("vmap", fed, params, batches), expected)
 
 
@@ -181,7 +56,7 @@ def test_local_optimizer_may_depend_on_the_round():
   fed = rtopk_jax.federated(
     loss_fn, lambda count: optax.sgd(jnp.array(rates, jnp.float32)[count]), exchange(), AXIS
   )
-  agrees(rounds("check_vma", fed, params, batches), reference(params, batches, rates=rates))
+  agrees(rounds("check_vma", fed, params, batches), local_sgd(params, batches, rates=rates))
 
 
 @pytest.mark.parametrize(
@@ -202,16 +77,6 @@ def test_one_local_step_of_everything_is_a_step_of_dense_sgd(mode, make):
     x, y = x.reshape(-1, SIZE).astype(np.float64), y.reshape(-1).astype(np.float64)
     w = w - RATE * 2 * x.T @ (x @ w - y) / len(y)
     np.testing.assert_allclose(result.params["w"], w, rtol=1e-5, atol=1e-5)
-
-
-def stateful(params, model_state, batch):
-  """The model counts its batches, and hands on what it saw."""
-  state = {"batches": model_state["batches"] + 1, "last": batch["y"]}
-  return loss_fn(params, batch), (state, jnp.max(batch["x"]))
-
-
-def model_states() -> dict[str, Any]:
-  return {"batches": jnp.zeros(WORKERS, jnp.int32), "last": jnp.zeros((WORKERS, 8))}
 
 
 @pytest.mark.parametrize("mode", ["check_vma", "vmap"])
@@ -314,51 +179,6 @@ def test_bytes_are_those_of_the_exchange():
   assert rtopk_jax.wire_bytes(fed.tx, params, 5) == rtopk_jax.wire_bytes(exchange(), params, 5)
 
 
-@pytest.mark.parametrize(
-  ("change", "error", "message"),
-  [
-    ({"inner": 0.1}, TypeError, "inner must be an optax.GradientTransformation, or a function"),
-    ({"exchange": "rtopk"}, TypeError, "exchange must be an optax.GradientTransformation"),
-    ({"outer": 0.7}, TypeError, "outer must be an optax.GradientTransformation, got 0.7"),
-    ({"loss_fn": None}, TypeError, "loss_fn must be a function, got None"),
-    ({"axis_name": 3}, TypeError, "axis_name must be the name of a mapped axis"),
-    ({"keep_inner": 1}, TypeError, "keep_inner must be True or False, got 1"),
-    ({"has_aux": "yes"}, TypeError, "has_aux must be True or False"),
-    ({"has_model_state": None}, TypeError, "has_model_state must be True or False"),
-  ],
-)
-def test_wrong_arguments_are_refused(change, error, message):
-  good = {"loss_fn": loss_fn, "inner": optax.sgd(1.0), "exchange": exchange(), "axis_name": AXIS}
-  with pytest.raises(error, match=message):
-    rtopk_jax.federated(**{**good, **change})
-
-
-def test_no_exchange_is_refused():
-  fed = rtopk_jax.federated(loss_fn, optax.sgd(1.0), optax.identity(), AXIS)
-  with pytest.raises(ValueError, match="exchange has no sparse_exchange or dense_exchange in it"):
-    fed.tx.init(problem()[0])
-
-
-@pytest.mark.parametrize(
-  "batches", [{"x": 1.0}, {}, {"x": np.zeros((0, 2))}, [np.ones(2), np.ones(3)]]
-)
-def test_batches_without_one_number_of_local_steps_are_refused(batches):
-  fed = rtopk_jax.federated(loss_fn, optax.sgd(1.0), exchange(), AXIS)
-  params = problem()[0]
-  with pytest.raises(ValueError, match="batches must have one leading axis"):
-    fed.round(params, fed.tx.init(params), batches)
-
-
-def test_kept_state_made_outside_is_refused():
-  params, batches = problem()
-  fed = rtopk_jax.federated(loss_fn, optax.sgd(1.0, 0.9), exchange(), AXIS, keep_inner=True)
-  outside = fed.tx.init(params)
-  with pytest.raises(ValueError, match=r"state.inner.*trace.* was made outside the mapped axis"):
-    jax.vmap(lambda x: fed.round(params, outside, x).params, axis_name=AXIS, out_axes=None)(
-      jax.tree.map(lambda x: x[0], batches)
-    )
-
-
 PRESENT = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1]], bool)
 
 
@@ -379,7 +199,7 @@ def test_absent_workers_keep_their_memory_and_the_mean_is_over_the_others(mode):
   )
   done = rounds(mode, fed, params, batches, model_states(), PRESENT)
   clean = {name: np.nan_to_num(x) for name, x in batches.items()}
-  agrees(done, reference(params, clean, momentum=0.5, keep=True, present=PRESENT))
+  agrees(done, local_sgd(params, clean, momentum=0.5, keep=True, present=PRESENT))
   assert int(rtopk_jax.exchange_metrics(done[-1].state)["skipped_steps"]) == 0
   rows = lambda r: [
     *(jnp.reshape(x, (WORKERS, -1)) for x in jax.tree.leaves(r.state.inner)),
@@ -429,14 +249,3 @@ def test_clients_count_by_their_numbers_of_examples(first, mode):
   np.testing.assert_allclose(params, np.full(3, (1 - 0.8**2) * mean(x[:, 0, 0])), rtol=1e-6)
   losses = 3 * x[:, 0, 0] ** 2 * (1 + 0.8**2) / 2
   np.testing.assert_allclose(loss, mean(losses), rtol=1e-6)
-
-
-@pytest.mark.parametrize("weight", [np.ones(3, np.float32), np.bool_(True)])
-def test_a_weight_that_is_none(weight):
-  params, batches = problem()
-  fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), exchange(), AXIS)
-  one = lambda x: fed.round(params, fed.tx.init(params), x, weight=weight).params
-  with pytest.raises(
-    TypeError, match=r"weight says how much this worker counts.*a real scalar, got"
-  ):
-    jax.vmap(one, axis_name=AXIS, out_axes=None)(jax.tree.map(lambda x: x[0], batches))
