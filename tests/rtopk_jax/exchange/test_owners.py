@@ -20,28 +20,47 @@ PROPERTY_SHAPES = {"a": (12, 22), "b": (44,)}
 PROPERTY = {name: jax.ShapeDtypeStruct(x, jnp.float32) for name, x in PROPERTY_SHAPES.items()}
 
 
-def test_the_largest_sums_are_sent_and_every_worker_gets_the_same():
-  grads = harness.gradients({"w": (32, 40)}, 1, 4, powers=False)
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.top_k(1.0), AXIS, dense=False, collective=rtopk_jax.ReduceScatter()
-  )
-  updates, _ = harness.run("shard_map", tx, grads)
-  # With all entries sent owners know the whole sum, and send it all.
-  np.testing.assert_allclose(updates["w"][0], grads["w"][0].mean(axis=0), atol=1e-6)
+def owners_mean(gradients, k):
+  """The mean that comes of each owner's k/n largest sums, in NumPy, where every message finds room.
 
-  tx = rtopk_jax.sparse_exchange(
-    rtopk_jax.top_k(0.05), AXIS, dense=False, collective=rtopk_jax.ReduceScatter(slack=3.0)
-  )
-  updates, _ = harness.run("shard_map", tx, grads)
-  flat, k = grads["w"][0].reshape(4, -1), 64
+  An owner's own rest, which it would keep, is in its sums.
+  """
+  n = len(gradients)
+  flat = gradients.reshape(n, -1)
   message = np.stack([reference.keep_largest(row, k) for row in flat])
   rest = flat - message
-  expected = np.zeros(1280, np.float32)
-  for owner in range(4):
-    mine = np.arange(1280) // 32 % 4 == owner
+  mean = np.zeros_like(flat[0])
+  for owner in range(n):
+    mine = np.arange(mean.size) // 32 % n == owner
     sums = np.where(mine, message.sum(axis=0) + rest[owner], 0)
-    expected += reference.keep_largest(sums, k // 4) / 4
-  np.testing.assert_allclose(updates["w"][0].reshape(-1), expected, atol=1e-6)
+    mean += reference.keep_largest(sums, k // n) / n
+  return mean.reshape(gradients.shape[1:])
+
+
+def sent_by_owners(shape, selector, slack):
+  grads = harness.gradients({"w": shape}, 1, 4, powers=False)
+  tx = rtopk_jax.sparse_exchange(
+    selector, AXIS, dense=False, collective=rtopk_jax.ReduceScatter(slack)
+  )
+  updates, _ = harness.run("shard_map", tx, grads)
+  return grads["w"][0], updates["w"][0]
+
+
+def test_owners_that_are_sent_everything_send_the_whole_mean():
+  gradients, mean = sent_by_owners((32, 40), rtopk_jax.top_k(1.0), slack=0.5)
+  np.testing.assert_allclose(mean, gradients.mean(axis=0), atol=1e-6)
+
+
+# What is sorted, and what is searched on every platform in its own way.
+@pytest.mark.parametrize(
+  ("platform", "shape"),
+  [("cpu", (32, 40)), ("cpu", (300, 256)), ("gpu", (300, 256)), ("tpu", (300, 256))],
+  indirect=["platform"],
+)
+def test_the_largest_sums_are_sent_and_every_worker_gets_the_same(platform, shape):
+  gradients, mean = sent_by_owners(shape, rtopk_jax.top_k(0.05), slack=3.0)
+  k = round(0.05 * math.prod(shape))
+  np.testing.assert_allclose(mean, owners_mean(gradients, k), atol=1e-6)
 
 
 def test_bytes_do_not_grow_with_the_number_of_workers():

@@ -1,4 +1,4 @@
-"""Adding up messages, leaf by leaf, against NumPy."""
+"""Adding up messages, leaf by leaf, on every platform, against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ from rtopk_jax.exchange import _reduce
 from rtopk_jax.exchange._collective import Contributions
 from rtopk_jax.vector._vector import places
 
-SHAPES = [(70, 40), (3,), (9, 5, 3, 3), (1,)]
+# Among them one that lies in whole tiles, one by columns, and some in neither way.
+SHAPES = [(70, 40), (3,), (9, 5, 3, 3), (1,), (16, 256), (200, 30)]
 WORKERS = 3
 
 
@@ -36,9 +37,11 @@ def reduced(where, positions, values, keep, weights, average):
   return jax.jit(run)(positions, values, jnp.bool_(keep), weights)
 
 
-@pytest.mark.parametrize("count", [1, 40, 2900])  # the last is more than is added in one turn
-@pytest.mark.parametrize("average", ["workers", "senders", "sum"])
-def test_means_of_messages(count, average):
+# The last is more than is added in one turn. Averages differ in what is done with the sums.
+@pytest.mark.parametrize(
+  ("count", "average"), [(40, "workers"), (2900, "workers"), (2900, "senders"), (1, "sum")]
+)
+def test_means_of_messages(platform, count, average):
   where = places(SHAPES)
   positions, values = _messages(where, count, seed=count)
   for weights in (None, np.float32([1, 0, 1])):
@@ -59,7 +62,7 @@ def test_means_of_messages(count, average):
     assert nonzero == touched
 
 
-def test_what_is_not_kept_is_not_added():
+def test_what_is_not_kept_is_not_added(platform):
   where = places(SHAPES)
   positions, values = _messages(where, 300, seed=0)
   means, nonzero = reduced(where, positions, values, False, None, "workers")

@@ -21,8 +21,19 @@ def _sets(size):
   }
 
 
-@pytest.mark.parametrize("words", [GROUP, 40 * GROUP, 700 * GROUP])
-def test_members_by_number(words):
+@pytest.mark.parametrize(
+  ("platform", "words"),
+  [
+    ("cpu", 40 * GROUP),
+    ("gpu", 40 * GROUP),
+    ("cpu", 700 * GROUP),
+    pytest.param("cpu", GROUP, marks=pytest.mark.slow),
+    pytest.param("gpu", GROUP, marks=pytest.mark.slow),
+    pytest.param("gpu", 700 * GROUP, marks=pytest.mark.slow),
+  ],
+  indirect=["platform"],
+)
+def test_members_by_number(platform, words):
   for name, members in _sets(32 * words).items():
     expected = np.flatnonzero(members)
     found = BitSet.of(jnp.asarray(members))

@@ -1,6 +1,5 @@
 """Selection within blocks, against a sort of each block in NumPy."""
 
-import itertools
 import math
 
 import jax
@@ -12,11 +11,15 @@ from jax.sharding import PartitionSpec as P
 import rtopk_jax
 from rtopk_jax.kernels import here
 from rtopk_jax.select import _blocks
+from rtopk_jax.select._selector import SORT_BELOW
 from rtopk_jax.vector._vector import Run, Vector, aligned, places
 from tests.rtopk_jax import harness, reference
 
 # Whole blocks and a shorter one; fewer entries than a block; several leaves in one piece; several axes.
 LEAVES = (((3, 100),), ((7,),), ((40,), (5, 9), (130,)), ((2, 64),))
+# Pieces that are too long to be sorted.
+LONG_LEAVES = (((420, 100),), ((7,),), ((30_040,), (5, 900), (9_130,)), ((2, 64),))
+assert min(sum(map(math.prod, LONG_LEAVES[i])) for i in (0, 2)) > SORT_BELOW
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -56,11 +59,6 @@ def blocks_of(arrays, where, size):
         yield place.first + begin, array.reshape(-1)[begin:end]
 
 
-def search(monkeypatch):
-  """What is short is searched as well, not sorted."""
-  monkeypatch.setattr(_blocks, "SORT_BELOW", 0)
-
-
 def chosen(selector, arrays, where, size, seed=0):
   def select(arrays, key):
     vector = Vector(where, tuple((x,) for x in arrays), lambda x: x)
@@ -76,15 +74,32 @@ SELECTORS = (
   rtopk_jax.rtop_k(0.05, 4),
   rtopk_jax.rtop_k(0.02, 1.5, unbiased=True),
 )
-SORTED = [(*case, False) for case in itertools.product(SELECTORS, (2, 31, 64, 100), DTYPES)]
-SEARCHED = [(SELECTORS[0], 100, jnp.float16, True), (SELECTORS[1], 31, jnp.float32, True)]
 
 
-@pytest.mark.parametrize(("selector", "size", "dtype", "searched"), [*SORTED, *SEARCHED])
-def test_k_of_the_r_largest_of_every_block(selector, size, dtype, searched, monkeypatch):
-  if searched:
-    search(monkeypatch)
-  arrays, where = pieces(LEAVES, dtype)
+def _sorted_cases():
+  """Every pair of a selector, a size and a dtype; all three of each in `make test-slow`."""
+  for i, selector in enumerate(SELECTORS):
+    for j, size in enumerate((2, 31, 64, 100)):
+      for k, dtype in enumerate(DTYPES):
+        marks = [] if (i + j + k) % 3 == 0 else pytest.mark.slow
+        yield pytest.param("cpu", LEAVES, selector, size, dtype, marks=marks)
+
+
+SEARCHED = [
+  ("cpu", LONG_LEAVES, SELECTORS[0], 100, jnp.float16),
+  ("cpu", LONG_LEAVES, SELECTORS[1], 31, jnp.float32),
+  ("gpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32),
+  ("tpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32),
+]
+
+
+@pytest.mark.parametrize(
+  ("platform", "leaves", "selector", "size", "dtype"),
+  [*_sorted_cases(), *SEARCHED],
+  indirect=["platform"],
+)
+def test_k_of_the_r_largest_of_every_block(platform, leaves, selector, size, dtype):
+  arrays, where = pieces(leaves, dtype)
   positions, values, begins, scales = chosen(selector, arrays, where, size)
   assert np.all(np.diff(positions) > 0)
   start = 0
@@ -101,11 +116,9 @@ def test_k_of_the_r_largest_of_every_block(selector, size, dtype, searched, monk
 
 
 @pytest.mark.parametrize("selector", [rtopk_jax.random_k(0.1), rtopk_jax.top_k(1.0)])
-@pytest.mark.parametrize("searched", [False, True])
-def test_random_k_takes_so_many_of_every_block(selector, searched, monkeypatch):
-  if searched:
-    search(monkeypatch)
-  arrays, where = pieces(LEAVES, jnp.float32)
+@pytest.mark.parametrize("leaves", [LEAVES, LONG_LEAVES], ids=["sorted", "searched"])
+def test_random_k_takes_so_many_of_every_block(selector, leaves):
+  arrays, where = pieces(leaves, jnp.float32)
   positions, _, begins, _ = chosen(selector, arrays, where, 64)
   sizes = {begin: entries.size for begin, entries in blocks_of(arrays, where, 64)}
   assert np.all(np.diff(positions) > 0)
@@ -137,40 +150,40 @@ def test_many_blocks_a_stretch_at_a_time(kind):
   np.testing.assert_array_equal(positions, (order + size * np.arange(count)[:, None]).reshape(-1))
 
 
-@pytest.mark.parametrize("searched", [False, True])
-def test_draws_within_a_block_are_uniform(searched, monkeypatch):
-  if searched:
-    search(monkeypatch)
-  # 15 subsets of 2 of the 6 largest; the 0.999 quantile of chi-square with 14 degrees is 36.1, and three blocks.
+# Few blocks under many keys, and so many blocks that they are searched.
+@pytest.mark.parametrize(("blocks", "times"), [(3, 6000), (SORT_BELOW // 10 + 100, 4)])
+def test_draws_within_a_block_are_uniform(blocks, times):
+  # 15 subsets of 2 of the 6 largest; the 0.999 quantile of chi-square with 14 degrees is 36.1.
   block = np.float32([9, -0.1, 8, 7, 0, -6, 5, 4, 0.3, 0.2])
-  arrays = [np.tile(block, 3)]
-  where = places([(30,)], [[Run(0, 30, 0)]])
+  where = places([(10 * blocks,)], [[Run(0, 10 * blocks, 0)]])
   largest = {0, 2, 3, 5, 6, 7}
-  vector = Vector(where, ((jnp.asarray(arrays[0]),),), lambda x: x)
+  vector = Vector(where, ((jnp.asarray(np.tile(block, blocks)),),), lambda x: x)
 
   def draw(key):
     return _blocks.select(rtopk_jax.rtop_k(0.2, 3), vector, 10, lambda _: key, 1)[0].positions
 
-  keys = jax.random.split(jax.random.key(0), 6000)
-  positions = np.asarray(jax.jit(jax.vmap(draw))(keys)).reshape(-1, 3, 2) - [[0], [10], [20]]
+  keys = jax.random.split(jax.random.key(0), times)
+  positions = np.asarray(jax.jit(jax.vmap(draw))(keys)).reshape(times, blocks, 2)
+  positions -= 10 * np.arange(blocks, dtype=np.int32)[:, None]
   assert set(positions.reshape(-1).tolist()) == largest
-  for block in range(3):
-    _, times = np.unique(positions[:, block], axis=0, return_counts=True)
-    assert len(times) == 15
-    assert np.sum((times - 400) ** 2 / 400) < 36.1
+  for pairs in np.array_split(positions, min(blocks, 3), axis=1):
+    _, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)
+    expected = pairs.size / 2 / 15
+    assert len(counts) == 15
+    assert np.sum((counts - expected) ** 2 / expected) < 36.1
   # Blocks draw for themselves.
-  same = np.mean(np.all(positions[:, 0] == positions[:, 1], axis=1))
-  assert abs(same - 1 / 15) < 5 * math.sqrt(1 / 15 / 6000)
+  same = np.all(positions[:, 0::2][:, : blocks // 2] == positions[:, 1::2], axis=-1)
+  assert abs(same.mean() - 1 / 15) < 5 * math.sqrt(1 / 15 / same.size)
 
 
-def test_alike_under_jit_vmap_and_shard_map(monkeypatch):
-  search(monkeypatch)
-  rows = np.stack([special(300, seed) for seed in range(4)])
-  where = places([(3, 100)], [[Run(0, 300, 0)]])
+def test_alike_under_jit_vmap_and_shard_map():
+  size = SORT_BELOW + 200
+  rows = np.stack([special(size, seed) for seed in range(4)])
+  where = places([(size // 100, 100)], [[Run(0, size, 0)]])
   selector = rtopk_jax.rtop_k(0.05, 3)
 
   def select(row):
-    vector = Vector(where, ((row.reshape(3, 100),),), lambda x: x)
+    vector = Vector(where, ((row.reshape(-1, 100),),), lambda x: x)
     key_of = lambda number: jax.random.fold_in(jax.random.key(3), number)
     return _blocks.select(selector, vector, 64, key_of, 4)[0].positions
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax.kernels._flat_packing import FlatPacking
+from rtopk_jax.kernels import here
 from rtopk_jax.select import _subset
 from rtopk_jax.vector._vector import Vector, places
 
-# Of any vector: what is drawn from are numbers.
-FORM = FlatPacking(Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x))
-
 
 def _draw_one(key, sizes, counts):
-  return _subset.draw(key, sizes, counts, FORM)
+  # Of any vector: what is drawn from are numbers.
+  vector = Vector(places([(1,)]), ((jnp.zeros(1),),), lambda x: x)
+  return _subset.draw(key, sizes, counts, here().packing(vector, width=2, exact=False))
 
 
 WAYS = {"by marks": _subset._by_marks, "by keys": _draw_one}
@@ -29,8 +28,17 @@ def _many(way, sizes, counts, times, seed):
   return np.asarray(jax.jit(jax.vmap(lambda key: WAYS[way](key, sizes, counts)))(keys))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_all_subsets_are_equally_likely(way):
+# On TPUs nothing is marked.
+EVERYWHERE = [
+  (platform, way)
+  for platform in ("cpu", "gpu", "tpu")
+  for way in WAYS
+  if (platform, way) != ("tpu", "by marks")
+]
+
+
+@pytest.mark.parametrize(("platform", "way"), EVERYWHERE, indirect=["platform"])
+def test_all_subsets_are_equally_likely(platform, way):
   times = 8_000
   found = _many(way, [6], [3], times, seed=1)
   subsets = {x: i for i, x in enumerate(itertools.combinations(range(6), 3))}
@@ -40,8 +48,8 @@ def test_all_subsets_are_equally_likely(way):
   assert np.sum((counts - expected) ** 2 / expected) < 43.8
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_subsets_of_several_sets_are_independent(way):
+@pytest.mark.parametrize(("platform", "way"), EVERYWHERE, indirect=["platform"])
+def test_subsets_of_several_sets_are_independent(platform, way):
   sizes, counts, times = [5, 1, 40, 4], [2, 1, 3, 2], 6_000
   found = _many(way, sizes, counts, times, seed=2)
   assert np.all(np.diff(found, axis=1) > 0)
@@ -78,13 +86,19 @@ def test_large_sets_are_drawn_from_evenly(density):
     assert np.sum((cells - expected) ** 2 / expected) < 85.4
 
 
-def test_where_too_few_differ_all_is_drawn_again(monkeypatch):
-  # With as many draws as are wanted some are nearly always alike.
-  monkeypatch.setattr(_subset, "_draws", lambda size, count: count)
-  found = _many("by marks", [30], [6], 3_000, seed=4)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"], indirect=True)
+def test_where_too_few_differ_all_is_drawn_again(platform):
+  size, count, times = 30, 29, 3_000
+  # Of so many draws two numbers or more are missing now and then.
+  missing = size * (1 - 1 / size) ** _subset._draws(size, count)
+  assert 1 - (1 + missing) * math.exp(-missing) > 0.05
+  found = _many("by marks", [size], [count], times, seed=4)
   assert np.all(np.diff(found, axis=1) > 0)
-  times = np.bincount(found.reshape(-1), minlength=30)
-  assert np.sum((times - 600) ** 2 / 600) < 58.3  # of 29 degrees of freedom
+  left_out = size * (size - 1) // 2 - found.sum(axis=1)
+  expected = times / size
+  counts = np.bincount(left_out, minlength=size)
+  # The 0.999 quantile of chi-square with 29 degrees of freedom.
+  assert np.sum((counts - expected) ** 2 / expected) < 58.3
 
 
 def test_workers_draw_by_themselves():
