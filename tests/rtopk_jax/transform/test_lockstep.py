@@ -175,7 +175,9 @@ def test_twice_is_once():
   once, twice = rtopk_jax.lockstep(tx, AXIS), rtopk_jax.lockstep(rtopk_jax.lockstep(tx, AXIS), AXIS)
   assert rtopk_jax.state_specs(once, PARAMS, AXIS) == rtopk_jax.state_specs(twice, PARAMS, AXIS)
   batches = [X[0], spoiled(X[1]), X[2]]
-  assert bits(train(once, batches)[-1]) == bits(train(twice, batches)[-1])
+  # Two programs, in one of which a product may be part of the sum that follows.
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  jax.tree.map(close, train(once, batches)[-1], train(twice, batches)[-1])
 
 
 def test_a_row_that_no_one_takes_off_is_refused():

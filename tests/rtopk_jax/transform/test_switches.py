@@ -163,9 +163,10 @@ def test_rounds_under_x64():
     same(rounds(), expected)
 
 
-def test_without_jit():
+@pytest.mark.parametrize("size", ["short", pytest.param("long", marks=pytest.mark.slow)])
+def test_without_jit(size):
   """Loops count with Python's integers there. Numbers may differ by what a compiler fuses."""
-  tx, grads = exchange(), {"a": gradients(50_000)["a"][0]}
+  tx, grads = exchange(), {"a": gradients(SIZES[size])["a"][0]}
   update = lambda gradient: tx.update(gradient, tx.init(gradient))[0]
   mapped = jax.vmap(update, axis_name=AXIS, out_axes=None)
   expected = jax.jit(mapped)(grads)
