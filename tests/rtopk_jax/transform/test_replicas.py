@@ -65,8 +65,8 @@ def assert_same_bytes(a, b):
   ("check_vma", "options"),
   [
     (True, {}),
-    (True, {"average": "senders", "scope": "leaf"}),
-    (True, {"dense": {"a": False, "b": True}}),
+    pytest.param(True, {"average": "senders", "scope": "leaf"}, marks=pytest.mark.slow),
+    pytest.param(True, {"dense": {"a": False, "b": True}}, marks=pytest.mark.slow),
     (True, {"selector": rtopk_jax.rtop_k(rtopk_jax.Stages((0.5, 0.1), 3))}),
     (False, {"dense": {"a": False, "b": True}}),
   ],

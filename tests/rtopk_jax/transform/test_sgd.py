@@ -165,5 +165,5 @@ def test_a_weight_decay_that_is_injected_may_be_set_in_the_state():
     return update(gradient, state)
 
   mapped = jax.vmap(one, in_axes=(0, None), out_axes=None, axis_name=AXIS)
-  found = mapped(zero, jnp.float32(0.5))
+  found = jax.jit(mapped)(zero, jnp.float32(0.5))
   assert_close(found, jax.tree.map(lambda p: -0.05 * p, params()))

@@ -107,7 +107,7 @@ def test_the_dense_exchange_and_its_optimizers_under_x64():
       same(run(tx, SIZES["short"]), expected)
 
 
-@pytest.mark.parametrize("method", ["search", "top_k"])
+@pytest.mark.parametrize("method", [pytest.param("search", marks=pytest.mark.slow), "top_k"])
 def test_selectors_under_x64_take_any_key(method):
   vector = jnp.asarray(gradients(50_000)["a"][0, 0])
   selector = rtopk_jax.rtop_k(0.01, 4, method=method)
@@ -124,12 +124,13 @@ def test_selectors_under_x64_take_any_key(method):
 def test_messages_under_x64():
   slices = rtopk_jax.top_k(0.01)(jnp.asarray(gradients(9_000)["a"][0, 0]), jax.random.key(0))
   wire = rtopk_jax.Wire("int4", "elias_fano")
-  read = lambda: wire.decode(wire.encode(slices, jax.random.key(1)), 90, 9_000)
+  encode = lambda slices: jax.jit(wire.encode)(slices, jax.random.key(1))
+  read = lambda: jax.jit(wire.decode, static_argnums=(1, 2))(encode(slices), 90, 9_000)
   expected = read()
   with jax.enable_x64(True):
     same(read(), expected)
     wide = rtopk_jax.SparseSlices(slices.values, slices.indices.astype(jnp.int64), slices.size)
-    same(wire.encode(wide, jax.random.key(1)), wire.encode(slices, jax.random.key(1)))
+    same(encode(wide), encode(slices))
 
 
 def test_leaves_of_64_bits_are_refused_by_name():
