@@ -164,7 +164,7 @@ def test_draws_within_a_block_are_uniform(blocks, times):
 
   keys = jax.random.split(jax.random.key(0), times)
   positions = np.asarray(jax.jit(jax.vmap(draw))(keys)).reshape(times, blocks, 2)
-  positions -= 10 * np.arange(blocks, dtype=np.int32)[:, None]
+  positions = positions - 10 * np.arange(blocks)[:, None]
   assert set(positions.reshape(-1).tolist()) == largest
   for pairs in np.array_split(positions, min(blocks, 3), axis=1):
     _, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)

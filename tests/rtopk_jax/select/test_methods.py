@@ -23,7 +23,9 @@ def _vector(size, dtype="float32"):
   return jnp.asarray(laplace(size)).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+  "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   "selector",
   [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.top_k(0.8)],
@@ -98,8 +100,8 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, size, dtype
   vector, key = jax.ShapeDtypeStruct((size,), dtype), jax.random.key(0)
   compiled = jax.jit(selector).lower(vector, key).compile()
   assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or "TopK" in x]
-  # Two bits an entry, and 64 bytes for each that is looked for.
-  allowed = size / 4 + 64 * selector.counts(size).r
+  # Two bits an entry, 64 bytes for each that is looked for, and a few numbers.
+  allowed = size / 4 + 64 * selector.counts(size).r + 512
   assert compiled.memory_analysis().temp_size_in_bytes <= allowed
 
 
