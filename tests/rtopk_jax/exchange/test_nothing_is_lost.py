@@ -34,17 +34,21 @@ def _kept_and_sent(mode, tx, grads):
     yield name, came_in, went_out + kept, updates[name], state
 
 
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+OPTIONS = [
+  {"collective": "reduce_scatter"},
+  {"collective": rtopk_jax.ReduceScatter(slack=0), "scope": "leaf"},
+  {"collective": rtopk_jax.ReduceScatter(0.2), "wire": rtopk_jax.Wire("float16", "elias_fano")},
+  {"scope": rtopk_jax.Block(64), "wire": rtopk_jax.Wire("int8", "block")},
+]
+
+
 @pytest.mark.parametrize(
-  "options",
+  ("mode", "options"),
   [
-    {"collective": "reduce_scatter"},
-    {"collective": rtopk_jax.ReduceScatter(slack=0), "scope": "leaf"},
-    {
-      "collective": rtopk_jax.ReduceScatter(0.2),
-      "wire": rtopk_jax.Wire("float16", "elias_fano"),
-    },
-    {"scope": rtopk_jax.Block(64), "wire": rtopk_jax.Wire("int8", "block")},
+    # Each in one mode.
+    pytest.param(mode, options, marks=[] if (i % 2 == 0) == (mode == "vmap") else pytest.mark.slow)
+    for mode in ("vmap", "shard_map")
+    for i, options in enumerate(OPTIONS)
   ],
 )
 def test_nothing_is_lost(mode, options):

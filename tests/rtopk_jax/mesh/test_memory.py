@@ -46,6 +46,7 @@ def test_passes_over_all_entries(options, passes):
   assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_kept_is_copied_once():
   """The update takes no more memory than it did anyway."""
   step, size = compiled_step({}, WORKERS, donated=(0,))
@@ -55,7 +56,9 @@ def test_a_gradient_that_is_kept_is_copied_once():
 
 
 @pytest.mark.parametrize(
-  "options", [{}, {"momentum": 0.9, "clip_norm": 1.0}], ids=["residual", "clip"]
+  "options",
+  [{}, pytest.param({"momentum": 0.9, "clip_norm": 1.0}, marks=pytest.mark.slow)],
+  ids=["residual", "clip"],
 )
 def test_the_mean_takes_as_much_memory_as_a_gradient(options):
   """Given out in the memory of a gradient that is donated, it is first made beside it."""
@@ -77,7 +80,9 @@ def test_the_mean_takes_as_much_memory_as_a_gradient(options):
   assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
 
-@pytest.mark.parametrize(("dtype", "bytes_an_entry"), [("float16", 1), ("bfloat16", 3)])
+@pytest.mark.parametrize(
+  ("dtype", "bytes_an_entry"), [pytest.param("float16", 1, marks=pytest.mark.slow), ("bfloat16", 3)]
+)
 def test_a_residual_of_16_bits_is_not_worked_on_in_float32(dtype, bytes_an_entry):
   """One of bfloat16 is written to as bits, of which CPUs make a copy."""
   step, size = compiled_step({"memory_dtype": dtype}, WORKERS, donated=(0,))

@@ -1,6 +1,7 @@
 """The two methods of a selector: the search, which sorts nothing and stores little, and the sort."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +24,24 @@ def _vector(size, dtype="float32"):
   return jnp.asarray(laplace(size)).astype(dtype)
 
 
+_SAME = [
+  (LARGE, "rtop_k", "bfloat16"),
+  (LARGE, "top_k", "float16"),
+  (LISTED, "rtop_k", "float32"),
+  (LISTED, "top_k", "bfloat16"),
+]
+_SELECTORS = {"rtop_k": rtopk_jax.rtop_k(0.01, 5), "top_k": rtopk_jax.top_k(0.8)}
+
+
 @pytest.mark.parametrize(
-  "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+  ("size", "name", "dtype"),
+  [
+    pytest.param(*case, marks=[] if case in _SAME else pytest.mark.slow)
+    for case in itertools.product((LARGE, LISTED), _SELECTORS, ("float32", "bfloat16", "float16"))
+  ],
 )
-@pytest.mark.parametrize(
-  "selector",
-  [rtopk_jax.rtop_k(0.01, 5), rtopk_jax.top_k(0.8)],
-  ids=["rtop_k", "top_k"],
-)
-@pytest.mark.parametrize("size", [LARGE, LISTED])
-def test_methods_choose_the_same(size, selector, dtype):
+def test_methods_choose_the_same(size, name, dtype):
+  selector = _SELECTORS[name]
   vector, key = _vector(size, dtype), jax.random.key(1)
   by_search = jax.jit(selector)(vector, key)
   by_top_k = jax.jit(dataclasses.replace(selector, method="top_k"))(vector, key)
@@ -71,32 +80,37 @@ def test_the_reference_is_a_sort():
 
 
 # Of each kind of search the shortest vector, whose lists are long beside it.
+_SHORTEST = [
+  (_selector.SORT_BELOW + 1, "float32"),
+  (LARGE, "float32"),
+  (_search._SHORT + 1, "float32"),
+  (1 << 20, "bfloat16"),
+  (1 << 22, "float32"),
+  (_selector.SORT_BELOW + 1, "bfloat16"),
+  (_search._SHORT + 1, "float16"),
+  (1 << 20, "float32"),
+  (1 << 23, "float16"),
+]
+_MEASURED = [
+  rtopk_jax.top_k(1e-5),
+  rtopk_jax.rtop_k(0.001, 5),
+  rtopk_jax.top_k(0.003),
+  rtopk_jax.rtop_k(0.01, 4),
+  rtopk_jax.top_k(0.1),
+]
+# Each kind of search, and each selector.
+_QUICK = [(0, 1), (1, 4), (2, 0), (3, 3), (4, 1)]
+
+
 @pytest.mark.parametrize(
-  ("size", "dtype"),
+  ("size", "dtype", "selector"),
   [
-    (_selector.SORT_BELOW + 1, "float32"),
-    (LARGE, "float32"),
-    (_search._SHORT + 1, "float32"),
-    (1 << 20, "bfloat16"),
-    (1 << 22, "float32"),
-    pytest.param(_selector.SORT_BELOW + 1, "bfloat16", marks=pytest.mark.slow),
-    pytest.param(_search._SHORT + 1, "float16", marks=pytest.mark.slow),
-    pytest.param(1 << 20, "float32", marks=pytest.mark.slow),
-    pytest.param(1 << 23, "float16", marks=pytest.mark.slow),
+    pytest.param(*shortest, selector, marks=[] if (i, j) in _QUICK else pytest.mark.slow)
+    for i, shortest in enumerate(_SHORTEST)
+    for j, selector in enumerate(_MEASURED)
   ],
 )
-@pytest.mark.parametrize(
-  "selector",
-  [
-    rtopk_jax.top_k(1e-5),
-    rtopk_jax.rtop_k(0.001, 5),
-    pytest.param(rtopk_jax.top_k(0.003), marks=pytest.mark.slow),
-    pytest.param(rtopk_jax.rtop_k(0.01, 4), marks=pytest.mark.slow),
-    rtopk_jax.top_k(0.1),
-  ],
-  ids=lambda selector: f"{selector.density}x{selector.subsample}",
-)
-def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, size, dtype):
+def test_nothing_of_the_vectors_length_is_sorted_or_stored(size, dtype, selector):
   vector, key = jax.ShapeDtypeStruct((size,), dtype), jax.random.key(0)
   compiled = jax.jit(selector).lower(vector, key).compile()
   assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or "TopK" in x]
@@ -110,7 +124,7 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored(selector, size, dtype
   [
     pytest.param(rtopk_jax.rtop_k(0.01, 5), LISTED, marks=pytest.mark.slow, id="two bits"),
     pytest.param(rtopk_jax.top_k(0.001), LISTED, id="one bit"),
-    pytest.param(rtopk_jax.rtop_k(0.01, 5), LARGE, id="exact"),
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), LARGE, marks=pytest.mark.slow, id="exact"),
   ],
 )
 def test_vmap_and_shard_map_agree(selector, size):

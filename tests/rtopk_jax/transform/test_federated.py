@@ -28,8 +28,15 @@ from tests.rtopk_jax.transform.rounds import (
 )
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+  ("mode", "keep"),
+  [
+    # Each mode once.
+    pytest.param(mode, keep, marks=[] if i % 2 == keep else pytest.mark.slow)
+    for i, mode in enumerate(MODES)
+    for keep in (False, True)
+  ],
+)
 def test_agrees_with_numpy_in_every_mode(mode, keep):
   params, batches = problem()
   fed = rtopk_jax.federated(
@@ -182,7 +189,10 @@ def test_bytes_are_those_of_the_exchange():
 PRESENT = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1]], bool)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+  "mode",
+  [pytest.param(x, marks=[] if x in ("check_vma", "vmap") else pytest.mark.slow) for x in MODES],
+)
 def test_absent_workers_keep_their_memory_and_the_mean_is_over_the_others(mode):
   params, batches = problem()
   batches = {name: x.copy() for name, x in batches.items()}

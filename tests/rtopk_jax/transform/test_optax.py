@@ -118,19 +118,28 @@ def test_refused(name):
 
 # Of each kind of state one; `make test-slow` has the others.
 QUICK = (
-  *(
-    "adafactor",
-    "adamw",
-    "apply_every",
-    "apply_if_finite",
-    "flatten",
-    "galore",
-    "inject_hyperparams",
-  ),
-  *("masked", "momo", "multi_steps", "noisy_sgd", "partition", "polyak_sgd", "reduce_on_plateau"),
-  *("sam", "schedule_free", "selective_transform", "sgd", "skip_not_finite", "sm3"),
+  "adafactor",
+  "adamw",
+  "apply_every",
+  "apply_if_finite",
+  "flatten",
+  "inject_hyperparams",
+  "masked",
+  "multi_steps",
+  "noisy_sgd",
+  "partition",
+  "polyak_sgd",
+  "reduce_on_plateau",
 )
-
+QUICK_AROUND = (
+  "chain",
+  "flatten",
+  "lookahead",
+  "multi_steps",
+  "partition_frozen",
+  "sam",
+  "schedule_free",
+)
 QUICK_BEFORE = ("apply_every", "flatten", "masked", "partition", "scale_by_adam", "zero_nans")
 
 
@@ -153,7 +162,7 @@ def test_before(name):
   check(actual, by_hand(BEFORE[name](), after))
 
 
-@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("name", slow_unless(QUICK_AROUND, AROUND))
 def test_around(name):
   kind = lookahead(name)
   actual, _ = train(AROUND[name](exchange()), **kind)
@@ -191,8 +200,21 @@ def test_specs_of_others_states_where_parameters_are_sharded():
       rtopk_jax.state_specs(tx, PARAMS, AXIS, specs)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("name", ["trace", "scale_by_adam", "zero_nans", "ema", "multi_steps"])
+_QUICK_MAPS = (("scale_by_adam", True), ("zero_nans", False), ("multi_steps", False))
+
+
+@pytest.mark.parametrize(
+  ("name", "check_vma"),
+  [
+    pytest.param(
+      name, check_vma, marks=[] if (name, check_vma) in _QUICK_MAPS else pytest.mark.slow
+    )
+    for name in ("trace", "scale_by_adam", "zero_nans", "ema", "multi_steps")
+    for check_vma in (True, False)
+    # optax.MultiSteps loses types: refused by name, see test_errors.
+    if (name, check_vma) != ("multi_steps", True)
+  ],
+)
 def test_lockstep_in_a_map_of_ones_own(name, check_vma):
   """The whole chain, wrapped, in a ``shard_map`` whose state comes from outside."""
   if name == "multi_steps":
@@ -201,8 +223,6 @@ def test_lockstep_in_a_map_of_ones_own(name, check_vma):
   else:
     before, after = BEFORE[name](), optax.sgd(0.1)
     tx = optax.chain(before, exchange(), after)
-  if name == "multi_steps" and check_vma:
-    pytest.skip("optax.MultiSteps loses types: refused by name, see test_errors")
   tx, mesh = rtopk_jax.lockstep(tx, AXIS), harness.mesh(WORKERS)
   specs = rtopk_jax.state_specs(tx, PARAMS, AXIS)
 

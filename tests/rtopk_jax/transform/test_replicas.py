@@ -125,7 +125,7 @@ def in_pmap(tx, state):
   return weights, state
 
 
-@pytest.mark.parametrize("run", [simulated, in_pmap])
+@pytest.mark.parametrize("run", [simulated, pytest.param(in_pmap, marks=pytest.mark.slow)])
 def test_state_made_for_a_mesh_works_in_other_maps_bit_for_bit(run):
   tx = make(momentum=0.5, clip_norm=None)  # products are exact: see harness.gradients
   state = jax.device_get(rtopk_jax.init(tx, params(), harness.mesh(WORKERS), AXIS))

@@ -53,7 +53,7 @@ def same(actual, expected):
   ("switch", "size"),
   [
     *((switch, "short") for switch in SWITCHES),
-    ("x64", "long"),
+    pytest.param("x64", "long", marks=pytest.mark.slow),
     pytest.param("debug_nans", "long", marks=pytest.mark.slow),
   ],
 )
@@ -86,7 +86,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(x, marks=pytest.mark.slow if x in ("block", "warm-up") else []) for x in OPTIONS],
+)
 def test_every_kind_of_exchange_under_x64(name):
   size, options = OPTIONS[name]
   mode = "shard_map" if "collective" in options else "vmap"

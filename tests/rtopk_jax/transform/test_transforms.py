@@ -125,8 +125,14 @@ NEIGHBOURS = {
 }
 
 
-@pytest.mark.parametrize("neighbour", NEIGHBOURS)
-@pytest.mark.parametrize("name", ["plain", "dense"])
+@pytest.mark.parametrize(
+  ("name", "neighbour"),
+  [
+    pytest.param(name, x, marks=[] if name == "plain" or x == "adamw" else pytest.mark.slow)
+    for name in ("plain", "dense")
+    for x in NEIGHBOURS
+  ],
+)
 def test_chains(name, neighbour, request):
   relaxed, chain = NEIGHBOURS[neighbour]
   if relaxed:
