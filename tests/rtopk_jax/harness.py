@@ -113,7 +113,7 @@ def run(
       worker, axis_name=AXIS, in_axes=1, devices=jax.devices()[:num_workers]
     )(grads)
     updates = jax.tree.map(lambda x: x[0], updates)
-    # RaggedRows are (workers, steps, 1, *shape): pmap is a shard_map underneath.
+    # Rows are (workers, steps, 1, *shape): pmap is a shard_map underneath.
     states = jax.tree.map(
       lambda axis, x: x[0] if axis is None else jnp.moveaxis(x.squeeze(2), 0, 1),
       axes,

@@ -58,9 +58,26 @@ class Step:
   sent: list[np.ndarray]
 
 
-def top(vector: np.ndarray, r: int) -> np.ndarray:
-  """The r indices of largest magnitude, ascending; of equal ones the lowest."""
-  return np.sort(np.argsort(-np.abs(vector), kind="stable")[:r])
+def magnitude_bits(values: np.ndarray) -> np.ndarray:
+  """Magnitudes as integers: equal ones are equal, also where arithmetic would flush subnormals to zero."""
+  values = np.ascontiguousarray(values)
+  if np.issubdtype(values.dtype, np.integer):
+    return np.abs(values.astype(np.int64))
+  bits = 8 * values.dtype.itemsize
+  return values.view(f"u{values.dtype.itemsize}").astype(np.int64) & ((1 << (bits - 1)) - 1)
+
+
+def largest(vector: np.ndarray, count: int) -> np.ndarray:
+  """The indices of the ``count`` entries of largest magnitude, ascending; of equal ones the lowest."""
+  return np.sort(np.argsort(-magnitude_bits(vector), kind="stable")[:count])
+
+
+def keep_largest(array: np.ndarray, count: int) -> np.ndarray:
+  """An array with zeros for all but its ``count`` entries of largest magnitude."""
+  flat = array.reshape(-1)
+  kept, chosen = np.zeros_like(flat), largest(flat, count)
+  kept[chosen] = flat[chosen]
+  return kept.reshape(array.shape)
 
 
 def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[Step]:
@@ -143,12 +160,12 @@ def simulate(recipe: Recipe, gradients: list[np.ndarray], draw: Draw) -> list[St
 
 def _choose(v: np.ndarray, k: int, r: int, step: int, group: int, draw: Draw) -> np.ndarray:
   if k == r:
-    return np.stack([top(row, r) for row in v])
+    return np.stack([largest(row, r) for row in v])
   drawn = draw(v, step, group)
   assert drawn.shape == (v.shape[0], k)
   for row, indices in zip(v, drawn, strict=True):
     assert len(set(indices.tolist())) == k
-    assert set(indices.tolist()) <= set(top(row, r).tolist())
+    assert set(indices.tolist()) <= set(largest(row, r).tolist())
   return drawn
 
 

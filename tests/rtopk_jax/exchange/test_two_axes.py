@@ -1,0 +1,102 @@
+"""Exchanges on meshes of two axes: two kinds of links, and shards of a model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import rtopk_jax
+from tests.rtopk_jax import harness, reference
+from tests.rtopk_jax.exchange import meshes
+
+AXIS = harness.AXIS
+
+
+@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+def test_hierarchical_is_the_exchange_of_means(outer):
+  mesh, axes = meshes.of_two(("slice", "chip")), ("slice", "chip")
+  dense = {"w": False, "b": True}
+  make = lambda axes, collective: rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.1), axes, clip_norm=5.0, dense=dense, collective=collective
+  )
+  tx = make(axes, rtopk_jax.Hierarchical("chip", outer))
+  params = {"w": jnp.zeros((40, 30)), "b": jnp.zeros(30)}
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.standard_normal((2, 2, *x.shape)).astype(np.float32)
+  grads = jax.tree.map(draw, params)
+  specs = rtopk_jax.state_specs(tx, params, axes)
+  state = rtopk_jax.init(tx, params, mesh, axes)
+  assert state.residual["w"].shape == (2, 40, 30)
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0, 0], g), state),
+      mesh=mesh,
+      in_specs=(P(*axes), specs),
+      out_specs=(P(), specs),
+    )
+  )
+  updates, state = update(grads, state)
+  means = jax.tree.map(lambda x: x.mean(axis=1)[None], grads)
+  expected, after = harness.run("shard_map", make(AXIS, outer), means)
+  for name in params:
+    np.testing.assert_allclose(updates[name], expected[name][0], atol=1e-6)
+  np.testing.assert_allclose(state.residual["w"], after.residual["w"][0], atol=1e-6)
+
+
+PARAM_SPECS = {"w": P(None, "fsdp"), "n": P()}
+
+
+def test_shards_of_a_model_exchange_over_replicas_alone():
+  """Sharded leaves: each shard is exchanged as by itself. Others: the same on all shards."""
+  mesh = meshes.of_two(("replica", "fsdp"))
+  params = {"w": jnp.zeros((40, 60)), "n": jnp.zeros((50, 40))}
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "replica", dense=False, clip_norm=50.0)
+  specs = rtopk_jax.state_specs(tx, params, "replica", PARAM_SPECS)
+  assert specs.residual == {"w": P("replica", None, "fsdp"), "n": P("replica")}
+  state = rtopk_jax.init(tx, params, mesh, "replica", PARAM_SPECS)
+  rng = np.random.default_rng(0)
+  grads = {k: rng.standard_normal((2, *x.shape)).astype(np.float32) for k, x in params.items()}
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+      mesh=mesh,
+      in_specs=({"w": P("replica", None, "fsdp"), "n": P("replica")}, specs),
+      out_specs=(PARAM_SPECS, specs),
+    )
+  )
+  updates, state = update(grads, state)
+  # One norm over the whole gradient of a replica, not of a shard.
+  norms = np.sqrt(sum((g.reshape(2, -1) ** 2).sum(axis=1) for g in grads.values()))
+  scale = np.minimum(1, 50 / np.sqrt(2) / norms)[:, None]
+  for leaf, parts in (("w", np.split(grads["w"], 2, axis=2)), ("n", [grads["n"]])):
+    expected = []
+    for part in parts:
+      flat = part.reshape(2, -1) * scale
+      message = np.stack([reference.keep_largest(row, row.size // 10) for row in flat])
+      expected.append(message.mean(axis=0).reshape(part.shape[1:]))
+    np.testing.assert_allclose(updates[leaf], np.concatenate(expected, axis=-1), atol=1e-6)
+  metrics = rtopk_jax.exchange_metrics(state)
+  residual = np.sqrt(np.mean(sum((np.asarray(x) ** 2).reshape(2, -1).sum(1) for x in
+                                 jax.tree.leaves(state.residual))))  # fmt: skip
+  np.testing.assert_allclose(metrics["residual_norm"], residual, rtol=1e-4)
+
+
+def test_one_bad_shard_makes_all_of_them_skip():
+  mesh = meshes.of_two(("replica", "fsdp"))
+  tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "replica", dense=False)
+  params, param_specs = {"w": jnp.zeros((4, 60))}, {"w": P(None, "fsdp")}
+  specs = rtopk_jax.state_specs(tx, params, "replica", param_specs)
+  state = rtopk_jax.init(tx, params, mesh, "replica", param_specs)
+  update = jax.shard_map(
+    lambda g, state: tx.update({"w": g[0]}, state),
+    mesh=mesh,
+    in_specs=(P("replica", None, "fsdp"), specs),
+    out_specs=(param_specs, specs),
+  )
+  g = np.ones((2, 4, 60), np.float32)
+  g[1, 2, 45] = np.nan
+  updates, state = jax.jit(update)(g, state)
+  assert not np.any(updates["w"])
+  assert not np.any(state.residual["w"])
+  assert rtopk_jax.exchange_metrics(state)["skipped_steps"] == 1

@@ -1,0 +1,95 @@
+"""Whole steps as each platform does them, run on CPUs, against the reference in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rtopk_jax
+from tests.rtopk_jax import harness
+
+# Searched together; among them leaves that lie in whole tiles, by columns and in neither way, and small ones.
+SHAPES = {
+  "a": (300, 500),
+  "b": (70, 9),
+  "c": (41_000,),
+  "d": (5, 3),
+  "e": (64, 256),
+  "empty": (0, 3),
+}
+
+# Each an array of its own, by columns, of whole tiles and neither; and a small one.
+ALONE = {"by columns": (2000, 132), "few": (7, 3)}
+LARGE = {"tiles": (1024, 256), "by columns": (2000, 150), "neither": (150, 2000), "few": (7, 3)}
+
+# Each of selector, scope, average and memory in one of the first two.
+OPTIONS = {
+  "global": {"kind": "rtop_k", "scope": "global", "momentum": 0.5, "clip_norm": 10.0},
+  "leaf": {
+    "kind": "top_k",
+    "scope": "leaf",
+    "average": "senders",
+    "momentum": 0.5,
+    "memory_dtype": jnp.bfloat16,
+  },
+  "16 bits": {"kind": "top_k", "scope": "global", "memory_dtype": jnp.bfloat16, "momentum": 0.5},
+  "random": {"kind": "random_k", "scope": "global", "momentum": 0.5, "momentum_masking": False},
+}
+
+
+def _cases():
+  for name in ("cpu", "gpu", "tpu"):
+    for options in OPTIONS:
+      for mode in ("vmap", "shard_map"):
+        # What GPUs do takes CPUs long to compile, and what CPUs do is in ``test_agreement``.
+        default = {"global": "shard_map" if name == "tpu" else None, "leaf": "vmap"}
+        yield pytest.param(
+          name, options, mode, marks=[] if default.get(options) == mode else pytest.mark.slow
+        )
+
+
+@pytest.mark.parametrize(("platform", "name", "mode"), list(_cases()), indirect=["platform"])
+def test_steps_agree_with_the_reference(platform, name, mode):
+  harness.check(mode, harness.gradients(SHAPES, 3, 2), density=0.01, **OPTIONS[name])
+
+
+ROUNDED = {
+  "all_gather": {
+    "wire": rtopk_jax.Wire(values="bfloat16"),
+    "scope": "leaf",
+    "memory_dtype": jnp.bfloat16,
+  },
+  "reduce_scatter": {"collective": "reduce_scatter", "wire": rtopk_jax.Wire(values="bfloat16")},
+}
+
+
+@pytest.mark.parametrize(
+  ("other", "name", "shapes"),
+  [
+    ("tpu", "all_gather", ALONE),
+    pytest.param("tpu", "all_gather", LARGE, marks=pytest.mark.slow),
+    pytest.param("gpu", "all_gather", LARGE, marks=pytest.mark.slow),
+    pytest.param("tpu", "reduce_scatter", LARGE, marks=pytest.mark.slow),
+    pytest.param("gpu", "reduce_scatter", LARGE, marks=pytest.mark.slow),
+  ],
+)
+def test_steps_are_the_same_on_all_platforms(other, name, shapes):
+  """Also what the reference does not know: rounded messages and owners."""
+  tx = rtopk_jax.sparse_exchange(
+    rtopk_jax.rtop_k(0.01, 2), harness.AXIS, momentum=0.5, dense=False, **ROUNDED[name]
+  )
+  grads = harness.gradients(shapes, 2, 2)
+
+  def after(platform):
+    jax.clear_caches()
+    with rtopk_jax.platform(platform):
+      updates, state = harness.run("vmap", tx, grads)
+    jax.clear_caches()
+    return (updates, state.residual, state.momentum), state.metrics
+
+  found, expected = after(other), after("cpu")
+  jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
+  # Squares are added up in another order.
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found[1], expected[1])
