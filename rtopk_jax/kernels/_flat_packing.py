@@ -51,7 +51,7 @@ class FlatPacking:
   Attributes:
     vector: d entries, in flat arrays.
     width: bits of an entry.
-    exact: whether there is one cut, between single entries, or two, between words: then all entries of a word
+    exact: whether there is one threshold, between single entries, or two, between words: then all entries of a word
       have their ties broken alike.
     firsts: the first position of each piece, where a compiler must not know it.
   """
@@ -76,7 +76,7 @@ class FlatPacking:
     Args:
       turn: of the loop that this is in.
       words: to write over.
-      low: the lower cut of each group.
+      low: the lower threshold of each group.
       high: the higher one; with one bit an entry nothing is above it.
       to_keys: from entries to keys.
     """
@@ -191,7 +191,7 @@ class PieceReader(NamedTuple):
     return run_of[begin // self.word :][:words]
 
   def count(self, words: jax.Array, begin: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
-    """How many entries of each run are above the lower cut in some words, and above the higher one."""
+    """How many entries of each run are above the lower threshold in some words, and above the higher one."""
     if len(self.place.runs) == 1:
       return count(words, self.packing.width)
     run_of = jnp.asarray(self._runs(begin, words.size))
@@ -203,7 +203,7 @@ class PieceReader(NamedTuple):
 
 
 def count(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-  """How many entries are above the lower cut in some words, and above the higher one; shape (1,) each."""
+  """How many entries are above the lower threshold in some words, and above the higher one; shape (1,) each."""
   # As one reduction of two numbers, which compilers for CPUs vectorise.
   zero = _axis.varying_like(jnp.int32(0), words)
   both = lambda a, b: (a[0] + b[0], a[1] + b[1])
@@ -310,7 +310,7 @@ class Coding(NamedTuple):
   def codes(
     self, entries: jax.Array, begins: jax.Array, number: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A bit for each cut, at its place in the word, for entries that are so far in words; squares and keys."""
+    """A bit for each threshold, at its place in the word, for entries that are so far in words; squares and keys."""
     keys = self.to_keys(entries)
     places = begins + number if self.exact else begins
     bounds = [c.value - (places < c.index).astype(jnp.int32) for c in self.thresholds]

@@ -71,7 +71,7 @@ class Tally(NamedTuple):
 
   Attributes:
     statistics: of all.
-    in_low: how many of each group are above its lower cut.
+    in_low: how many of each group are above its lower threshold.
     in_high: and above its higher one.
   """
 

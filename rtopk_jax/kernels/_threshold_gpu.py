@@ -60,7 +60,7 @@ def _by_digits(
   more = rows.total(count_rows(jnp.greater, value))
   equal = count_rows(jnp.equal, value)
   ends = jnp.cumsum(equal, axis=-1, dtype=jnp.int32)
-  # The last equal key that is above the cut, counted through all lists; its row; and the same in the row.
+  # The last equal key that is above the threshold, counted through all lists; its row; and the same in the row.
   last = rows.before_each(equal) + count - more
   row = (ends[..., None, :] < last[..., None]).sum(axis=-1, dtype=jnp.int32)
   row = jnp.minimum(row, rows.shape[0] - 1)

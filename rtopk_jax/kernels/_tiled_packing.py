@@ -1,4 +1,4 @@
-"""A vector whose words are columns of its rows, for TPUs: ``_pack`` for entries that lie in tiles.
+"""A vector whose words are columns of its rows, for TPUs: ``_flat_packing`` for entries that lie in tiles.
 
 Unlike elsewhere the vector is materialised. A TPU looks up single entries in its own memory: XLA brings in there the
 whole of what entries are taken from, and that is done three times, for the sample, for the doubtful and for what is

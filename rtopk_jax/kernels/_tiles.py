@@ -29,9 +29,9 @@ from rtopk_jax.vector._vector import Place
 
 LANES = 128
 SUBLANES = 8
-# RaggedRows of a fold at most, one for each entry of a word.
+# Rows of a fold at most, one for each entry of a word.
 FOLD = 16
-# TiledBitSet that are looked for at a time, and those whose slabs are looked at.
+# Members that are looked for at a time, and those whose slabs are looked at.
 _SOUGHT = 1 << 15
 _CHUNK = 2048
 
@@ -76,11 +76,11 @@ class Sheet(NamedTuple):
     if second % SUBLANES == 0:
       rows = math.prod(outer) * second
       return cls(rows, (minor,), FOLD if rows % FOLD == 0 else SUBLANES)
-    # RaggedRows that are no multiple of 8 have an axis of one in their tile instead, where there is such an axis.
+    # Rows that are no multiple of 8 have an axis of one in their tile instead, where there is such an axis.
     rows, inner = (math.prod(outer), (second, minor)) if outer else (second, (1, minor))
     if len(shape) == 2:
       inner = (minor,)
-    # RaggedRows left over would have to be cut off first.
+    # Rows left over would have to be cut off first.
     even = [fold for fold in range(FOLD, FOLD // 2, -1) if rows % fold == 0]
     return cls(rows, inner, even[0] if even else FOLD)
 
@@ -242,7 +242,7 @@ class Parts:
 
   def _locate(self, words: jax.Array, before: jax.Array, ranks: jax.Array) -> jax.Array:
     slabs = words.shape[0]
-    # TiledBitSet of all slabs before one, by their place in the word: those at places before one, and all.
+    # Members of all slabs before one, by their place in the word: those at places before one, and all.
     at = lambda place, slab: before.at[place * (slabs + 1) + slab].get(mode="promise_in_bounds")
     slab = jnp.minimum(count_at_most(before[-slabs:], ranks), slabs - 1)
     part = self._find("slab", slab)

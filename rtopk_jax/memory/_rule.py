@@ -25,7 +25,7 @@ class Memory:
   Attributes:
     error_feedback: whether a residual is kept.
     momentum: m; 0 keeps no momentum.
-    nesterov: whether the look-ahead packing is sent.
+    nesterov: whether the look-ahead form is sent.
     masking: whether sent entries lose their momentum.
     decay: the residual's decay, 1 in the paper.
   """

@@ -79,11 +79,11 @@ class _Set:
         rest = place.size - whole * size
         starts, lengths = ([whole * size], [rest]) if rest else ([], [])
       else:
-        thresholds = [np.arange(run.begin, run.begin + run.size, size) for run in place.runs]
+        pieces = [np.arange(run.begin, run.begin + run.size, size) for run in place.runs]
         ends = [run.begin + run.size for run in place.runs]
-        starts = np.concatenate(thresholds)
+        starts = np.concatenate(pieces)
         lengths = np.concatenate(
-          [np.minimum(x + size, end) - x for x, end in zip(thresholds, ends, strict=True)]
+          [np.minimum(x + size, end) - x for x, end in zip(pieces, ends, strict=True)]
         )
       if len(starts):
         starts, lengths = np.array(starts), np.array(lengths)
@@ -202,7 +202,7 @@ def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
   """Which keys are so many largest of their row, which is not long."""
   wanted, lists = jnp.asarray(counts, jnp.int32), UniformRows(keys.shape)
   if keys.shape[1] <= _SHORT:
-    # How many are above each: of a few keys the bits of a cut would take longer to find.
+    # How many are above each: of a few keys the bits of a threshold would take longer to find.
     number = lists.position()
     ranks = jnp.zeros_like(keys)
     for i in range(keys.shape[1]):
@@ -233,7 +233,7 @@ def _by_counting(
   # Random keys can't be looked up again.
   slack = 0 if is_random else _SLACK
   highest = RANDOM_BELOW if is_random else LARGEST_KEY
-  words, found = _above_cuts(read, like, counts, blocks.width, highest, slack)
+  words, found = _above_thresholds(read, like, counts, blocks.width, highest, slack)
   room = np.minimum(counts + 2 * slack, blocks.lengths)
   _, columns = _places(words, int(sum(room)))
   number = lax.iota(jnp.int32, int(max(room)))[None]
@@ -260,7 +260,7 @@ def _places(words: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
   return jnp.minimum(row, np.int32(words.shape[0] - 1)), column
 
 
-def _above_cuts(
+def _above_thresholds(
   read: Read, like: jax.Array, counts: np.ndarray, width: int, highest: int, slack: int = 0
 ) -> tuple[jax.Array, jax.Array]:
   """The largest keys of each row as bits of words.
@@ -286,11 +286,11 @@ def _above_cuts(
     least = lax.dynamic_slice(jnp.asarray(counts, jnp.int32), (first,), (together,))
     there, low, high = _bounds(keys, least, int(max(counts)), highest)
     lists, wanted = UniformRows(keys.shape), jnp.minimum(least + slack, there)
-    cut = exact_threshold(keys, lists, wanted, there, low, high, wanted - least)
-    made = _bitpack.of_members(above(keys, lists, cut))
+    threshold = exact_threshold(keys, lists, wanted, there, low, high, wanted - least)
+    made = _bitpack.of_members(above(keys, lists, threshold))
     return (
       lax.dynamic_update_slice(words, made, (first, 0)),
-      lax.dynamic_update_slice(listed, cut.count, (first,)),
+      lax.dynamic_update_slice(listed, threshold.count, (first,)),
     )
 
   start = (jnp.zeros((rows, words_of_row), jnp.uint32), jnp.zeros(rows, jnp.int32))

@@ -20,8 +20,8 @@ whose thresholds are arrays with an entry a group. The result is a bit set, whos
 running count of its group of words. A random subset takes no more than the ranks of its members.
 
 Passes over d: one, if the vector is long, in which the sum of squares and the largest key come out as well. Temporary
-memory for a vector in one array: at most d/4 + 64 r bytes whenever there is a search, which is above 40,000 entries;
-on TPUs what ``TiledPacking`` materialises comes in addition.
+memory for a vector in one array: at most d/4 + 64 r bytes whenever there is a search, which is above 40,000 entries.
+What a platform's packing materialises comes in addition.
 """
 
 import functools
@@ -174,7 +174,7 @@ class _Plan:
 
   def __init__(self, packing: Packing, counts: Sequence[int]):
     sizes, total = packing.vector.counts, packing.vector.size
-    # Whether nothing is above the higher cut.
+    # Whether nothing is above the higher threshold.
     self.one_sided = packing.width == 1
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)
@@ -218,7 +218,7 @@ class _Plan:
 
 
 def _guesses(packing: Packing, plan: _Plan, to_keys: ToKeys) -> tuple[Threshold, Threshold]:
-  """A cut on either side of the wanted one, as far as a sample can tell."""
+  """A threshold on either side of the wanted one, as far as a sample can tell."""
   sampled = [group for group, count in enumerate(plan.samples) if count]
   low, high = _everything(plan, packing.vector), _nothing(plan, packing.vector)
   if not sampled:

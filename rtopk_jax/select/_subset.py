@@ -4,7 +4,7 @@ Where most members are left out (random-k), a few more numbers than wanted are d
 many different ones there are is left to chance, but given that, every set of so many is as likely as another: so
 is every smaller set of those, of which the second way picks one. Where there are too few, all is drawn again.
 
-Otherwise, and on TPUs, every member gets a random key, and those with the largest keys are taken, found by counting.
+Otherwise, and where bits of very many members are not cheap, every member gets a random key, and those with the largest keys are taken, found by counting.
 """
 
 import math
@@ -59,8 +59,8 @@ def _taken(
   keys = jnp.where(number < size, keys, -1)
   zero = jnp.zeros(len(rooms), jnp.int32)
   highest = jnp.full_like(zero, RANDOM_BELOW)
-  cut = exact_threshold(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
-  return above(keys, rows, cut)
+  threshold = exact_threshold(keys, rows, jnp.array(counts, jnp.int32), sizes, zero, highest)
+  return above(keys, rows, threshold)
 
 
 def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:

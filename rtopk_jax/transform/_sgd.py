@@ -41,7 +41,7 @@ def rtopk_sgd(
     axis_name: the mapped axis of the workers.
     subsample: r/k; None is the number of workers.
     momentum: m in [0, 1).
-    nesterov: Nesterov's packing of momentum.
+    nesterov: Nesterov's form of momentum.
     weight_decay: :math:`\lambda`, at least 0, or a schedule of it.
     weight_decay_mask: which leaves decay, a tree of bools or a function of the parameters, as in
       ``optax.add_decayed_weights``.

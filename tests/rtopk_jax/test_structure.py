@@ -44,12 +44,6 @@ _MOST_DISPATCHES = 6
 _PLATFORM = re.compile(
   r"(?<![a-z])(cpu|gpu|tpu)s?(?![a-z])|cuda|rocm|platform_dependent|default_backend", re.IGNORECASE
 )
-# Docstrings that are still to be rewritten: what a platform does belongs in ``kernels``.
-_STILL_NAMED = {
-  ("select/_search.py", "the module"),
-  ("select/_subset.py", "the module"),
-  ("transform/_step.py", "the module"),
-}
 
 
 class Module:
@@ -220,9 +214,7 @@ def test_platforms_are_named_in_one_place():
   }
   # Docstrings of public classes tell users about hardware of theirs.
   public = set(vars(rtopk_jax))
-  assert not [
-    where for key, where in found.items() if key[1] not in public and key not in _STILL_NAMED
-  ]
+  assert not [where for key, where in found.items() if key[1] not in public]
 
 
 @pytest.mark.parametrize(
