@@ -30,11 +30,6 @@ def mark_own(x: jax.Array, axis_name: AxisName) -> jax.Array:
   return lax.optimization_barrier((x, lax.axis_index(axis_name)))[0]
 
 
-def key(seed: int | jax.Array) -> jax.Array:
-  """The key of a seed, of one kind whatever JAX's default is: workers draw the same in every map."""
-  return jax.random.key(seed, impl="threefry2x32")
-
-
 def names(axis_name: AxisName) -> tuple[str, ...]:
   """The names of the axes as a tuple."""
   return axis_name if isinstance(axis_name, tuple) else (axis_name,)

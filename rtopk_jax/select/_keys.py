@@ -11,8 +11,9 @@ from jax.extend.random import threefry_2x32
 
 # What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
 LARGEST_KEY = 0x7F80_0001
-# No group has this number.
-LARGEST_GROUP = np.uint32(0xFFFF_FFFF)
+_THREEFRY = "threefry2x32"
+# Of a vector; the last of them is for rounding.
+MOST_GROUPS = 1 << 24
 # Random keys are below.
 RANDOM_BELOW = 1 << 30
 # float32 as bits: the smallest normal number, and infinity.
@@ -21,21 +22,27 @@ _INFINITY = np.uint32(0x7F80_0000)
 
 
 def derived_key(
-  key: jax.Array, first: jax.typing.ArrayLike, second: jax.typing.ArrayLike
+  seed: int | jax.Array, step: jax.Array, member: jax.Array, group: jax.typing.ArrayLike
 ) -> jax.Array:
-  """A PRNG key that two numbers name: one call of the generator, where ``fold_in`` takes one for each.
+  """The PRNG key of a group of a worker's entries in a step.
+
+  One call of the generator, which takes four numbers of 32 bits; ``jax.random.fold_in`` is a call for each. All
+  kinds of maps and all settings of JAX get the same key.
 
   Args:
-    key: a Threefry key.
-    first: an integer scalar of 32 bits.
-    second: another.
+    seed: an integer of 32 bits.
+    step: the number of the step.
+    member: a number of the worker's own.
+    group: the number of the group.
 
   Returns:
-    A Threefry key; of other numbers another one.
+    A Threefry key.
   """
-  counter = jnp.stack([jnp.asarray(x).astype(jnp.uint32) for x in (first, second)])
-  words = threefry_2x32(jax.random.key_data(key), counter)
-  return jax.random.wrap_key_data(words, impl="threefry2x32")
+  high, low = jax.random.key_data(jax.random.key(seed, impl=_THREEFRY))
+  word = lambda x: jnp.asarray(x).astype(jnp.uint32)
+  keypair = jnp.stack([low, high ^ word(step)])
+  words = threefry_2x32(keypair, jnp.stack([word(member), word(group)]))
+  return jax.random.wrap_key_data(words, impl=_THREEFRY)
 
 
 def magnitude_keys(vector: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select import _blocks, _warmup
-from rtopk_jax.select._keys import LARGEST_GROUP, LARGEST_KEY, derived_key
+from rtopk_jax.select._keys import LARGEST_KEY, MOST_GROUPS, derived_key
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import ExchangeMetrics
@@ -247,8 +247,9 @@ class Step:
     vector = Vector(segment.where, arrays, rule)
     # Shards of a model draw independently as well.
     member = _axis.index_with_shards(self.workers, segment.axes)
-    own_key = derived_key(_axis.key(self.options.seed), self.count, member)
-    key_of = lambda group: derived_key(own_key, number, group)
+    key_of = lambda group: derived_key(
+      self.options.seed, self.count, member, number * MOST_GROUPS + group
+    )
     num_workers, scope = _axis.size(self.workers), self.options.scope
     if isinstance(scope, Block):
       selection, blocks, share = _blocks.select(selector, vector, scope.size, key_of, num_workers)
@@ -258,7 +259,7 @@ class Step:
     values = selection.values
     if share is not None:
       values = values * share
-    return Outgoing(vector, selection, values, derived_key(own_key, number, LARGEST_GROUP), blocks)
+    return Outgoing(vector, selection, values, key_of(MOST_GROUPS - 1), blocks)
 
 
 def _place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:
