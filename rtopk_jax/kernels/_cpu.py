@@ -14,10 +14,6 @@ class CPU(Portable):
     """Hidden, so that kernels of leaves of one shape are compiled once."""
     return _offsets.hide(numbers, count)
 
-  def settled(self, x, count):
-    """A barrier does not keep compilers for CPUs from taking it apart."""
-    return _offsets.settle(x, count)
-
   def running_total(self, counts, most):
     """A scan is a kernel for each power of two; a matrix product is a call."""
     return _prefix_sum.by_products(counts, most)

@@ -1,5 +1,7 @@
 """GPUs: very many threads; a kernel takes a microsecond to start, and a loop with a condition asks the host."""
 
+from jax import lax
+
 from rtopk_jax.kernels import (
   _accumulate,
   _flat_packing_gpu,
@@ -25,6 +27,11 @@ class GPU(Portable):
   def once(self, turn, start):
     """Without a loop, which would ask the host."""
     return turn(start)
+
+  def settled(self, x, count):
+    """Behind a barrier: a branch would ask the host."""
+    del count
+    return lax.optimization_barrier(x)
 
   def reduce_rows(self, combine, operands):
     """A thread for each row."""

@@ -9,8 +9,8 @@ from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels._dispatch import here
 
-# Counts of a row, which are added up together.
-_ROW = 64
+# Counts of a row, which are added up together: the fewer, the less of a triangle there is.
+_ROWS = (16, 32, 64)
 _LONG_ROW = 512
 # Sums below this are exact in float32.
 _EXACT = 1 << 24
@@ -28,27 +28,28 @@ def running_total(counts: jax.Array, most: int) -> jax.Array:
   Returns:
     int32, shape (m,).
   """
-  if counts.size <= _ROW:
+  if counts.size <= _ROWS[-1]:
     return _by_comparing(counts)
   return here().running_total(counts, most)
 
 
 def by_products(counts: jax.Array, most: int) -> jax.Array:
   """Rows of counts times a triangle of ones, twice: two calls of a matrix product instead of log₂ m kernels."""
-  if _ROW**2 * most >= _EXACT:
+  row = next((row for row in _ROWS if row**3 >= counts.size), _ROWS[-1])
+  if row**2 * most >= _EXACT:
     return lax.associative_scan(jnp.add, counts)
-  within = _times_triangle(counts)
+  within = _times_triangle(counts, row)
   totals = within[:, -1]
-  of_rows = _times_triangle(totals)
+  of_rows = _times_triangle(totals, row)
   ends = _by_comparing(of_rows[:, -1])
   before = (of_rows + (ends - of_rows[:, -1])[:, None]).reshape(-1)[: totals.size] - totals
   return (within + before[:, None]).reshape(-1)[: counts.size]
 
 
-def _times_triangle(counts: jax.Array) -> jax.Array:
-  """Running totals within rows, shape (rows, 64)."""
-  rows = jnp.pad(counts, (0, -counts.size % _ROW)).reshape(-1, _ROW).astype(jnp.float32)
-  triangle = np.triu(np.ones((_ROW, _ROW), np.float32))
+def _times_triangle(counts: jax.Array, row: int) -> jax.Array:
+  """Running totals within rows, shape (rows, row)."""
+  rows = jnp.pad(counts, (0, -counts.size % row)).reshape(-1, row).astype(jnp.float32)
+  triangle = np.triu(np.ones((row, row), np.float32))
   return jnp.dot(rows, triangle, precision=lax.Precision.HIGHEST).astype(jnp.int32)
 
 
@@ -117,7 +118,7 @@ def _by_halving(ends: jax.Array, ranks: jax.Array) -> jax.Array:
 
 def count_below(positions: jax.Array, firsts: jax.Array) -> jax.Array:
   """How many of some ascending positions are below each of a few numbers: int32, shape (len(firsts),)."""
-  return here().count_below(positions, firsts)
+  return here().count_below(jnp.asarray(positions), firsts)
 
 
 def count_below_by_comparing(positions: jax.Array, firsts: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ whose thresholds are arrays with an entry a group. The result is a bit set, whos
 running count of its group of words. A random subset takes no more than the ranks of its members.
 
 Passes over d: one, if the vector is long, in which the sum of squares and the largest key come out as well. Temporary
-memory for a vector in one array: at most d/4 + 64 r bytes whenever there is a search, which is above 40,000 entries.
+memory for a vector in one array: at most d/4 + 64 r bytes and 4 KiB whenever there is a search, which is above 40,000 entries.
 What a platform's packing materialises comes in addition.
 """
 
@@ -184,7 +184,7 @@ class _Plan:
     # of as many of one size as would leave as much in doubt.
     alike = total**2 / sum(size**2 for size in sizes)
     # At most what the words and the lists take after it.
-    budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 80 + 4 * sum(counts))
+    budget = min(round(_SAMPLE * alike ** (1 / 3)), total // 64 + 4 * sum(counts))
     least, small = (RaggedRows.WIDTH, 0) if packing.exact else (4 * RaggedRows.WIDTH, _SMALL)
     for size, count in zip(sizes, counts, strict=True):
       sample = budget * size // total // RaggedRows.WIDTH * RaggedRows.WIDTH

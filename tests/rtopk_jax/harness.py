@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from rtopk_jax.select._keys import derived_key
 from tests.rtopk_jax import reference
 
 AXIS = "workers"
@@ -171,11 +172,8 @@ def check_mapped(function: Callable[..., jax.Array], *args: jax.Array) -> None:
 @functools.partial(jax.jit, static_argnums=(0,))
 def _draw(selector, vectors, seed, step, group):
   num_workers = vectors.shape[0]
-  key = jax.random.key(seed)
-  # 0 is the number of the message: there is one, no leaf being sharded.
-  for number in (step, 0, group):
-    key = jax.random.fold_in(key, number)
-  one = lambda v, worker: selector(v, jax.random.fold_in(key, worker), num_workers).indices
+  # There is one message, no leaf being sharded: the group is the group's own number.
+  one = lambda v, worker: selector(v, derived_key(seed, step, worker, group), num_workers).indices
   return jax.vmap(one)(vectors, jnp.arange(num_workers, dtype=jnp.int32))
 
 
