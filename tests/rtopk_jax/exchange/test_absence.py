@@ -22,8 +22,9 @@ def _with_the_first_absent(collective, inner=None):
   one = lambda g: tx.update(g, tx.init(g), present=number(AXIS) > 0)[0]
   grads = harness.gradients({"w": (40, 30)}, inner or 1, 8)["w"]
   if inner:
-    return jax.vmap(jax.vmap(one, 0, None, axis_name="chip"), 1, None, axis_name=AXIS)(grads)
-  return jax.vmap(one, out_axes=None, axis_name=AXIS)(grads[0])
+    of_chips = jax.vmap(one, 0, None, axis_name="chip")
+    return jax.jit(jax.vmap(of_chips, 1, None, axis_name=AXIS))(grads)
+  return jax.jit(jax.vmap(one, out_axes=None, axis_name=AXIS))(grads[0])
 
 
 def test_auto_takes_what_allows_absence_where_workers_are_absent():

@@ -62,7 +62,8 @@ def test_entries_are_put_to_what_is_made_of_leaves(platform):
 
   def function(where, lists):
     both = [a + 2 * b for a, b in zip(*lists, strict=True)]
-    return [_scatter.put(both, where, POSITIONS[::2], values[::2]), lists[1], []]
+    put = _scatter.put(both, where, jnp.asarray(POSITIONS[::2]), jnp.asarray(values[::2]))
+    return [put, lists[1], []]
 
   leaves = _leaves()
   made, same, nothing = jax.jit(lambda x: _scatter.in_folds(WHERE, [x, x], function))(leaves)

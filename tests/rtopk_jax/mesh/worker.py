@@ -1,6 +1,6 @@
 """One process of several in ``test_processes``: trains a little, prints the parameters as bytes in hex.
 
-``python -m tests.rtopk_jax.worker ADDRESS PROCESSES RANK DEVICES``
+``python -m tests.rtopk_jax.mesh.worker ADDRESS PROCESSES RANK DEVICES``
 """
 
 import sys

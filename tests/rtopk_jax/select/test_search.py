@@ -48,7 +48,6 @@ _LARGE = [
   ("cpu", "one bit", 437),
   ("cpu", "exact", 1),
   ("cpu", "exact", LARGE - 1),
-  ("gpu", "two bits", 20_000),
   ("gpu", "one bit", 437),
   ("tpu", "tiles", LARGE - 1),
   ("tpu", "exact tiles", 437),
@@ -110,7 +109,7 @@ def _misleading_keys(count, packing):
     ("cpu", "exact", 20_000),
     ("cpu", "two bits", 20_000),
     ("gpu", "one bit", 300),
-    ("tpu", "tiles", 300),
+    pytest.param("tpu", "tiles", 300, marks=pytest.mark.slow),
     pytest.param("gpu", "two bits", 20_000, marks=pytest.mark.slow),
     pytest.param("cpu", "exact", 300, marks=pytest.mark.slow),
     pytest.param("cpu", "two bits", 90_000, marks=pytest.mark.slow),
@@ -137,13 +136,12 @@ def test_a_few_keys_many_times(few, seed):
 
 SMALL = (1, 2, 16, 17, 33, 129, 1000)
 
-# Every way once with a size that is no multiple of anything.
+# Every kind of words once; all sizes with all of them in `make test-slow`.
 _SMALL = [
   ("cpu", "two bits", 17),
   ("cpu", "one bit", 1),
   ("cpu", "exact", 1000),
   ("gpu", "two bits", 129),
-  ("gpu", "exact", 33),
   ("tpu", "tiles", 17),
   ("tpu", "exact tiles", 1000),
 ]
@@ -211,20 +209,23 @@ def test_exact_thresholds_among_keys_that_equal_the_bounds(platform, count):
 
 SHAPES = [(300, 500), (7, 13), (100, 1003), (33,), (50, 3000), (501,), (17, 17, 17)]
 
-# All kinds of vectors on CPUs, and each kind of search once elsewhere.
+# All kinds of vectors on CPUs, and groups elsewhere.
 _PIECES = [
   ("gpu", SHAPES, 0.003, "each"),
-  ("gpu", SHAPES, 0.2, "joined"),
-  ("gpu", SHAPES[:0:-1], 0.003, "one"),
-  ("tpu", SHAPES, 0.003, "one"),
   ("tpu", SHAPES[:0:-1], 0.2, "each"),
+  pytest.param("gpu", SHAPES, 0.2, "joined", marks=pytest.mark.slow),
+  pytest.param("gpu", SHAPES[:0:-1], 0.003, "one", marks=pytest.mark.slow),
+  pytest.param("tpu", SHAPES, 0.003, "one", marks=pytest.mark.slow),
 ]
 
 _PIECES_OF_CPUS = [
   pytest.param("cpu", shapes, density, kind, marks=[] if default else pytest.mark.slow)
   for shapes in (SHAPES, SHAPES[:0:-1])
   for kind in ("one", "each", "joined")
-  for density, default in ((0.003, shapes is SHAPES), (0.2, shapes is not SHAPES))
+  for density, default in (
+    (0.003, shapes is SHAPES and kind != "one"),
+    (0.2, shapes is not SHAPES and kind == "one"),
+  )
 ]
 
 
@@ -263,8 +264,8 @@ def test_pieces_are_searched_as_one_vector_and_as_groups(platform, shapes, densi
   [
     ("cpu", "two bits", "one"),
     ("cpu", "one bit", "joined"),
-    ("gpu", "one bit", "one"),
-    ("tpu", "tiles", "joined"),
+    pytest.param("gpu", "one bit", "one", marks=pytest.mark.slow),
+    pytest.param("tpu", "tiles", "joined", marks=pytest.mark.slow),
     pytest.param("cpu", "one bit", "one", marks=pytest.mark.slow),
     pytest.param("cpu", "two bits", "joined", marks=pytest.mark.slow),
     pytest.param("cpu", "exact", "one", marks=pytest.mark.slow),

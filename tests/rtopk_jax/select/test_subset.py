@@ -28,9 +28,9 @@ def _many(way, sizes, counts, times, seed):
   return np.asarray(jax.jit(jax.vmap(lambda key: WAYS[way](key, sizes, counts)))(keys))
 
 
-# On TPUs nothing is marked.
+# On TPUs nothing is marked. What GPUs do takes CPUs long; that they draw the same is in ``test_search``.
 EVERYWHERE = [
-  (platform, way)
+  pytest.param(platform, way, marks=pytest.mark.slow if platform == "gpu" else [])
   for platform in ("cpu", "gpu", "tpu")
   for way in WAYS
   if (platform, way) != ("tpu", "by marks")

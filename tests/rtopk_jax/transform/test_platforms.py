@@ -26,7 +26,7 @@ LARGE = {"tiles": (1024, 256), "by columns": (2000, 150), "neither": (150, 2000)
 
 # Each of selector, scope, average and memory in one of the first two.
 OPTIONS = {
-  "global": {"kind": "rtop_k", "scope": "global", "momentum": 0.5, "clip_norm": 10.0},
+  "global": {"kind": "rtop_k", "scope": "global", "momentum": 0.5, "nesterov": True},
   "leaf": {
     "kind": "top_k",
     "scope": "leaf",
