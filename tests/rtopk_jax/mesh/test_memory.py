@@ -42,8 +42,8 @@ def test_passes_over_all_entries(options, passes):
   program = hlo.Program(step.as_text())
   assert passes <= sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= passes + 5
   assert program.sorts() == []
-  # The mean, and nothing else of the length of a gradient beside it.
-  assert step.memory_analysis().temp_size_in_bytes < (4 + 1.25) * size
+  # Nothing of the length of a gradient is stored beside it.
+  assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
 
 
 @pytest.mark.slow
@@ -74,11 +74,10 @@ def test_the_mean_takes_as_much_memory_as_a_gradient(options):
   rows = (specs, P(AXIS))
   mapped = jax.shard_map(exchange, mesh=harness.mesh(WORKERS), in_specs=rows, out_specs=rows)
   step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
-  # The mean, and not a third of a gradient beside it; each leaf is copied once.
+  # The mean, and not a third of a gradient beside it; no leaf is copied.
   assert step.memory_analysis().temp_size_in_bytes < 5.25 * sum(map(math.prod, shapes.values()))
   leaves = [",".join(map(str, (1, *shape))) for shape in shapes.values()]
-  copies = lambda leaf: len(re.findall(rf"f32\[{leaf}\]\S* copy\(", step.as_text()))
-  assert all(copies(leaf) <= 1 for leaf in leaves)
+  assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
 
 @pytest.mark.parametrize(
