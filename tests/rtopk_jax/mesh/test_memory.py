@@ -40,7 +40,7 @@ def test_passes_over_all_entries(options, passes):
   """Those that ``rtopk_jax/transform/_step.py`` counts, and up to five more for words and small leaves."""
   step, size = compiled_step(options, WORKERS, donated=(0, 1))
   program = hlo.Program(step.as_text())
-  assert passes <= sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= passes + 5
+  assert passes <= sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= passes + 3
   assert program.sorts() == []
   # Nothing of the length of a gradient is stored beside it.
   assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
@@ -60,8 +60,7 @@ def test_a_gradient_that_is_kept_is_copied_once():
   [{}, pytest.param({"momentum": 0.9, "clip_norm": 1.0}, marks=pytest.mark.slow)],
   ids=["residual", "clip"],
 )
-def test_the_mean_takes_as_much_memory_as_a_gradient(options):
-  """Given out in the memory of a gradient that is donated, it is first made beside it."""
+def test_the_mean_takes_the_memory_of_a_gradient_that_is_donated(options):
   tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)
   shapes = {"w": (1000, 700), "v": (3, 3, 256, 256)}
   _, (gradient, state) = vectors(tx, WORKERS, shapes)
@@ -74,8 +73,8 @@ def test_the_mean_takes_as_much_memory_as_a_gradient(options):
   rows = (specs, P(AXIS))
   mapped = jax.shard_map(exchange, mesh=harness.mesh(WORKERS), in_specs=rows, out_specs=rows)
   step = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, gradient).compile()
-  # The mean, and not a third of a gradient beside it; no leaf is copied.
-  assert step.memory_analysis().temp_size_in_bytes < 5.25 * sum(map(math.prod, shapes.values()))
+  # No second half of a gradient is stored beside it, and no leaf is copied.
+  assert step.memory_analysis().temp_size_in_bytes < 2 * sum(map(math.prod, shapes.values()))
   leaves = [",".join(map(str, (1, *shape))) for shape in shapes.values()]
   assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
