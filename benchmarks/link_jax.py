@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import link_protocol, trees
+from rtopk_jax.exchange import _cost
 
 AXIS, CHIPS = "workers", "chips"
 # Devices of a host for the exchange that averages densely between them first; for others it has one.
@@ -34,13 +35,19 @@ class Method:
 
   Attributes:
     tx: the transformation.
-    collective: what the cost model calls it.
+    collective: that it sends by; None for the dense exchange.
     chips: how many devices of each host take part.
   """
 
   tx: Any
-  collective: str = "all_gather"
+  collective: rtopk_jax.Collective | None
   chips: int = 1
+
+  def local(self, d: int, k: int, workers: int, speed: rtopk_jax.LocalSpeed) -> float:
+    """Seconds that a worker computes, by the cost model, for k of d entries."""
+    if self.collective is None:
+      return _cost.dense_cost(d, workers, speed).local
+    return self.collective.cost(d, k, workers, rtopk_jax.Wire(), speed).local
 
 
 def methods(density: float) -> dict[str, Method]:
@@ -58,13 +65,16 @@ def methods(density: float) -> dict[str, Method]:
     return rtopk_jax.sparse_exchange(selector, axis, dense=False, **options)
 
   short = rtopk_jax.Wire(values="bfloat16", indices="elias_fano")
-  hierarchical = sparse((AXIS, CHIPS), collective=rtopk_jax.Hierarchical(CHIPS))
+  gather, owners = rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()
+  hierarchical = rtopk_jax.Hierarchical(CHIPS)
   return {
-    "dense_exchange": Method(rtopk_jax.dense_exchange(AXIS), "dense"),
-    "AllGather": Method(sparse()),
-    "AllGather, 28 bits": Method(sparse(wire=short)),
-    "ReduceScatter": Method(sparse(collective="reduce_scatter"), "reduce_scatter"),
-    f"Hierarchical, {CHIPS_OF_HOST} chips": Method(hierarchical, chips=CHIPS_OF_HOST),
+    "dense_exchange": Method(rtopk_jax.dense_exchange(AXIS), None),
+    "AllGather": Method(sparse(collective=gather), gather),
+    "AllGather, 28 bits": Method(sparse(collective=gather, wire=short), gather),
+    "ReduceScatter": Method(sparse(collective=owners), owners),
+    f"Hierarchical, {CHIPS_OF_HOST} chips": Method(
+      sparse((AXIS, CHIPS), collective=hierarchical), hierarchical, CHIPS_OF_HOST
+    ),
   }
 
 

@@ -14,12 +14,15 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import hlo, picture, timing
-from rtopk_jax.exchange import _cost
 
 AXIS = "workers"
 _WORKERS = (2, 4, 8, 16, 32, 64)
 # What XLA calls a collective, and what the cost model does.
-_KINDS = {"all-gather": "all_gather", "all-reduce": "psum", "all-to-all": "all_to_all"}
+_KINDS = {
+  "all-gather": rtopk_jax.Traffic.all_gather,
+  "all-reduce": rtopk_jax.Traffic.all_reduce,
+  "all-to-all": rtopk_jax.Traffic.all_to_all,
+}
 
 
 def transformations(density: float) -> dict:
@@ -55,7 +58,7 @@ def traffic(program: hlo.Program, workers: int) -> float:
   for collective in program.collectives():
     results = sum(array.entries * array.item for array in collective.arrays)
     operand = results // workers if collective.kind == "all-gather" else results
-    total += _cost.traffic_of(_KINDS[collective.kind], operand, workers).bytes
+    total += _KINDS[collective.kind](operand, workers).link
   return total
 
 

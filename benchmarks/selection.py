@@ -36,7 +36,7 @@ def _rivals(size: int, density: float, subsample: float) -> tuple[dict, dict, di
   functions = {
     "one read": lambda vector, key: jnp.max(jnp.abs(vector)),
     _OURS: selector,
-    "rtopk_jax, method=top_k": rtopk_jax.rtop_k(density, subsample, method="top_k"),
+    "rtopk_jax, method=sort": rtopk_jax.rtop_k(density, subsample, method="sort"),
     "lax.top_k + permutation": obvious,
   }
   rivals, temporary, passes = {}, {}, {}

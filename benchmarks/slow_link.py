@@ -188,18 +188,18 @@ class Case:
     self.size = sum(leaf.size for leaf in self.params)
     self.k = max(1, round(density * self.size))
 
-  def operands(self, method: str) -> list[tuple[str, int]]:
-    """The collectives of a method, from the buffers that it exchanges."""
+  def traffic(self, method: str) -> rtopk_jax.Traffic:
+    """What a method does to a worker's link, from the buffers that it exchanges."""
     tx = self.methods[method].tx
     with _modes.measure(self.workers, None) as measured:
       jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), self.params)
-    return measured.operands
+    return sum(measured.traffic, rtopk_jax.Traffic.none())
 
   def predicted(self, method: str, link: rtopk_jax.Link, local: rtopk_jax.LocalSpeed) -> float:
     """What the cost model says, in seconds."""
-    network = link.seconds(self.operands(method), self.workers)
+    network = link.seconds(self.traffic(method))
     known = self.methods[method]
-    own = _cost.local_time(known.collective, self.size, self.k, self.workers, local)
+    own = known.local(self.size, self.k, self.workers, local)
     # All chips of a host do the same work, and share its cores.
     return network + known.chips * own
 
@@ -209,11 +209,11 @@ class Case:
     """The columns of what is predicted and counted; peers have none."""
     if method not in self.methods:
       return {}
-    operands = self.operands(method)
+    traffic = self.traffic(method)
     return {
       "predicted": self.predicted(method, link, local),
-      "network": link.seconds(operands, self.workers),
-      "counted": sum(_cost.traffic_of(*operand, self.workers).bytes for operand in operands),
+      "network": link.seconds(traffic),
+      "counted": traffic.link,
     }
 
   def rounds(self, method: str, rate: float) -> int:

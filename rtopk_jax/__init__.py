@@ -1,11 +1,14 @@
 """rTop-k gradient compression for JAX, as an optax transformation."""
 
+from rtopk_jax._modes import Traffic as Traffic
 from rtopk_jax._platform import platform as platform
+from rtopk_jax.exchange._all_gather import AllGather as AllGather
 from rtopk_jax.exchange._auto import Auto as Auto
-from rtopk_jax.exchange._auto import Hierarchical as Hierarchical
-from rtopk_jax.exchange._collective import AllGather as AllGather
+from rtopk_jax.exchange._collective import Collective as Collective
+from rtopk_jax.exchange._cost import Cost as Cost
 from rtopk_jax.exchange._cost import Link as Link
 from rtopk_jax.exchange._cost import LocalSpeed as LocalSpeed
+from rtopk_jax.exchange._hierarchical import Hierarchical as Hierarchical
 from rtopk_jax.exchange._reduce_scatter import ReduceScatter as ReduceScatter
 from rtopk_jax.mesh._local import local as local
 from rtopk_jax.mesh._local import local_value_and_grad as local_value_and_grad
@@ -43,6 +46,7 @@ from rtopk_jax.transform._sparse import SparseExchangeState as SparseExchangeSta
 from rtopk_jax.transform._sparse import sparse_exchange as sparse_exchange
 from rtopk_jax.transform._weight_decay import add_decayed_weights as add_decayed_weights
 from rtopk_jax.vector._layout import Block as Block
+from rtopk_jax.wire._format import WireFormat as WireFormat
 from rtopk_jax.wire._wire import Wire as Wire
 
 __version__ = "0.1.0"

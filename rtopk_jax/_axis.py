@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax import _modes
+from rtopk_jax import _agreed, _modes
 from rtopk_jax._modes import AxisName as AxisName
+from rtopk_jax._modes import Traffic
 
 
 def mark_own(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -145,18 +146,33 @@ def _gather(x: jax.Array, axis_name: AxisName, **options: Any) -> jax.Array:
 
 def all_gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Every worker's ``x``, shape ``(num_workers, *x.shape)``, the same on all of them."""
+  return gather_by(x, axis_name, lambda part: _gather(part, axis_name), Traffic.all_gather)
+
+
+def gather_by(
+  x: jax.Array,
+  axis_name: AxisName,
+  send: Callable[[jax.Array], jax.Array],
+  traffic: Callable[[int, int], Traffic],
+) -> jax.Array:
+  """``all_gather`` by some way of sending, which says what it does to a link for so many bytes and workers."""
   dry = _modes.measurement()
   if dry is not None:
-    dry.record("all_gather", x)
+    dry.record(traffic, x)
     return jnp.zeros((dry.num_workers, *x.shape), x.dtype)
-  return _carry(x, lambda part: _gather(part, axis_name), TILE)
+  return _carry(x, send, TILE)
+
+
+def agreed(x: jax.Array, axis_name: AxisName) -> jax.Array:
+  """The same value, typed as the same on all workers, which it is by whoever's word this is called on."""
+  return _agreed.agreed(x, names(axis_name))
 
 
 def all_to_all(x: jax.Array, axis_name: AxisName) -> jax.Array:
   """Row i of every worker's ``x`` to worker i: shape (num_workers, m) before and after."""
   dry = _modes.measurement()
   if dry is not None:
-    dry.record("all_to_all", x)
+    dry.record(Traffic.all_to_all, x)
     return x
   exchange = lambda part: lax.all_to_all(to_varying(part, axis_name), axis_name, 0, 0, tiled=True)
   return _carry(x, exchange, 1)
@@ -166,8 +182,7 @@ def psum(tree: Any, axis_name: AxisName) -> Any:
   """The sum of every worker's array, or of every array of its tree, in one collective."""
   dry = _modes.measurement()
   if dry is not None:
-    for x in jax.tree.leaves(tree):
-      dry.record("psum", x)
+    dry.record(Traffic.all_reduce, *jax.tree.leaves(tree))
     return tree
   return lax.psum(jax.tree.map(lambda x: to_varying(x, axis_name), tree), axis_name)
 

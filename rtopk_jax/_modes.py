@@ -1,6 +1,6 @@
 """Ways to trace an exchange other than to run it, and what is said to one from outside.
 
-* A *measurement*: collectives materialise what they would have sent and return zeros of the right shape. That
+* A *measurement*: collectives note what they would have done to a link and return zeros of the right shape. That
   is how bytes are counted from the real buffers.
 * An *analysis*: the exchange is replaced by the least that shows where its results come from.
 * *Outside*: no axis is mapped, whatever is around.
@@ -9,12 +9,69 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
 AxisName = str | tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+  """What a collective does to one worker's link.
+
+  Args:
+    messages: one after another, each of which waits for the link's latency.
+    sent: bytes that the worker hands to the collective.
+    received: bytes that it needs of the others.
+    link: bytes that leave its network interface, and that enter it.
+
+  Examples:
+    >>> import rtopk_jax
+    >>> rtopk_jax.Traffic.all_gather(size=100, num_workers=4)
+    Traffic(messages=3, sent=100, received=300, link=300)
+    >>> both = rtopk_jax.Traffic.all_to_all(400, 4) + rtopk_jax.Traffic.all_gather(100, 4)
+    >>> both.messages, both.link
+    (6, 600.0)
+  """
+
+  messages: int
+  sent: float
+  received: float
+  link: float
+
+  def __add__(self, other: "Traffic") -> "Traffic":
+    """Of both, one after the other."""
+    return Traffic(
+      self.messages + other.messages,
+      self.sent + other.sent,
+      self.received + other.received,
+      self.link + other.link,
+    )
+
+  @classmethod
+  def none(cls) -> "Traffic":
+    """Of nothing."""
+    return cls(0, 0, 0, 0)
+
+  @classmethod
+  def all_gather(cls, size: int, num_workers: int) -> "Traffic":
+    """Of an all-gather as a ring, to which every worker hands so many bytes: n − 1 messages of that size."""
+    others = num_workers - 1
+    return cls(others, size, others * size, others * size)
+
+  @classmethod
+  def all_to_all(cls, size: int, num_workers: int) -> "Traffic":
+    """Of an all-to-all pair by pair, so many bytes being for all: n − 1 messages of 1/n of them."""
+    others = num_workers - 1
+    return cls(others, size, others * size / num_workers, others * size / num_workers)
+
+  @classmethod
+  def all_reduce(cls, size: int, num_workers: int) -> "Traffic":
+    """Of a sum of so many bytes as a ring: 2(n − 1) messages of 1/n of them."""
+    others = num_workers - 1
+    return cls(2 * others, size, size if others else 0, 2 * others * size / num_workers)
 
 
 @dataclasses.dataclass
@@ -24,17 +81,19 @@ class Measurement:
   Attributes:
     num_workers: n.
     step: the step meant; None is the last stage of a warm-up.
-    operands: of every collective, as (name, bytes).
+    traffic: of every collective.
     choices: what every ``Auto`` chose.
   """
 
   num_workers: int
   step: int | None
-  operands: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+  traffic: list[Traffic] = dataclasses.field(default_factory=list)
   choices: list[Any] = dataclasses.field(default_factory=list)
 
-  def record(self, name: str, x: jax.Array) -> None:
-    self.operands.append((name, x.size * x.dtype.itemsize))
+  def record(self, traffic: Callable[[int, int], Traffic], *arrays: jax.Array) -> None:
+    """Notes what one collective does, to which a worker hands some arrays."""
+    size = sum(x.size * x.dtype.itemsize for x in arrays)
+    self.traffic.append(traffic(size, self.num_workers))
 
 
 _measurement: contextvars.ContextVar[Measurement | None] = contextvars.ContextVar(

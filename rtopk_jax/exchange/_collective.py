@@ -1,93 +1,145 @@
-"""What a collective is to the exchange, and the plainest of them: every worker's message to every worker.
+"""What a collective is to the exchange: the protocol."""
 
-A collective takes what workers want to send and says three things about it, none of which is carried out
-before all workers are known to go on with the step:
-
-* ``Contributions``: what to add up to the update, from the same buffers on every worker. They are decoded one
-  after another by a loop whose code does not grow with their number. Within one of them positions are distinct,
-  so no two additions race for an entry: the sum has one order, and replicas agree bit for bit on every backend.
-* how entries of this worker's memory change because something was sent or received.
-* the headers: a few numbers of every worker.
-"""
-
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
-from rtopk_jax.kernels import _bitpack, _scatter
+from rtopk_jax._modes import Traffic
+from rtopk_jax.exchange import _message
+from rtopk_jax.exchange._cost import Cost, LocalSpeed
+from rtopk_jax.exchange._message import Header, Incoming, Outgoing
 from rtopk_jax.memory._rule import Memory
-from rtopk_jax.memory._update import Sent
-from rtopk_jax.select._selector import Selection
-from rtopk_jax.select._slices import Blocks, SparseSlices
-from rtopk_jax.vector._vector import Vector
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax.vector._vector import aligned
+from rtopk_jax.wire._format import WireFormat
 
 AVERAGES = ("workers", "senders", "sum")
 
-# From the squared norm of what a worker sends, and by how much sending it changes the squared norm of its
-# memory, to a few float32 numbers.
-Header = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Outgoing:
-  """What a worker wants to send of a vector.
-
-  Attributes:
-    vector: what it is selected from.
-    selection: which entries.
-    values: theirs, as they are to be sent, shape (k,), float32.
-    key: a PRNG key of this worker's, for rounding.
-    blocks: the block of each entry, where indices are of blocks.
-  """
-
-  vector: Vector
-  selection: Selection
-  values: jax.Array
-  key: jax.Array
-  blocks: Blocks | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Contributions:
-  """What the workers add to an update.
-
-  Attributes:
-    count: how many there are, one from each worker.
-    read: the positions (ascending) and values of one, by its number.
-  """
-
-  count: int
-  read: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-
-
-class Incoming(NamedTuple):
-  """What comes of sending.
-
-  Attributes:
-    contributions: to the update.
-    sent: what this worker's memory has to know.
-  """
-
-  contributions: Contributions
-  sent: Sent
-
 
 class Collective:
-  """How messages travel; frozen, hashable, static under ``jit``."""
+  """How messages travel: ``AllGather``, ``ReduceScatter``, ``Hierarchical``, ``Auto``.
+
+  One of your own is a frozen dataclass. Where every worker gets every worker's message it has two methods,
+  ``gather`` and ``traffic``, and perhaps ``suited``. One that does something else with messages writes ``exchange``
+  and ``cost`` instead; ``ReduceScatter`` is one.
+
+  Examples:
+    >>> import dataclasses, jax, jax.numpy as jnp, rtopk_jax
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class BySum(rtopk_jax.Collective):
+    ...   def gather(self, words, axis_name):
+    ...     rows = jnp.zeros((jax.lax.axis_size(axis_name), words.size), words.dtype)
+    ...     return jax.lax.psum(rows.at[jax.lax.axis_index(axis_name)].set(words), axis_name)
+    ...   def traffic(self, size, num_workers):
+    ...     return rtopk_jax.Traffic.all_reduce(num_workers * size, num_workers)
+    >>> tx = rtopk_jax.sparse_exchange(
+    ...   rtopk_jax.top_k(0.01), "data", collective=BySum(), dense=False)
+    >>> update = lambda g: tx.update(g, tx.init(g))[0]
+    >>> jax.vmap(update, out_axes=None, axis_name="data")(jnp.ones((4, 300))).sum()
+    Array(3., dtype=float32)
+    >>> rtopk_jax.wire_bytes(tx, jnp.ones(300), num_workers=4).sent  # four whole tiles
+    2048
+  """
 
   # Whether workers may be absent from a step.
   allows_absence = True
+  # Whether each member of the axis has a memory and sends messages of its own.
+  each_is_a_worker = True
 
-  def suited(self, axis_name: AxisName, average: str, wire: Wire, memory: Memory) -> "Collective":
-    """This collective as it serves some options, which are refused where it cannot."""
+  def gather(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Hands every worker's words to every worker; inside the map over the axis.
+
+    Args:
+      words: this worker's, uint32, shape (m,).
+      axis_name: the mapped axis of the workers.
+
+    Returns:
+      Shape (num_workers, m), a row a worker, the same on all of them.
+    """
+    raise TypeError(
+      f"{self!r} does not say how messages travel: it has to write gather or exchange."
+    )
+
+  def traffic(self, size: int, num_workers: int) -> Traffic:
+    """What ``gather`` does to a worker's link.
+
+    Args:
+      size: bytes that each worker hands over.
+      num_workers: n.
+
+    Returns:
+      The ``Traffic`` of one worker.
+    """
+    raise TypeError(
+      f"{self!r} does not say how many bytes it takes, and nobody can guess: it has to write traffic(size, "
+      "num_workers), or cost where it does not gather."
+    )
+
+  def suited(
+    self, axis_name: AxisName, average: str, wire: WireFormat, memory: Memory
+  ) -> "Collective":
+    """This collective as it serves some options, which are refused where it cannot, by a ``ValueError``."""
     del axis_name, average, wire, memory
+    return self
+
+  def exchange(
+    self, outgoing: Sequence[Outgoing], header: Header, wire: WireFormat, axis_name: AxisName
+  ) -> tuple[list[Incoming], jax.Array]:
+    """Sends and receives.
+
+    Args:
+      outgoing: a vector each.
+      header: this worker's numbers for all workers.
+      wire: the code of messages.
+      axis_name: the mapped axis of the workers.
+
+    Returns:
+      What comes in for each vector, and all headers, a row a worker.
+    """
+    return _message.to_everybody(outgoing, header, wire, lambda x: self.send(x, axis_name))
+
+  def cost(self, d: int, k: int, num_workers: int, wire: WireFormat, local: LocalSpeed) -> Cost:
+    """What one exchange of a vector takes.
+
+    Args:
+      d: entries of the vector.
+      k: entries that a worker sends.
+      num_workers: n.
+      wire: the code of messages.
+      local: how fast a worker computes.
+
+    Returns:
+      The ``Cost``: traffic, and seconds that the worker computes.
+    """
+    size = _message.gathered_bytes(wire, k, aligned(d))
+    own = local.overhead + local.compress * d + local.place * num_workers * k
+    return Cost(self.traffic(size, num_workers), own)
+
+  @property
+  def states_cost(self) -> bool:
+    """Whether it says what an exchange takes."""
+    kind = type(self)
+    return kind.traffic is not Collective.traffic or kind.cost is not Collective.cost
+
+  def send(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
+    """``gather`` as the library calls it, of words (1, m): counted, checked, and typed as the same on all."""
+    return _axis.gather_by(words, axis_name, lambda x: self._checked(x, axis_name), self.traffic)
+
+  def _checked(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
+    rows = self.gather(words.reshape(-1), axis_name)
+    shape = (_axis.size(axis_name), words.size)
+    if rows.shape != shape or rows.dtype != words.dtype:
+      raise TypeError(
+        f"gather of {self!r} must return {words.dtype} words of shape {shape}, a row a worker, got {rows.dtype} "
+        f"of shape {rows.shape}."
+      )
+    return _axis.agreed(rows, axis_name)[:, None]
+
+  def fastest(self, d: int, k: int, num_workers: int, wire: WireFormat) -> "Collective":
+    """What it comes to for a vector, where it leaves a choice: itself."""
+    del d, k, num_workers, wire
     return self
 
   def with_absence(self) -> "Collective":
@@ -110,103 +162,3 @@ class Collective:
     """
     del axis_name
     return updates, 1
-
-  def exchange(
-    self, outgoing: Sequence[Outgoing], header: Header, wire: Wire, axis_name: AxisName
-  ) -> tuple[list[Incoming], jax.Array]:
-    """Sends and receives.
-
-    Args:
-      outgoing: a vector each.
-      header: this worker's numbers for all workers.
-      wire: the code of messages.
-      axis_name: the mapped axis of the workers.
-
-    Returns:
-      What comes in for each vector, and all headers, a row a worker.
-    """
-    raise NotImplementedError
-
-
-def gather(
-  head: jax.Array, messages: Sequence[jax.Array], axis_name: AxisName
-) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
-  """Every worker's header and messages, in one collective.
-
-  Args:
-    head: this worker's numbers, float32.
-    messages: its messages, words each.
-    axis_name: the mapped axis of the workers.
-
-  Returns:
-    The headers, (num_workers, …), and for each message what picks a worker's words by its number.
-  """
-  words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
-  # TPUs would make an all-reduce of a gather of anything but whole tiles.
-  rest = -sum(part.size for part in words) % _axis.TILE
-  # With an axis of one in their tiles, what one worker sent lies together there. A message is picked out of the
-  # whole: cut out for all workers first, it would be copied.
-  joined = _bitpack.join([*words, jnp.zeros(rest, jnp.uint32)])[None]
-  gathered = _axis.all_gather(joined, axis_name)
-
-  def pick(begin: int, size: int) -> Callable[[jax.Array], jax.Array]:
-    return lambda worker: lax.dynamic_slice(
-      gathered, (worker, jnp.int32(0), jnp.int32(begin)), (1, 1, size)
-    ).reshape(size)
-
-  parts, begin = [], head.size
-  for message in messages:
-    parts.append(pick(begin, message.size))
-    begin += message.size
-  headers = gathered[:, 0, : head.size]
-  return lax.bitcast_convert_type(headers, jnp.float32), parts
-
-
-@dataclasses.dataclass(frozen=True)
-class AllGather(Collective):
-  """Every worker gets every worker's message: O(n·k) received, one collective.
-
-  Examples:
-    >>> import rtopk_jax
-    >>> tx = rtopk_jax.sparse_exchange(
-    ...   rtopk_jax.rtop_k(0.01), "data", collective=rtopk_jax.AllGather()
-    ... )
-  """
-
-  def exchange(self, outgoing, header, wire, axis_name):
-    """As ``Collective.exchange``."""
-    messages, kept = [], []
-    sent_square = change = jnp.float32(0)
-    for out in outgoing:
-      slices = SparseSlices(out.values, out.selection.positions, out.vector.span)
-      messages.append(wire.encode(slices, out.key, out.blocks))
-      # What counts as sent is what the others will read, rounding included.
-      sent = wire.decode_values(messages[-1], out.values.size)
-      kept.append(out.values - sent)
-      sent_square += jnp.sum(jnp.square(sent))
-      change += jnp.sum(jnp.square(kept[-1]) - jnp.square(out.values))
-    headers, arrived = gather(header(sent_square, change), messages, axis_name)
-    n = headers.shape[0]
-    return [
-      _incoming(*each, n, wire) for each in zip(outgoing, kept, arrived, strict=True)
-    ], headers
-
-
-def _incoming(
-  out: Outgoing,
-  kept: jax.Array,
-  arrived: Callable[[jax.Array], jax.Array],
-  num_workers: int,
-  wire: Wire,
-) -> Incoming:
-  positions = out.selection.positions
-
-  def read(worker):
-    slices = wire.decode(arrived(worker), positions.size, out.vector.span, out.blocks)
-    return slices.indices, slices.values
-
-  def settle(residuals, where, here):
-    # Of what is sent exactly, nothing is left.
-    return _scatter.put(residuals, where, positions, kept, keep=here, are_zero=wire.is_exact)
-
-  return Incoming(Contributions(num_workers, read), Sent(settle, ((positions, True),)))

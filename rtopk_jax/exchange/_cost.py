@@ -1,4 +1,4 @@
-"""The cost of an exchange, before there is one: when compression pays, and which collective.
+"""The cost of an exchange, before there is one: links, workers, and what they make of a collective's statement.
 
 A step's exchange takes what the worker computes and what its link carries, one after the other:
 
@@ -8,24 +8,17 @@ and where every worker owns 1/n of the vector (which it reads, adds to, chooses 
 
     own·d/n + sort·(k + entries received)
 
-Bytes are those of ``rtopk_jax.wire_bytes``. Nothing here runs on a device.
+Each collective states its own (``Collective.cost``). Bytes are those of ``rtopk_jax.wire_bytes``. Nothing here runs on a device.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from rtopk_jax import _checks
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax._modes import Traffic
 
-# Words in front of every worker's message; a gathered message is a whole number of tiles.
-_HEADER, _TILE = 3, 128
-# Coordinates that a ``ReduceScatter`` deals at a time.
-_RUN = 32
 # Payload of a full Ethernet frame with IPv4 and TCP headers and a time stamp, to what the wire carries.
 FRAMING = 1538 / 1448
-COLLECTIVES = ("all_gather", "reduce_scatter")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -50,8 +43,8 @@ class Link:
     >>> link = rtopk_jax.Link("1Gbit/s", latency=1e-4, framing=1.0)
     >>> link.bandwidth
     1000000000.0
-    >>> seconds = link.seconds([("all_gather", 125_000)], num_workers=2)  # a million bits to the other
-    >>> round(seconds, 6)
+    >>> traffic = rtopk_jax.Traffic.all_gather(125_000, num_workers=2)  # a million bits to the other
+    >>> round(link.seconds(traffic), 6)
     0.0011
   """
 
@@ -64,23 +57,18 @@ class Link:
     _checks.at_least("latency", self.latency, 0)
     _checks.at_least("framing", self.framing, 1)
 
-  def seconds(self, operands: Iterable[tuple[str, int]], num_workers: int) -> float:
-    """The time of some collectives, one after another.
+  def seconds(self, traffic: Traffic) -> float:
+    """The time of some traffic.
 
     Args:
-      operands: the name of each, "all_gather", "psum" or "all_to_all", and the bytes that a worker hands to it.
-      num_workers: n.
+      traffic: what collectives do to the link, one after another.
 
     Returns:
       Seconds.
-
-    Raises:
-      ValueError: for a collective of another name.
     """
-    traffic = total_traffic(operands, num_workers)
     return traffic.messages * self.latency + self.bits(traffic) / float(self.bandwidth)
 
-  def bits(self, traffic: "Traffic") -> float:
+  def bits(self, traffic: Traffic) -> float:
     """The bits on the wire of some traffic.
 
     Args:
@@ -89,7 +77,7 @@ class Link:
     Returns:
       Bits each way, headers included.
     """
-    return 8 * self.framing * traffic.bytes
+    return 8 * self.framing * traffic.link
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,123 +151,34 @@ def local_speed(local: LocalSpeed | None) -> LocalSpeed:
   return local
 
 
-class Traffic(NamedTuple):
-  """What one collective does to a worker's link: messages one after another, bytes each way."""
+class Cost(NamedTuple):
+  """What one exchange of a vector takes.
 
-  messages: int
-  bytes: float
+  Attributes:
+    traffic: of a worker's link.
+    local: seconds that the worker computes.
 
-
-def traffic_of(collective: str, operand: int, num_workers: int) -> Traffic:
-  """The traffic of a collective that runs as a ring, or pair by pair.
-
-  Args:
-    collective: "all_gather", "psum" or "all_to_all".
-    operand: bytes that a worker hands to it.
-    num_workers: n.
-
-  Returns:
-    The ``Traffic`` of one worker: :math:`(n-1)` messages of m bytes for an all-gather, twice as many of
-    m/n for a sum, :math:`n-1` of m/n for an all-to-all.
+  Examples:
+    >>> import rtopk_jax
+    >>> speed = rtopk_jax.LocalSpeed()
+    >>> cost = rtopk_jax.AllGather().cost(10**6, 10**3, 4, rtopk_jax.Wire(), speed)
+    >>> cost.traffic.sent  # 1,000 values and indices, in whole tiles
+    8192
+    >>> cost.seconds(rtopk_jax.Link("1Gbit/s")) > cost.local
+    True
   """
-  others = num_workers - 1
-  share = operand * others / num_workers
-  known = {
-    "all_gather": Traffic(others, float(operand * others)),
-    "psum": Traffic(2 * others, 2 * share),
-    "all_to_all": Traffic(others, share),
-  }
-  _checks.one_of("collective", collective, known)
-  return known[collective]
+
+  traffic: Traffic
+  local: float
+
+  def seconds(self, link: Link) -> float:
+    """Of both, one after the other."""
+    return link.seconds(self.traffic) + self.local
 
 
-def total_traffic(operands: Iterable[tuple[str, int]], num_workers: int) -> Traffic:
-  """The traffic of some collectives, one after another."""
-  parts = [traffic_of(*operand, num_workers) for operand in operands]
-  return Traffic(sum(x.messages for x in parts), sum(x.bytes for x in parts))
-
-
-def operands(
-  collective: str, d: int, k: int, num_workers: int, wire: Wire, slack: float = 0.5
-) -> list[tuple[str, int]]:
-  """The collectives of one exchange of a vector, and the bytes a worker hands to each.
-
-  Args:
-    collective: "dense", "all_gather" or "reduce_scatter".
-    d: entries of the vector.
-    k: entries that a worker sends.
-    num_workers: n.
-    wire: the code of messages.
-    slack: of a ``ReduceScatter``.
-
-  Returns:
-    A list of (name, bytes).
-  """
-  if collective == "dense":
-    return [("psum", 4 * d)]
-  _checks.one_of("collective", collective, ("dense", *COLLECTIVES))
-  gathered = lambda k, d: 4 * _TILE * -(-(_HEADER + wire.words(k, d)) // _TILE)
-  if collective == "all_gather":
-    return [("all_gather", gathered(k, _RUN * -(-d // _RUN)))]
-  owned, capacity = _owner(d, k, num_workers, slack)
-  # An index past the last coordinate stands for an empty place.
-  row = wire.words(capacity, owned + capacity)
-  return [
-    ("all_to_all", 4 * num_workers * row),
-    ("all_gather", gathered(min(owned, -(-k // num_workers)), owned)),
-  ]
-
-
-def _owner(d: int, k: int, num_workers: int, slack: float) -> tuple[int, int]:
-  """Coordinates of an owner, and entries that a worker may send to it."""
-  owned = _RUN * -(-d // (_RUN * num_workers))
-  return owned, min(k, owned, math.ceil((1 + slack) * k / num_workers))
-
-
-def exchange_time(
-  collective: str,
-  d: int,
-  k: int,
-  num_workers: int,
-  link: Link,
-  wire: Wire,
-  local: LocalSpeed | None = None,
-  slack: float = 0.5,
-) -> float:
-  """Seconds of one exchange of a vector, from local gradients to their mean.
-
-  Args:
-    collective: "dense", "all_gather" or "reduce_scatter".
-    d: entries of the vector.
-    k: entries that a worker sends; of no matter to "dense".
-    num_workers: n.
-    link: what each worker's interface carries.
-    wire: the code of messages.
-    local: how fast a worker computes; None is ``LocalSpeed()``.
-    slack: of a ``ReduceScatter``.
-
-  Returns:
-    Seconds.
-  """
-  local = local_speed(local)
-  network = link.seconds(operands(collective, d, k, num_workers, wire, slack), num_workers)
-  return network + local_time(collective, d, k, num_workers, local, slack)
-
-
-def local_time(
-  collective: str, d: int, k: int, num_workers: int, local: LocalSpeed, slack: float = 0.5
-) -> float:
-  """Seconds of one exchange that the worker computes; arguments as of ``exchange_time``."""
-  if collective == "dense":
-    return local.dense * d
-  alone = local.overhead + local.compress * d
-  if collective == "all_gather":
-    return alone + local.place * num_workers * k
-  received = num_workers * _owner(d, k, num_workers, slack)[1]
-  # What an owner gets goes into its sums and its memory; what rounding left of a worker's entries
-  # goes into that worker's, and the sums that are sent on go into the update.
-  placed = local.place * 2 * (received + k)
-  return alone + local.own * d / num_workers + local.sort * (k + received) + placed
+def dense_cost(d: int, num_workers: int, local: LocalSpeed) -> Cost:
+  """What the dense exchange of a vector takes."""
+  return Cost(Traffic.all_reduce(4 * d, num_workers), local.dense * d)
 
 
 def parse_bandwidth(value: float | str, name: str = "bandwidth") -> float:

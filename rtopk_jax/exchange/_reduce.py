@@ -13,7 +13,7 @@ from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop
-from rtopk_jax.exchange._collective import Contributions
+from rtopk_jax.exchange._message import Contributions
 from rtopk_jax.kernels._accumulate import Sums
 from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.kernels._offsets import offsets

@@ -12,15 +12,18 @@ from jax import lax
 from rtopk_jax import _axis, _checks
 from rtopk_jax._axis import AxisName
 from rtopk_jax._loops import fori_loop
-from rtopk_jax.exchange import _collective
-from rtopk_jax.exchange._collective import Collective, Contributions, Incoming, Outgoing
+from rtopk_jax._modes import Traffic
+from rtopk_jax.exchange import _message
+from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.exchange._cost import Cost
+from rtopk_jax.exchange._message import Contributions, Incoming, Outgoing
 from rtopk_jax.kernels import _prefix_sum, _scatter, here
 from rtopk_jax.memory._update import Sent
-from rtopk_jax.select import _selector
+from rtopk_jax.select import _rtop_k
 from rtopk_jax.select._slices import SparseSlices
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import ALIGN, Vector
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax.wire._format import WireFormat, check_words
 
 # Runs of an owner that are read at a time.
 _CHUNK = 4096
@@ -88,7 +91,7 @@ class ReduceScatter(Collective):
         'average="senders" counts who sent an entry, and of a sum that its owner keeps back nobody can say; '
         'choose "workers" or "sum" with a ReduceScatter.'
       )
-    if wire.indices == "block":
+    if wire.needs_blocks:
       raise ValueError(
         'indices="block" need as many entries in every block as there were selected, which those of an '
         'owner are not; choose "int32" or "elias_fano" with a ReduceScatter.'
@@ -108,13 +111,40 @@ class ReduceScatter(Collective):
     ]
     sent_square = jnp.stack([x.sent_square for x in owned]).sum()
     change = jnp.stack([x.change for x in owned]).sum()
-    headers, messages = _collective.gather(
-      header(sent_square, change), [x.message for x in owned], axis_name
+    send = lambda words: _axis.all_gather(words, axis_name)
+    headers, messages = _message.gather(
+      header(sent_square, change), [x.message for x in owned], send
     )
     return [
       leg.incoming(out, own, message)
       for leg, out, own, message in zip(legs, outgoing, owned, messages, strict=True)
     ], headers
+
+  def cost(self, d, k, num_workers, wire, local):
+    """As ``Collective.cost``."""
+    owned = _owned(d, num_workers)
+    capacity = _capacity(k, owned, num_workers, self.slack)
+    # An index past the last coordinate stands for an empty place.
+    row = 4 * wire.words(capacity, owned + capacity)
+    returned = _message.gathered_bytes(wire, min(owned, -(-k // num_workers)), owned)
+    traffic = Traffic.all_to_all(num_workers * row, num_workers)
+    traffic += Traffic.all_gather(returned, num_workers)
+    received = num_workers * capacity
+    # What an owner gets goes into its sums and its memory; what rounding left of a worker's entries
+    # goes into that worker's, and the sums that are sent on go into the update.
+    placed = local.place * 2 * (received + k)
+    own = local.own * d / num_workers + local.sort * (k + received)
+    return Cost(traffic, local.overhead + local.compress * d + own + placed)
+
+
+def _owned(d: int, num_workers: int) -> int:
+  """Coordinates of an owner, those that there are not included."""
+  return -(-d // (ALIGN * num_workers)) * ALIGN
+
+
+def _capacity(k: int, owned: int, num_workers: int, slack: float) -> int:
+  """Entries that a worker may send to an owner."""
+  return min(k, owned, math.ceil((1 + slack) * k / num_workers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,17 +191,18 @@ class _Leg:
 
   num_workers: int
   axis_name: AxisName
-  wire: Wire
+  wire: WireFormat
   capacity: int
   returned: int
   share: int
 
   @classmethod
-  def of(cls, collective: ReduceScatter, out: Outgoing, wire: Wire, axis_name: AxisName) -> "_Leg":
-    (k,) = out.values.shape
-    n = _axis.size(axis_name)
-    share = -(-out.vector.span // (ALIGN * n)) * ALIGN
-    capacity = min(k, share, math.ceil((1 + collective.slack) * k / n))
+  def of(
+    cls, collective: ReduceScatter, out: Outgoing, wire: WireFormat, axis_name: AxisName
+  ) -> "_Leg":
+    k, n = out.count, _axis.size(axis_name)
+    share = _owned(out.vector.span, n)
+    capacity = _capacity(k, share, n, collective.slack)
     return cls(n, axis_name, wire, capacity, min(share, -(-k // n)), share)
 
   def _owner(self, positions: jax.Array) -> jax.Array:
@@ -192,7 +223,8 @@ class _Leg:
     sorted_owner, order = lax.sort((owner, entries), num_keys=1, is_stable=True)
     first = _prefix_sum.count_below(sorted_owner, lax.iota(jnp.int32, self.num_workers))
     rank = jnp.zeros_like(entries).at[order].set(entries - first[sorted_owner])
-    return owner * self.capacity + rank, rank < self.capacity
+    # What is not there stands last, and takes no place from what is.
+    return owner * self.capacity + rank, (rank < self.capacity) & out.is_there
 
   def table(self, out: Outgoing) -> jax.Array:
     """A row of words for each owner."""
@@ -202,10 +234,10 @@ class _Leg:
     # An empty place has an index that no coordinate has, so that indices ascend to the end.
     beyond = self.share + lax.iota(jnp.int32, self.capacity)
     indices = jnp.tile(beyond, self.num_workers)
-    indices = _axis.varying_like(indices, out.values)
+    values = out.selection.values.astype(jnp.float32)
+    indices = _axis.varying_like(indices, values)
     indices = indices.at[slots].set(self._number(out.selection.positions), mode="drop")
-    values = jnp.zeros_like(out.values, shape=(size,))
-    values = values.at[slots].set(out.values, mode="drop")
+    values = jnp.zeros_like(values, shape=(size,)).at[slots].set(values, mode="drop")
     in_rows = lambda x: x.reshape(self.num_workers, self.capacity)
     keys = jax.random.split(out.key, self.num_workers)
     return jax.vmap(lambda v, i, key: self._encode(v, i, key, self.capacity))(
@@ -213,14 +245,17 @@ class _Leg:
     )
 
   def _encode(self, values: jax.Array, indices: jax.Array, key: jax.Array, room: int) -> jax.Array:
-    return self.wire.encode(SparseSlices(values, indices, self.share + room), key)
+    words = self.wire.encode(SparseSlices(values, indices, self.share + room), key)
+    return check_words(self.wire, words, self.wire.words(values.size, self.share + room))
 
   def collect(self, out: Outgoing, table: jax.Array, arrived: jax.Array) -> _Owned:
     """Adds up what came for this worker's coordinates, and chooses what to send on."""
     me = _axis.index(self.axis_name)
-    positions, values = out.selection.positions, out.values
+    positions, values = out.selection.positions, out.selection.entries
+    room = self.share + self.capacity
     slots, accepted = self._slots(out)
-    sent = jax.vmap(lambda row: self.wire.decode_values(row, self.capacity))(table).reshape(-1)
+    read_values = lambda row: self.wire.decode_values(row, self.capacity, room)
+    sent = jax.vmap(read_values)(table).reshape(-1)
     sent = sent.at[jnp.minimum(slots, sent.size - 1)].get(mode="promise_in_bounds")
     sent = jnp.where(accepted, sent, jnp.float32(0))
     kept = values - sent
@@ -228,7 +263,7 @@ class _Leg:
     number = jnp.where(mine, self._number(positions), self.share)
     start = self._owned(out.vector, me).at[number].set(kept, mode="drop")
 
-    read = lambda row: self.wire.decode(row, self.capacity, self.share + self.capacity)
+    read = lambda row: self.wire.decode(row, self.capacity, room)
     received = jax.vmap(read)(arrived)
 
     def add(worker, sums):
@@ -237,10 +272,10 @@ class _Leg:
       return at.add(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
     sums = fori_loop(0, self.num_workers, add, start)
-    chosen = _selector.largest_of(sums, self.returned)
+    chosen = _rtop_k.largest_of(sums, self.returned)
     leaving = sums[chosen]
     message = self._encode(leaving, chosen, jax.random.fold_in(out.key, self.num_workers), 0)
-    rest = leaving - self.wire.decode_values(message, self.returned)
+    rest = leaving - self.wire.decode_values(message, self.returned, self.share)
     # Entries of others' coordinates that were sent, then all coordinates of this worker's own.
     change = jnp.sum(jnp.where(accepted, jnp.square(kept) - jnp.square(values), jnp.float32(0)))
     change += jnp.sum(jnp.square(sums) - jnp.square(start))
@@ -307,7 +342,8 @@ class _Leg:
     def settle(residuals, where, here):
       # Of what is sent exactly, nothing is left.
       zero, keep = self.wire.is_exact, here & owned.accepted
-      residuals = _scatter.put(residuals, where, positions, owned.kept, keep=keep, are_zero=zero)
+      same = zero and out.selection.values is out.selection.entries
+      residuals = _scatter.put(residuals, where, positions, owned.kept, keep=keep, are_zero=same)
 
       keep = here & owned.is_first
       residuals = _scatter.put(residuals, where, owned.touched, owned.sums, keep=keep)

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 from rtopk_jax import _checks
-from rtopk_jax.exchange import _cost
-from rtopk_jax.exchange._cost import Link, LocalSpeed
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax.exchange import _cost, _names
+from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.exchange._cost import Cost, Link, LocalSpeed
+from rtopk_jax.wire import _wire
+from rtopk_jax.wire._format import WireFormat
 
 DENSITIES = (0.1, 0.01, 0.001)
 # A compressed exchange that is not faster than the dense one by this factor is not worth its residuals.
@@ -25,7 +27,7 @@ class Estimate:
   """The cost of one step's exchange.
 
   Attributes:
-    collective: "dense", "all_gather" or "reduce_scatter".
+    collective: "dense", or that of the exchange as ``advise`` was given it: its name, or what it prints as.
     density: k/d; 1 for "dense".
     bytes: that a worker's link carries, each way, headers not counted.
     network: seconds on the link.
@@ -92,14 +94,15 @@ class Advice:
     return self.choice != self.dense
 
   def __str__(self) -> str:
+    width = max(15, *(len(x.collective) for x in self.estimates))
     lines = [
-      f"{'exchange':15} {'k/d':>8} {'MB':>10} {'ms':>10} {'dense/this':>11} {'break-even':>13}"
+      f"{'exchange':{width}} {'k/d':>8} {'MB':>10} {'ms':>10} {'dense/this':>11} {'break-even':>13}"
     ]
     for x in (self.dense, *self.estimates):
       density = "" if x == self.dense else f"{100 * x.density:g} %"
       even = "" if x == self.dense else f"{'> ' if x.pays_above else ''}{_rate(x.break_even)}"
       lines.append(
-        f"{x.collective:15} {density:>8} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
+        f"{x.collective:{width}} {density:>8} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
         f"{self.dense.seconds / x.seconds:11.2f} {even:>13}"
       )
     return "\n".join([*lines, "", self.reason])
@@ -112,7 +115,8 @@ def advise(
   *,
   latency: float = 1e-4,
   densities: Sequence[float] | np.ndarray | jax.Array = DENSITIES,
-  wire: Wire | None = None,
+  collectives: Sequence[str | Collective] = tuple(_names.NAMES),
+  wire: str | WireFormat | None = None,
   local: LocalSpeed | None = None,
   compute: float | None = None,
 ) -> Advice:
@@ -139,7 +143,8 @@ def advise(
     bandwidth: of a worker's link, bits a second or a string such as "1Gbit/s".
     latency: of a message, seconds.
     densities: k/d, those to choose from, numbers or an array of one axis.
-    wire: the code of messages; None is ``Wire()``.
+    collectives: those to choose from, by name or as objects; each states its own bytes and its own cost.
+    wire: the code of messages, as of ``sparse_exchange``; None is ``Wire()``.
     local: how fast a worker compresses; None is ``LocalSpeed()``, two CPU cores. ``measure_local`` finds out,
       ``LocalSpeed.of_memory`` guesses.
     compute: seconds that a step takes beside its exchange; where the dense exchange is under a tenth of it,
@@ -149,7 +154,7 @@ def advise(
     The ``Advice``.
 
   Raises:
-    TypeError: for arguments that are not numbers.
+    TypeError: for arguments that are not numbers, or a collective that does not state what it costs.
     ValueError: for arguments out of range.
 
   Examples:
@@ -164,23 +169,32 @@ def advise(
   size = _checks.whole("params", params)
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   link = Link(bandwidth, latency)
-  wire = Wire() if wire is None else wire
-  local = _cost.local_speed(local)
-  if not isinstance(wire, Wire):
-    raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
+  code, local = _wire.resolve(wire), _cost.local_speed(local)
   ordered = sorted(set(_several(densities)), reverse=True)
+  if isinstance(collectives, str) or not isinstance(collectives, Iterable):
+    raise TypeError(
+      f"collectives must be several, such as {tuple(_names.NAMES)}, got {collectives!r}; one alone is a tuple too."
+    )
+  chosen = [(_label(x), _names.resolve(x, "collectives")) for x in collectives]
+  if not chosen:
+    raise ValueError("collectives must name at least one, got none.")
   if compute is not None:
     _checks.at_least("compute", compute, 0)
 
-  estimate = lambda collective, density: _estimate(
-    collective, density, size, num_workers, link, wire, local
-  )
-  dense = estimate("dense", 1.0)
-  estimates = tuple(
-    estimate(collective, density) for density in ordered for collective in _cost.COLLECTIVES
-  )
-  choice, reason = _choose(dense, estimates, compute)
-  return Advice(dense, estimates, choice, reason)
+  plain = _cost.dense_cost(size, num_workers, local)
+  dense = _estimate("dense", 1.0, plain, plain, link)
+  estimates = []
+  for density in ordered:
+    k = max(1, round(density * size))
+    for label, collective in chosen:
+      cost = collective.cost(size, k, num_workers, code, local)
+      estimates.append(_estimate(label, density, cost, plain, link))
+  choice, reason = _choose(dense, tuple(estimates), compute)
+  return Advice(dense, tuple(estimates), choice, reason)
+
+
+def _label(collective: Any) -> str:
+  return collective if isinstance(collective, str) else repr(collective)
 
 
 def _several(densities: Any) -> list[float]:
@@ -199,26 +213,17 @@ def _several(densities: Any) -> list[float]:
   return densities
 
 
-def _estimate(
-  collective: str, density: float, d: int, n: int, link: Link, wire: Wire, local: LocalSpeed
-) -> Estimate:
-  k = max(1, round(density * d))
-
-  def parts(collective):
-    """Traffic, and seconds that the worker computes."""
-    traffic = _cost.total_traffic(_cost.operands(collective, d, k, n, wire), n)
-    return traffic, _cost.local_time(collective, d, k, n, local)
-
-  (traffic, own), (dense_traffic, dense_own) = parts(collective), parts("dense")
-  fixed = own - dense_own + (traffic.messages - dense_traffic.messages) * link.latency
-  saved = link.bits(dense_traffic) - link.bits(traffic)
+def _estimate(label: str, density: float, cost: Cost, dense: Cost, link: Link) -> Estimate:
+  """What an exchange takes, and from where on it takes less than the dense one."""
+  traffic = cost.traffic
+  fixed = cost.local - dense.local + (traffic.messages - dense.traffic.messages) * link.latency
+  saved = link.bits(dense.traffic) - link.bits(traffic)
   # What the link saves outweighs a fixed cost below a bandwidth; a fixed saving outweighs what the link has more
   # above one.
   nowhere_even = math.inf if saved > 0 or fixed < 0 else 0.0
   break_even = saved / fixed if saved * fixed > 0 else nowhere_even
-  network = traffic.messages * link.latency + link.bits(traffic) / float(link.bandwidth)
-  size = round(traffic.bytes)
-  return Estimate(collective, density, size, network, own, break_even, saved < 0 and fixed < 0)
+  size, network = round(traffic.link), link.seconds(traffic)
+  return Estimate(label, density, size, network, cost.local, break_even, saved < 0 and fixed < 0)
 
 
 def _choose(

@@ -3,8 +3,10 @@
 Comes in: a ``Vector`` whose groups have a k and r of their own, and PRNG keys. Goes out: ascending positions, their
 values, and statistics that the same read of the vector gives.
 
-1. ``_selector`` is the entry: it works out k and r, and picks a way to find them. ``_named`` has the paper's names.
-2. ``_search`` finds the r entries of largest magnitude by counting. ``_subset`` draws k of them. ``_blocks`` does
+1. ``_selector`` is the protocol, ``_selection`` what comes out. ``_foreign`` selects by anybody's function of a flat
+   array.
+2. ``_rtop_k`` is the paper's family: it works out k and r, and picks a way to find them. ``_named`` has its names.
+   ``_search`` finds the r entries of largest magnitude by counting. ``_subset`` draws k of them. ``_blocks`` does
    both within blocks. ``_keys`` makes the int32 keys that all of them compare.
 3. ``_warmup`` changes the density between steps, in one compiled program.
 

@@ -9,8 +9,8 @@ Passes over d: one, in which entries become keys, and one for the statistics. Wh
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,12 @@ from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
 from rtopk_jax.select._keys import (
   LARGEST_KEY,
   RANDOM_BELOW,
+  SORT_BELOW,
   magnitude_keys,
   random_keys,
   top_k_of_keys,
 )
-from rtopk_jax.select._selector import SORT_BELOW, Selection, Selector
+from rtopk_jax.select._selection import Selection
 from rtopk_jax.select._slices import Blocks
 from rtopk_jax.vector._vector import MAX_SIZE, Vector
 
@@ -123,6 +124,23 @@ class _Set:
     return rows if key is None else drawn
 
 
+class Ranked(Protocol):
+  """What is asked of a selector: k of the r largest of a block."""
+
+  @property
+  def method(self) -> str:
+    """How they are found."""
+    ...
+
+  def counts(self, size: int, num_workers: int | None = None) -> tuple[int, int]:
+    """K and r of a block of some size."""
+    ...
+
+  def scales(self, sizes: Sequence[int], num_workers: int | None = None) -> jax.Array | None:
+    """The factor of every value sent of blocks of some sizes."""
+    ...
+
+
 class _Listed(NamedTuple):
   """A few entries of each block, the largest among them.
 
@@ -136,11 +154,11 @@ class _Listed(NamedTuple):
 
 
 def select(
-  selector: Selector,
+  selector: Ranked,
   vector: Vector,
   size: int,
   key_of: Callable[[int], jax.Array],
-  num_workers: int,
+  num_workers: int | None,
 ) -> tuple[Selection, Blocks, jax.Array | None]:
   """Selects in every block of a vector in pieces; the last block of a run may be shorter.
 
@@ -164,7 +182,7 @@ def select(
     wanted = k if is_random else r
     read = blocks.read(flat, key_of(number) if is_random else None)
     is_short = blocks.lengths.size * blocks.width <= SORT_BELOW
-    if is_short or selector.method == "top_k":
+    if is_short or selector.method == "sort":
       listed.append(_by_sorting(blocks, flat, read, wanted))
     else:
       listed.append(_by_counting(blocks, flat, read, wanted, is_random))
@@ -190,7 +208,7 @@ def select(
 
 
 def _counts(
-  selector: Selector, lengths: np.ndarray, num_workers: int
+  selector: Ranked, lengths: np.ndarray, num_workers: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """K and r of blocks of some lengths."""
   different, which = np.unique(lengths, return_inverse=True)

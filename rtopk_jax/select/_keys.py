@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jax.extend.random import threefry_2x32
 
+# Up to this size a sort takes little memory (5 bytes an entry, 16 for random-k), and compiles in a tenth of the time.
+SORT_BELOW = 40_000
 # What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
 LARGEST_KEY = 0x7F80_0001
 _THREEFRY = "threefry2x32"

@@ -1,8 +1,8 @@
-"""The three selectors of the paper by name: of one family, which ``Selector`` is."""
+"""The three selectors of the paper by name: of one family, which ``RTopK`` is."""
 
 import math
 
-from rtopk_jax.select._selector import Selector
+from rtopk_jax.select._rtop_k import RTopK
 from rtopk_jax.select._warmup import Stages
 
 
@@ -12,7 +12,7 @@ def rtop_k(
   *,
   unbiased: bool = False,
   method: str = "search",
-) -> Selector:
+) -> RTopK:
   r"""rTop-k: a uniformly random k of the r entries of largest magnitude.
 
   With :math:`k = \max(1, \mathrm{round}(\rho d))` and :math:`r = \min(d, \mathrm{round}(\sigma k))`,
@@ -27,10 +27,12 @@ def rtop_k(
   Args:
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
     subsample: :math:`\sigma` = r/k, at least 1. None is the number of workers, so that an entry that is
-      large on all of them is sent by one of them in expectation.
+      large on all of them is sent by one of them in expectation. With 1/ρ workers and more that would be
+      random-k, and is refused; but not in a warm-up before its last stage, whose densities are high: its first
+      epochs are random-k, unless a subsample is given.
     unbiased: scale values by r/k, so that the message's mean is :math:`\mathrm{top}_r(x)`. Not together
       with error feedback.
-    method: "search" finds entries by counting; "top_k" by ``jax.lax.top_k`` and a sort of random numbers, which
+    method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
       takes longer and is there to compare with.
 
   Returns:
@@ -49,17 +51,17 @@ def rtop_k(
     >>> slices.to_dense().shape
     (10,)
   """
-  return Selector(density, subsample, unbiased, method)
+  return RTopK(density, subsample, unbiased, method)
 
 
-def top_k(density: float | Stages, *, method: str = "search") -> Selector:
+def top_k(density: float | Stages, *, method: str = "search") -> RTopK:
   r"""Top-k: the k entries of largest magnitude, :math:`k = \max(1, \mathrm{round}(\rho d))`.
 
   rTop-k with r = k (paper, Section III-A).
 
   Args:
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
-    method: "search" finds entries by counting; "top_k" by ``jax.lax.top_k`` and a sort of random numbers, which
+    method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
       takes longer and is there to compare with.
 
   Returns:
@@ -74,16 +76,14 @@ def top_k(density: float | Stages, *, method: str = "search") -> Selector:
     >>> slices = rtopk_jax.top_k(0.5)(jnp.array([1.0, -4.0, 3.0, 0.0]), jax.random.key(0))
     >>> slices.values.tolist(), slices.indices.tolist()
     ([-4.0, 3.0], [1, 2])
-    >>> reference = rtopk_jax.top_k(0.5, method="top_k")(slices.to_dense(), jax.random.key(0))
+    >>> reference = rtopk_jax.top_k(0.5, method="sort")(slices.to_dense(), jax.random.key(0))
     >>> reference.indices.tolist()
     [1, 2]
   """
-  return Selector(density, 1, method=method)
+  return RTopK(density, 1, method=method)
 
 
-def random_k(
-  density: float | Stages, *, unbiased: bool = False, method: str = "search"
-) -> Selector:
+def random_k(density: float | Stages, *, unbiased: bool = False, method: str = "search") -> RTopK:
   r"""Random-k: a uniformly random k of all d entries, :math:`k = \max(1, \mathrm{round}(\rho d))`.
 
   rTop-k with r = d (paper, Section III-A).
@@ -92,7 +92,7 @@ def random_k(
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
     unbiased: scale values by d/k, so that the message's mean is the vector. Not together with error
       feedback.
-    method: "search" finds entries by counting; "top_k" by ``jax.lax.top_k`` and a sort of random numbers, which
+    method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
       takes longer and is there to compare with.
 
   Returns:
@@ -108,4 +108,4 @@ def random_k(
     >>> slices.values.tolist()
     [2.0, 2.0]
   """
-  return Selector(density, math.inf, unbiased, method)
+  return RTopK(density, math.inf, unbiased, method)

@@ -14,19 +14,23 @@ class SparseSlices:
 
   Args:
     values: their values, shape (k,), the vector's dtype.
-    indices: where they stand, shape (k,), int32, strictly ascending.
+    indices: where they stand, shape (k,), int32, all different; strictly ascending in a message.
     size: d, static.
+    count: how many of them count, the first ones, an int32 scalar; None for all k.
 
   Examples:
-    >>> import jax.numpy as jnp, rtopk_jax
+    >>> import dataclasses, jax.numpy as jnp, rtopk_jax
     >>> slices = rtopk_jax.SparseSlices(jnp.array([0.5, -2.0]), jnp.array([1, 3]), size=5)
     >>> slices.to_dense().tolist()
     [0.0, 0.5, 0.0, -2.0, 0.0]
+    >>> dataclasses.replace(slices, count=jnp.int32(1)).to_dense().tolist()
+    [0.0, 0.5, 0.0, 0.0, 0.0]
   """
 
   values: jax.Array
   indices: jax.Array
   size: int = dataclasses.field(metadata={"static": True})
+  count: jax.Array | None = None
 
   def to_dense(self) -> jax.Array:
     """The vector that has these entries and is zero elsewhere.
@@ -39,11 +43,14 @@ class SparseSlices:
       >>> rtopk_jax.top_k(0.5)(jnp.array([3.0, 1.0]), jax.random.key(0)).to_dense().tolist()
       [3.0, 0.0]
     """
-    return (
-      jnp.zeros(self.size, self.values.dtype)
-      .at[self.indices]
-      .set(self.values, unique_indices=True, indices_are_sorted=True)
-    )
+    indices = self.indices
+    if self.count is not None:
+      # What does not count goes beyond the vector, each to a place of its own.
+      number = jnp.arange(indices.size, dtype=indices.dtype)
+      counts = number < jnp.asarray(self.count, indices.dtype)
+      indices = jnp.where(counts, indices, number + self.size)
+    zeros = jnp.zeros(self.size, self.values.dtype)
+    return zeros.at[indices].set(self.values, mode="drop", unique_indices=True)
 
 
 @dataclasses.dataclass(frozen=True)

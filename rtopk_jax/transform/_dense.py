@@ -54,7 +54,7 @@ def dense_exchange(
 
   Args:
     axis_name: the mapped axis of the workers, a string or a tuple of strings.
-    average: "workers" and "senders" divide the sum by n (all are senders), "sum" does not.
+    average: "workers", "mean" and "senders" divide the sum by n (all are senders), "sum" does not.
     momentum: m in [0, 1).
     nesterov: the update is :math:`\bar g + m u` in place of u.
     clip_norm: c, the largest norm of the mean. None does not clip.
@@ -79,6 +79,7 @@ def dense_exchange(
   """
   _checks.axis_name(axis_name)
   _state.check_options(average, momentum, nesterov, clip_norm)
+  average = _state.AVERAGES_BY_NAME[average]
 
   @in_32_bits
   def init(params):

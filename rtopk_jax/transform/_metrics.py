@@ -104,7 +104,7 @@ def wire_bytes(
 ) -> WireBytes:
   """The bytes a worker sends and receives in a step, counted from the buffers that are exchanged.
 
-  The update is traced, not run, with collectives that materialise the size of their operand.
+  The update is traced, not run, with collectives that note what they would have done to a link.
 
   With ``Hierarchical`` a worker is all chips of the fast axis, and so are its bytes: each chip sends a part of the
   message, up to whole tiles of 512 bytes. What the mean over the fast axis takes is not counted.
@@ -119,7 +119,7 @@ def wire_bytes(
     ``WireBytes``.
 
   Raises:
-    TypeError: when ``num_workers`` or ``step`` is not an integer.
+    TypeError: when ``num_workers`` or ``step`` is not an integer, or a collective states no bytes.
     ValueError: when ``num_workers`` is below 1 or ``step`` below 0.
 
   Examples:
@@ -132,20 +132,8 @@ def wire_bytes(
     WireBytes(sent=400000, received=400000, link=640000)
   """
   measured = _dry_run(tx, params, num_workers, step)
-  others = num_workers - 1
-  sent = received = link = 0
-  for collective, operand in measured.operands:
-    sent += operand
-    if collective == "all_gather":
-      received += others * operand
-      link += others * operand
-    elif collective == "all_to_all":
-      received += others * operand // num_workers
-      link += others * operand // num_workers
-    elif others:
-      received += operand
-      link += round(2 * others * operand / num_workers)
-  return WireBytes(sent, received, link)
+  total = sum(measured.traffic, _modes.Traffic.none())
+  return WireBytes(round(total.sent), round(total.received), round(total.link))
 
 
 def chosen_collectives(
@@ -160,7 +148,7 @@ def chosen_collectives(
     step: the step meant, for a density that warms up; None is after the warm-up.
 
   Returns:
-    ``AllGather`` or ``ReduceScatter`` objects, one of every exchange by an ``Auto``; none for other collectives.
+    Collectives, one of every exchange by an ``Auto``; none for other exchanges.
 
   Raises:
     TypeError: when ``num_workers`` or ``step`` is not an integer.
@@ -170,7 +158,7 @@ def chosen_collectives(
     >>> import jax.numpy as jnp, rtopk_jax
     >>> params = {"w": jnp.ones((1000, 1000))}
     >>> auto = rtopk_jax.Auto("100Mbit/s")
-    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.01), "data", collective=auto)
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data", collective=auto)
     >>> rtopk_jax.chosen_collectives(tx, params, num_workers=2)
     (AllGather(),)
     >>> rtopk_jax.chosen_collectives(tx, params, num_workers=128)

@@ -19,6 +19,7 @@ from rtopk_jax import _axis, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _dataflow
 from rtopk_jax.transform._dataflow import Axes
+from rtopk_jax.transform._momentum_twice import warn_of_momentum_twice
 
 # Workers on an axis in the trace.
 _MEMBERS = 2
@@ -113,6 +114,7 @@ def _trace(tx: optax.GradientTransformation, params: Any, axis_name: AxisName | 
   # A function of its own each time: what is traced for this must not be cached.
   with _modes.outside() as notes:
     state = jax.eval_shape(lambda p: tx.init(p), params)
+  warn_of_momentum_twice(state)
   paths, structure = jax.tree_util.tree_flatten_with_path(state)
   exchanged = tuple(sorted(notes.exchanged, key=repr))
   names = dict.fromkeys(name for own in exchanged for name in _axis.names(own))

@@ -16,7 +16,7 @@ import optax
 from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
-from rtopk_jax.exchange import _auto
+from rtopk_jax.exchange import _names
 from rtopk_jax.exchange._collective import Collective
 from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
@@ -28,7 +28,8 @@ from rtopk_jax.transform._metrics import ExchangeMetrics, no_metrics
 from rtopk_jax.transform._step import Options, Step
 from rtopk_jax.vector import _layout
 from rtopk_jax.vector._layout import Dense, Scope
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax.wire import _wire
+from rtopk_jax.wire._format import WireFormat
 
 
 class SparseExchangeState(NamedTuple):
@@ -62,7 +63,7 @@ def sparse_exchange(
   clip_norm: float | None = None,
   dense: Dense = None,
   collective: str | Collective = "all_gather",
-  wire: Wire | None = None,
+  wire: str | WireFormat | None = None,
   memory_decay: float = 1.0,
   memory_dtype: jax.typing.DTypeLike | None = None,
   seed: int | jax.Array = 0,
@@ -88,11 +89,11 @@ def sparse_exchange(
   A step in which any worker's vector is not finite is skipped by all: updates are zero, the memory stays.
 
   Args:
-    selector: what is sent; ``rtop_k(…)``, ``top_k(…)`` or ``random_k(…)``.
+    selector: what is sent; ``rtop_k(…)``, ``top_k(…)`` or ``random_k(…)``, or a ``Selector`` of your own.
     axis_name: the mapped axis of the workers, a string or a tuple of strings.
     scope: "global": all compressed leaves are one vector, as in the paper; "leaf": each selects its own
       share; ``Block(size)``: each run of so many entries of a leaf does.
-    average: "workers" divides the sum by n; "senders" divides each entry by the number of workers that
+    average: "workers", or "mean", divides the sum by n; "senders" divides each entry by the number of workers that
       sent it; "sum" does not divide. Leaves sent dense are averaged whatever this says.
     error_feedback: keep what was not sent and add it to the next gradient.
     momentum: m in [0, 1), applied before selection (momentum correction).
@@ -100,11 +101,12 @@ def sparse_exchange(
     momentum_masking: momentum of sent entries starts anew. Has no effect without error feedback.
     clip_norm: c, the largest norm of the mean gradient; each worker clips its own, all leaves together,
       to :math:`c\, n^{-1/2}`. None does not clip.
-    dense: leaves that are averaged as they are: None for those with fewer than two dimensions or 1,024
-      entries, a bool for all or none, a tree of bools, or a function of path and leaf.
-    collective: "all_gather" or "reduce_scatter", or an ``AllGather``, ``ReduceScatter``, ``Hierarchical`` or
-      ``Auto``.
-    wire: the code of messages; None is ``Wire()``, which is exact.
+    dense: leaves that are averaged as they are: None for those of fewer than 1,024 entries, and those of one
+      dimension of fewer than 65,536; a bool for all or none, a tree of bools, or a function of path and leaf.
+    collective: "all_gather" or "reduce_scatter", an ``AllGather``, ``ReduceScatter``, ``Hierarchical`` or
+      ``Auto``, or a ``Collective`` of your own.
+    wire: the code of messages, a ``Wire`` or a ``WireFormat`` of your own; a string is ``Wire(values=…)``, None is
+      ``Wire()``, which is exact.
     memory_decay: :math:`\lambda` in (0, 1].
     memory_dtype: of residual and momentum as they are kept; None is float32, in which all is computed.
     seed: of the selector's randomness, an integer; the same on all workers, who draw independently. An
@@ -121,9 +123,10 @@ def sparse_exchange(
   Raises:
     TypeError: here for arguments of a wrong type, in ``init`` and ``update`` for leaves that are not
       floating point.
-    ValueError: here for arguments out of range or at odds with each other; in ``update`` for trees of
-      different structure, gradients that are the same on all workers, state without this worker's row, and
-      ``present`` where the collective has owners.
+    ValueError: here for arguments out of range or at odds with each other; in ``init`` and ``update`` when so
+      many workers stand in for r/k that ``rtop_k`` would be random-k; in ``update`` for trees of different
+      structure, gradients that are the same on all workers, state without this worker's row, and ``present``
+      where the collective has owners.
     NameError: in ``update`` outside a map over ``axis_name``.
 
   Examples:
@@ -141,7 +144,9 @@ def sparse_exchange(
   """
   if not isinstance(selector, Selector):
     hint = f"; did you mean rtop_k({selector})" if isinstance(selector, int | float) else ""
-    raise TypeError(f"selector must be rtop_k(…), top_k(…) or random_k(…), got {selector!r}{hint}.")
+    raise TypeError(
+      f"selector must be rtop_k(…), top_k(…), random_k(…) or another rtopk_jax.Selector, got {selector!r}{hint}."
+    )
   _checks.axis_name(axis_name)
   _layout.check_scope(scope)
   _state.check_options(average, momentum, nesterov, clip_norm)
@@ -160,20 +165,21 @@ def sparse_exchange(
   memory_dtype = jnp.float32 if memory_dtype is None else memory_dtype
   row_dtype = _checks.floating_dtype("memory_dtype", memory_dtype)
   _checks.seed(seed)
-  wire = Wire() if wire is None else wire
-  if not isinstance(wire, Wire):
-    raise TypeError(f"wire must be a rtopk_jax.Wire, got {wire!r}.")
-  if wire.indices == "block" and not isinstance(scope, _layout.Block):
+  average = _state.AVERAGES_BY_NAME[average]
+  code = _wire.resolve(wire)
+  if code.needs_blocks and not isinstance(scope, _layout.Block):
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
-  chosen = _auto.resolve(collective).suited(axis_name, average, wire, memory)
-  options = Options(memory, scope, chosen, wire, average, clip_norm, seed)
+  chosen = _names.resolve(collective).suited(axis_name, average, code, memory)
+  options = Options(memory, scope, chosen, code, average, clip_norm, seed)
 
   @in_32_bits
   def init(params):
     _gradients.check_exchangeable("params", params)
     _modes.note_exchange(axis_name)
     workers = chosen.workers(axis_name)
+    if _axis.is_bound(workers) and not _modes.analysing():
+      _check_selector(selector, params, dense, workers)
     row = lambda p: _axis.new_row(_gradients.real_shape(p), row_dtype, workers)
     rows = lambda: jax.tree.map(row, params)
     return SparseExchangeState(
@@ -229,6 +235,17 @@ def sparse_exchange(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_selector(selector: Selector, params: Any, dense: Dense, workers: AxisName) -> None:
+  """Has the selector of the last stage refuse so many entries and workers, before a step is traced."""
+  shapes = jax.tree.map(
+    lambda p: jax.ShapeDtypeStruct(_gradients.real_shape(p), jnp.float32), params
+  )
+  lie = [x.shape or (1,) for x in jax.tree.leaves(shapes)]
+  last = selector.at(len(selector.stages.densities) - 1)
+  for segment in _layout.layout(shapes, lie, "leaf", dense).compressed:
+    last.entries(segment.size, _axis.size(workers))
 
 
 def _outline(

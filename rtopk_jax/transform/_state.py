@@ -12,6 +12,9 @@ from rtopk_jax.exchange import _collective
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import ExchangeMetrics
 
+# What each argument ``average`` stands for.
+AVERAGES_BY_NAME = {**{name: name for name in _collective.AVERAGES}, "mean": "workers"}
+
 
 def per_worker_fields(x: Any) -> tuple[str, ...] | None:
   """The fields of a state of this library whose leaves are rows, one of every worker; None for others' states."""
@@ -63,7 +66,7 @@ def write_rows(new: list[jax.Array], rows: Any) -> Any:
 
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
-  _checks.one_of("average", average, _collective.AVERAGES)
+  _checks.one_of("average", average, AVERAGES_BY_NAME)
   _checks.momentum("momentum", momentum)
   _checks.flag("nesterov", nesterov)
   if nesterov and not momentum:

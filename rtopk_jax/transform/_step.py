@@ -27,20 +27,21 @@ import jax.numpy as jnp
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
 from rtopk_jax.exchange import _reduce
-from rtopk_jax.exchange._collective import Collective, Incoming, Outgoing
+from rtopk_jax.exchange._collective import Collective
 from rtopk_jax.exchange._mean import mean_dense
+from rtopk_jax.exchange._message import Incoming, Outgoing
 from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
-from rtopk_jax.select import _blocks, _warmup
+from rtopk_jax.select import _warmup
 from rtopk_jax.select._keys import LARGEST_KEY, MOST_GROUPS, derived_key
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import ExchangeMetrics
 from rtopk_jax.vector._layout import Block, Layout, Scope, Segment
 from rtopk_jax.vector._vector import Vector
-from rtopk_jax.wire._wire import Wire
+from rtopk_jax.wire._format import WireFormat
 
 # Keys from this one on are of infinities and NaN.
 _INFINITY = LARGEST_KEY - 1
@@ -53,7 +54,7 @@ class Options:
   memory: Memory
   scope: Scope
   collective: Collective
-  wire: Wire
+  wire: WireFormat
   average: str
   clip_norm: float | None
   seed: int | jax.Array
@@ -251,15 +252,9 @@ class Step:
       self.options.seed, self.count, member, number * MOST_GROUPS + group
     )
     num_workers, scope = _axis.size(self.workers), self.options.scope
-    if isinstance(scope, Block):
-      selection, blocks, share = _blocks.select(selector, vector, scope.size, key_of, num_workers)
-    else:
-      selection, blocks = selector.select(vector, key_of, num_workers), None
-      share = selector.scales(vector.counts, num_workers)
-    values = selection.values
-    if share is not None:
-      values = values * share
-    return Outgoing(vector, selection, values, key_of(MOST_GROUPS - 1), blocks)
+    block = scope.size if isinstance(scope, Block) else None
+    selection = selector.select(vector, key_of, num_workers, block)
+    return Outgoing(vector, selection, key_of(MOST_GROUPS - 1))
 
 
 def _place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:

@@ -1,11 +1,17 @@
 """Weight decay that has momentum of its own, for updates whose momentum came before the exchange."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from rtopk_jax import _checks
+
+
+class DecayTrace(NamedTuple):
+  """The momentum of weight decay alone; of another type than that of gradients."""
+
+  trace: Any
 
 
 def add_decayed_weights(
@@ -54,10 +60,21 @@ def add_decayed_weights(
   _checks.momentum("momentum", momentum)
   decay = optax.add_decayed_weights(weight_decay, mask)
   if momentum:
-    decay = optax.chain(decay, optax.trace(momentum, nesterov))
+    decay = optax.chain(decay, _trace(momentum, nesterov))
 
   def update(updates, state, params=None):
     decayed, state = decay.update(optax.tree.zeros_like(updates), state, params)
     return jax.tree.map(lambda x, y: x + y, updates, decayed), state
 
   return optax.GradientTransformation(decay.init, update)
+
+
+def _trace(momentum: float, nesterov: bool) -> optax.GradientTransformation:
+  """``optax.trace`` with a state of its own type."""
+  trace = optax.trace(momentum, nesterov)
+
+  def update(updates, state, params=None):
+    updates, after = trace.update(updates, optax.TraceState(state.trace), params)
+    return updates, DecayTrace(after.trace)  # pyright: ignore[reportAttributeAccessIssue]
+
+  return optax.GradientTransformation(lambda params: DecayTrace(trace.init(params).trace), update)  # pyright: ignore[reportAttributeAccessIssue]

@@ -20,7 +20,9 @@ from jax import lax
 from rtopk_jax import _checks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Place, Run, aligned, places, span
 
-DENSE_BELOW = 1024
+# Leaves with fewer entries are sent dense, unless it is said otherwise; those of one dimension, which most often are
+# biases and scales, up to many more.
+DENSE_BELOW, FLAT_BELOW = 1024, 1 << 16
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
 BUNDLED_BELOW = 1 << 18
 
@@ -218,8 +220,8 @@ def layout(
     shapes: in which each leaf is to lie, of one axis at least.
     scope: "global" makes one selection of the compressed leaves, "leaf" one of each, a ``Block`` one of every
       run of so many entries.
-    dense: which leaves are sent dense: None for those of fewer than two dimensions or fewer than 1,024
-      entries; a bool for all or none; a tree of bools; or a function of path and leaf.
+    dense: which leaves are sent dense: None for those of fewer than 1,024 entries, and those of one dimension of
+      fewer than 65,536; a bool for all or none; a tree of bools; or a function of path and leaf.
     axes: the axes of the model that each leaf is sharded over; None for no leaf being.
 
   Returns:
@@ -298,7 +300,8 @@ def _fitting(leaves: list[int], shapes: Sequence[tuple[int, ...]], split: bool) 
 
 def _dense_flags(tree: Any, paths_and_leaves: list, dense: Dense) -> list[bool]:
   if dense is None:
-    return [x.ndim < 2 or math.prod(x.shape) < DENSE_BELOW for _, x in paths_and_leaves]
+    sizes = [(x.ndim, math.prod(x.shape)) for _, x in paths_and_leaves]
+    return [size < (DENSE_BELOW if ndim > 1 else FLAT_BELOW) for ndim, size in sizes]
   if isinstance(dense, bool | np.bool_):
     return [bool(dense)] * len(paths_and_leaves)
   # A tree may be callable too, an Equinox module for instance.

@@ -1,6 +1,7 @@
-"""How slices travel: packed into uint32 words of static size, so that one buffer holds everything."""
+"""The library's wire: values and indices packed into uint32 words, so that one buffer holds everything."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from rtopk_jax._precision import in_32_bits
 from rtopk_jax.kernels import _bitpack
 from rtopk_jax.select._slices import Blocks, SparseSlices
 from rtopk_jax.wire import _elias_fano, _quantize
+from rtopk_jax.wire._format import WireFormat
 
 _FLOATS = ("float32", "bfloat16", "float16")
 VALUES = (*_FLOATS, *_quantize.BITS)
@@ -18,7 +20,7 @@ INDICES = ("int32", "elias_fano", "block")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wire:
+class Wire(WireFormat):
   r"""The code of a message: k values and k indices as words.
 
   With float32 values what is decoded is what was sent, bit for bit. bfloat16 and float16 are rounded to
@@ -63,9 +65,18 @@ class Wire:
     _checks.one_of("indices", self.indices, INDICES)
 
   @property
-  def is_exact(self) -> bool:
+  def is_exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
     """Whether nothing is rounded."""
     return self.values == "float32"
+
+  @property
+  def needs_blocks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Whether indices are of blocks."""
+    return self.indices == "block"
+
+  def within(self, blocks: Blocks | None) -> WireFormat:
+    """As ``WireFormat.within``."""
+    return _InBlocks(self, _need(blocks)) if self.needs_blocks else self
 
   def _value_words(self, k: int) -> int:
     if self.values in _quantize.BITS:
@@ -145,16 +156,18 @@ class Wire:
     return _bitpack.join([*coded, *indices])
 
   @in_32_bits
-  def decode_values(self, words: jax.Array, k: int) -> jax.Array:
+  def decode_values(self, words: jax.Array, k: int, d: int | None = None) -> jax.Array:
     """The values of a message alone.
 
     Args:
       words: what ``encode`` returned.
       k: entries sent.
+      d: entries of the vector, of no matter here.
 
     Returns:
       Shape (k,), float32.
     """
+    del d
     coded = words[: self._value_words(k)]
     if self.values in _quantize.BITS:
       return _quantize.decode(coded, k, self.values)
@@ -183,6 +196,44 @@ class Wire:
     else:
       indices = lax.bitcast_convert_type(coded, jnp.int32)
     return SparseSlices(self.decode_values(words, k), indices, d)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InBlocks(WireFormat):
+  """A wire with the blocks of the entries that it codes."""
+
+  wire: Wire
+  blocks: Blocks
+
+  @property
+  def is_exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    return self.wire.is_exact
+
+  def words(self, k, d):
+    return self.wire.words(k, d, self.blocks)
+
+  def encode(self, slices, key=None):
+    return self.wire.encode(slices, key, self.blocks)
+
+  def decode(self, words, k, d):
+    return self.wire.decode(words, k, d, self.blocks)
+
+  def decode_values(self, words, k, d):
+    return self.wire.decode_values(words, k, d)
+
+
+def resolve(wire: Any) -> WireFormat:
+  """The wire that None, the name of its values or an object stands for."""
+  if wire is None:
+    return Wire()
+  if isinstance(wire, str):
+    _checks.one_of("wire", wire, VALUES)
+    return Wire(values=wire)
+  if not isinstance(wire, WireFormat):
+    raise TypeError(
+      f"wire must be a rtopk_jax.Wire, the name of its values or another rtopk_jax.WireFormat, got {wire!r}."
+    )
+  return wire
 
 
 def _need(blocks: Blocks | None) -> Blocks:

@@ -26,6 +26,7 @@ _LAYERS = (
   "kernels",
   "vector",
   "_axis",
+  "_agreed",
   "_modes",
   "_platform",
   "_precision",

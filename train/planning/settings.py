@@ -84,7 +84,7 @@ def batch_size(config: Any) -> int:
 
 
 def check_density(config: Any, size: int) -> None:
-  """Refuses a density at which nothing would be sent, or everything.
+  """Refuses a density at which nothing would be sent, or everything, or rTop-k would be random-k.
 
   Args:
     config: the experiment.
@@ -104,4 +104,11 @@ def check_density(config: Any, size: int) -> None:
     raise ConfigError(
       f"config.density={config.density} of {size} parameters is all of them: nothing would be saved. "
       'Without compression is config.methods=("none",).'
+    )
+  # The library would refuse it, in the middle of a trace.
+  share = config.density * config.num_workers
+  if "rtopk" in config.methods and config.subsample is None and share >= 1:
+    raise ConfigError(
+      f"config.density={config.density} with config.num_workers={config.num_workers} takes r/k from the number of "
+      "workers, so that rtopk would be randomk. Give config.subsample a number, or a lower density."
     )

@@ -22,7 +22,22 @@ AUTO = rtopk_jax.Auto(1e3)
       ValueError,
       r"axis_name must name each axis once, got \('data', 'data', 'chip'\) with 'data' twice",
     ),
-    (lambda: rtopk_jax.Hierarchical("chip", "all_gather"), TypeError, "outer must be AllGather"),
+    (
+      lambda: rtopk_jax.Hierarchical("chip", "ring"),
+      ValueError,
+      "outer must be one of 'all_gather'",
+    ),
+    (lambda: rtopk_jax.Hierarchical("chip", 3), TypeError, "outer must be a rtopk_jax.Collective"),
+    (
+      lambda: rtopk_jax.Hierarchical("chip", rtopk_jax.Hierarchical("host")),
+      ValueError,
+      "makes one worker of several itself. Name all fast axes",
+    ),
+    (
+      lambda: rtopk_jax.Auto(1e9, choices=[rtopk_jax.Hierarchical("chip")]),
+      ValueError,
+      "the memory would depend on what is chosen. Put Auto inside it",
+    ),
     (lambda: rtopk_jax.Auto("fast"), ValueError, "fast"),
     (lambda: rtopk_jax.Auto(1e9, choices=()), ValueError, "choices must not be empty"),
     (
@@ -31,7 +46,12 @@ AUTO = rtopk_jax.Auto(1e3)
       r"choices must be several.*got AllGather\(\); one alone is a tuple too",
     ),
     (lambda: rtopk_jax.Auto(1e9, choices="all_gather"), TypeError, "choices must be several"),
-    (lambda: rtopk_jax.Auto(1e9, choices=["ring"]), TypeError, "choices must be AllGather.*'ring'"),
+    (lambda: rtopk_jax.Auto(1e9, choices=["ring"]), ValueError, "choices must be one of.*'ring'"),
+    (
+      lambda: rtopk_jax.Auto(1e9, choices=[3]),
+      TypeError,
+      "choices must be a rtopk_jax.Coll.*got 3",
+    ),
     (
       lambda: rtopk_jax.Auto(1e9, local=3),
       TypeError,

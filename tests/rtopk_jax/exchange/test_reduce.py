@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtopk_jax.exchange import _reduce
-from rtopk_jax.exchange._collective import Contributions
+from rtopk_jax.exchange._message import Contributions
 from rtopk_jax.vector._vector import places
 
 # Among them one that lies in whole tiles, one by columns, and some in neither way.

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import rtopk_jax
 from rtopk_jax import plan
-from rtopk_jax.exchange import _cost
+from rtopk_jax.exchange import _cost, _names
 from rtopk_jax.planning import _speed
+from rtopk_jax.wire import _wire
 
 D = 100_000
 PARAMS = {"w": jax.ShapeDtypeStruct((D,), jnp.float32)}
@@ -26,8 +27,16 @@ def exchange(collective, density, wire):
   if collective == "dense":
     return rtopk_jax.dense_exchange("w")
   return rtopk_jax.sparse_exchange(
-    rtopk_jax.rtop_k(density), "w", dense=False, wire=wire, collective=collective
+    rtopk_jax.rtop_k(density, 4), "w", dense=False, wire=wire, collective=collective
   )
+
+
+def cost_of(collective, d, k, workers, wire="float32", local=None):
+  """What the cost model says of an exchange."""
+  local = local or rtopk_jax.LocalSpeed()
+  if collective == "dense":
+    return _cost.dense_cost(d, workers, local)
+  return _names.resolve(collective).cost(d, k, workers, _wire.resolve(wire), local)
 
 
 @pytest.mark.parametrize("collective", ["dense", "all_gather", "reduce_scatter"])
@@ -36,16 +45,16 @@ def exchange(collective, density, wire):
 def test_bytes_are_those_of_the_buffers(collective, wire, workers):
   for density in (0.1, 0.01, 0.001):
     tx = exchange(collective, density, wire)
-    operands = _cost.operands(collective, D, round(density * D), workers, wire)
+    traffic = cost_of(collective, D, round(density * D), workers, wire).traffic
     counted = rtopk_jax.wire_bytes(tx, PARAMS, workers)
-    assert sum(size for _, size in operands) == counted.sent
-    assert round(_cost.total_traffic(operands, workers).bytes) == counted.link
+    found = tuple(round(x) for x in (traffic.sent, traffic.received, traffic.link))
+    assert found == counted
 
 
 def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
   link = rtopk_jax.Link(1e8, latency=0.01, framing=1.25)
   local = rtopk_jax.LocalSpeed(dense=1e-6)
-  found = _cost.exchange_time("dense", D, 1, 4, link, rtopk_jax.Wire(), local)
+  found = cost_of("dense", D, 1, 4, local=local).seconds(link)
   # Twice three steps of a quarter of the vector.
   assert found == pytest.approx(6 * (0.01 + 8 * 1.25 * 4 * D / 4 / 1e8) + 1e-6 * D)
 
@@ -53,9 +62,9 @@ def test_the_time_of_a_dense_exchange_is_that_of_a_ring():
 def test_the_time_of_an_all_gather():
   link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
   local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0)
-  wire, k = rtopk_jax.Wire(), 100
-  found = _cost.exchange_time("all_gather", D, k, 3, link, wire, local)
-  ((_, operand),) = _cost.operands("all_gather", D, k, 3, wire)
+  k = 100
+  cost = cost_of("all_gather", D, k, 3, local=local)
+  found, operand = cost.seconds(link), cost.traffic.sent
   network = 2 * (0.5 + 8 * operand / 1e6)
   assert found == pytest.approx(network + 7 + 1e-6 * D + 1e-3 * 3 * k)
 
@@ -63,19 +72,19 @@ def test_the_time_of_an_all_gather():
 def test_the_time_of_an_owner():
   link = rtopk_jax.Link(1e6, latency=0.5, framing=1.0)
   local = rtopk_jax.LocalSpeed(compress=1e-6, place=1e-3, overhead=7.0, own=1e-5, sort=1e-2)
-  wire, k = rtopk_jax.Wire(), 100
-  found = _cost.exchange_time("reduce_scatter", D, k, 4, link, wire, local, slack=0.5)
-  # Room for 38 entries of each worker: 152 come to an owner.
-  (_, dealt), (_, returned) = _cost.operands("reduce_scatter", D, k, 4, wire)
+  k = 100
+  cost = cost_of(rtopk_jax.ReduceScatter(slack=0.5), D, k, 4, local=local)
+  found = cost.seconds(link)
+  # Room for 38 entries of each worker: 152 come to an owner, who sends on 25 in a whole tile.
+  dealt, returned = 4 * 4 * 2 * 38, 512
+  assert cost.traffic.sent == dealt + returned
   network = 3 * (0.5 + 8 * dealt / 4 / 1e6) + 3 * (0.5 + 8 * returned / 1e6)
   owner = 1e-5 * D / 4 + 1e-2 * (k + 152) + 1e-3 * 2 * (k + 152)
   assert found == pytest.approx(network + 7 + 1e-6 * D + owner)
 
 
 def test_a_reduce_scatter_stops_growing_with_the_number_of_workers():
-  of = lambda name, n: (
-    _cost.total_traffic(_cost.operands(name, 10_000_000, 10_000, n, rtopk_jax.Wire()), n).bytes
-  )
+  of = lambda name, n: cost_of(name, 10_000_000, 10_000, n).traffic.link
   assert of("all_gather", 64) > 60 * of("all_gather", 2)
   assert of("reduce_scatter", 64) < 3 * of("reduce_scatter", 2)
 
@@ -201,7 +210,16 @@ def test_a_lower_density_has_to_gain_something():
     ({"densities": np.ones((1, 2))}, TypeError, r"densities must be a Python number, got \[1\.0"),
     ({"densities": "0.1"}, TypeError, "densities must be several.*got '0.1'"),
     ({"densities": None}, TypeError, "densities must be several"),
-    ({"wire": "int32"}, TypeError, "Wire"),
+    ({"wire": "int32"}, ValueError, "wire must be one of 'float32'.*got 'int32'"),
+    ({"wire": 8}, TypeError, "wire must be a rtopk_jax.Wire.*got 8"),
+    ({"collectives": "ring"}, TypeError, "collectives must be several.*got 'ring'"),
+    ({"collectives": ["ring"]}, ValueError, "collectives must be one of 'all_gather'.*got 'ring'"),
+    ({"collectives": []}, ValueError, "collectives must name at least one"),
+    (
+      {"collectives": [rtopk_jax.Collective()]},
+      TypeError,
+      "Collective.*does not say how many bytes",
+    ),
     ({"local": 3}, TypeError, "LocalSpeed"),
     ({"compute": -1.0}, ValueError, "compute"),
   ],
@@ -233,8 +251,8 @@ def test_a_link_keeps_its_bandwidth_as_a_number():
   link = rtopk_jax.Link("1Gbit/s")
   assert link == rtopk_jax.Link(1e9)
   assert link.bandwidth == 1e9
-  operands = [("psum", 1000)]
-  assert link.seconds(operands, 2) == rtopk_jax.Link(1e9).seconds(operands, 2)
+  traffic = rtopk_jax.Traffic.all_reduce(1000, 2)
+  assert link.seconds(traffic) == rtopk_jax.Link(1e9).seconds(traffic)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax.select import _search, _selector
+from rtopk_jax.select import _keys, _search
 from tests.rtopk_jax import harness
 from tests.rtopk_jax.vectors import (
   laplace,
@@ -44,7 +44,7 @@ def test_methods_choose_the_same(size, name, dtype):
   selector = _SELECTORS[name]
   vector, key = _vector(size, dtype), jax.random.key(1)
   by_search = jax.jit(selector)(vector, key)
-  by_top_k = jax.jit(dataclasses.replace(selector, method="top_k"))(vector, key)
+  by_top_k = jax.jit(dataclasses.replace(selector, method="sort"))(vector, key)
   np.testing.assert_array_equal(by_search.indices, by_top_k.indices)
   np.testing.assert_array_equal(
     by_search.values.astype("float32"), by_top_k.values.astype("float32")
@@ -56,7 +56,7 @@ def test_methods_draw_random_entries_in_ways_of_their_own():
   vector, key = _vector(LARGE), jax.random.key(1)
   drawn = [
     np.asarray(jax.jit(rtopk_jax.random_k(0.02, method=x))(vector, key).indices)
-    for x in ("search", "top_k")
+    for x in ("search", "sort")
   ]
   for indices in drawn:
     assert indices.shape == (round(0.02 * LARGE),)
@@ -72,7 +72,7 @@ def test_the_reference_is_a_sort():
       jax.jit(lambda v, k, x=x: make(0.01, method=x)(v, k, 2)).lower(
         _vector(LISTED), jax.random.key(0)
       )
-      for x in ("search", "top_k")
+      for x in ("search", "sort")
     ]
     by_search, by_top_k = ("top_k" in text.as_text() for text in texts)
     assert by_top_k
@@ -81,12 +81,12 @@ def test_the_reference_is_a_sort():
 
 # Of each kind of search the shortest vector, whose lists are long beside it.
 _SHORTEST = [
-  (_selector.SORT_BELOW + 1, "float32"),
+  (_keys.SORT_BELOW + 1, "float32"),
   (LARGE, "float32"),
   (_search._SHORT + 1, "float32"),
   (1 << 20, "bfloat16"),
   (1 << 22, "float32"),
-  (_selector.SORT_BELOW + 1, "bfloat16"),
+  (_keys.SORT_BELOW + 1, "bfloat16"),
   (_search._SHORT + 1, "float16"),
   (1 << 20, "float32"),
   (1 << 23, "float16"),
@@ -113,7 +113,7 @@ _QUICK = [(0, 1), (1, 4), (2, 0), (3, 3), (4, 1)]
 def test_nothing_of_the_vectors_length_is_sorted_or_stored(size, dtype, selector):
   vector, key = jax.ShapeDtypeStruct((size,), dtype), jax.random.key(0)
   compiled = jax.jit(selector).lower(vector, key).compile()
-  assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or "TopK" in x]
+  assert not [x for x in compiled.as_text().splitlines() if " sort(" in x or '"TopK"' in x]
   # Two bits an entry, 64 bytes for each that is looked for, and a few numbers.
   allowed = size / 4 + 64 * selector.counts(size).r + 4096
   assert compiled.memory_analysis().temp_size_in_bytes <= allowed
@@ -135,5 +135,5 @@ def test_vmap_and_shard_map_agree(selector, size):
 
 def test_unknown_method_is_refused():
   for make in (rtopk_jax.rtop_k, rtopk_jax.top_k, rtopk_jax.random_k):
-    with pytest.raises(ValueError, match="method must be one of 'search', 'top_k', got 'sort'"):
-      make(0.1, method="sort")
+    with pytest.raises(ValueError, match="method must be one of 'search', 'sort', got 'top_k'"):
+      make(0.1, method="top_k")

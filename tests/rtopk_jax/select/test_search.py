@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import rtopk_jax
 from rtopk_jax.kernels import _gather
 from rtopk_jax.kernels._threshold import RaggedRows, above, exact_threshold
-from rtopk_jax.select import _search, _selector
+from rtopk_jax.select import _keys, _search
 from rtopk_jax.select._keys import LARGEST_KEY, magnitude_keys
 from tests.rtopk_jax.reference import largest
 from tests.rtopk_jax.vectors import (
@@ -235,7 +235,7 @@ _PIECES_OF_CPUS = [
 def test_pieces_are_searched_as_one_vector_and_as_groups(platform, shapes, density, kind):
   rng = np.random.default_rng(2)
   leaves = [rng.laplace(size=shape).astype(np.float32) for shape in shapes]
-  assert sum(x.size for x in leaves) > _selector.SORT_BELOW
+  assert sum(x.size for x in leaves) > _keys.SORT_BELOW
   assert (sum(x.size for x in leaves) <= _search._SHORT) == (shapes != SHAPES)
   leaves[1][:] = 0  # where a threshold among zeros must not count those that fill up a word
   selector = rtopk_jax.rtop_k(density, 3)

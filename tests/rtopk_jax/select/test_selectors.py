@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rtopk_jax
-from rtopk_jax.select import _search, _selector
+from rtopk_jax.select import _keys, _search
 from tests.rtopk_jax.reference import largest
 
 SIZES = (1, 7, 33)
@@ -67,7 +67,7 @@ def test_rtop_k_is_a_subset_of_the_largest(vector, ratios, seed):
 
 
 # Vectors that are searched in either way, and no multiples of anything.
-LARGE, LISTED = _selector.SORT_BELOW + 4003, _search._SHORT + 4003
+LARGE, LISTED = _keys.SORT_BELOW + 4003, _search._SHORT + 4003
 # Of each dtype a selector: words of the second way have one bit an entry for the first, and two for the others.
 LARGE_TOP_K = dict(zip(DTYPES, map(rtopk_jax.top_k, (0.002, 0.01, 0.2)), strict=True))
 

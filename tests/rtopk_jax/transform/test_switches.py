@@ -110,7 +110,7 @@ def test_the_dense_exchange_and_its_optimizers_under_x64():
       same(run(tx, SIZES["short"]), expected)
 
 
-@pytest.mark.parametrize("method", [pytest.param("search", marks=pytest.mark.slow), "top_k"])
+@pytest.mark.parametrize("method", [pytest.param("search", marks=pytest.mark.slow), "sort"])
 def test_selectors_under_x64_take_any_key(method):
   vector = jnp.asarray(gradients(50_000)["a"][0, 0])
   selector = rtopk_jax.rtop_k(0.01, 4, method=method)

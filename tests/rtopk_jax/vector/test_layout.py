@@ -9,8 +9,15 @@ import rtopk_jax
 from tests.rtopk_jax import harness
 
 AXIS, WORKERS = harness.AXIS, 2
-# 1,024, 1,023, 2,000, 0 and 1 entries
-SHAPES = {"large": (32, 32), "small": (31, 33), "vector": (2000,), "empty": (0, 5), "scalar": ()}
+# 1,024, 1,023, 2,000, 65,536, 0 and 1 entries
+SHAPES = {
+  "large": (32, 32),
+  "small": (31, 33),
+  "vector": (2000,),
+  "long": (1 << 16,),
+  "empty": (0, 5),
+  "scalar": (),
+}
 
 
 def sent_dense(dense):
@@ -30,11 +37,18 @@ def sent_dense(dense):
 @pytest.mark.parametrize(
   ("dense", "names"),
   [
-    (None, {"small", "vector", "scalar"}),  # under 1,024 entries, or fewer than two dimensions
-    (True, {"large", "small", "vector", "scalar"}),
+    (None, {"small", "vector", "scalar"}),  # under 1,024 entries, or 65,536 of one dimension
+    (True, {"large", "small", "vector", "long", "scalar"}),
     (False, set()),
     (
-      {"large": True, "small": False, "vector": False, "empty": False, "scalar": True},
+      {
+        "large": True,
+        "small": False,
+        "vector": False,
+        "long": False,
+        "empty": False,
+        "scalar": True,
+      },
       {"large", "scalar"},
     ),
     (lambda path, leaf: path[0].key == "small" or leaf.ndim == 0, {"small", "scalar"}),
