@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import rtopk_jax
 from rtopk_jax.kernels import here
 from rtopk_jax.select import _blocks
-from rtopk_jax.select._selector import SORT_BELOW
+from rtopk_jax.select._keys import SORT_BELOW
 from rtopk_jax.vector._vector import Run, Vector, aligned, places
 from tests.rtopk_jax import harness, reference
 
