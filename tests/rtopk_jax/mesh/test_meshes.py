@@ -89,9 +89,11 @@ def test_a_long_vector_beside_an_axis_of_the_compilers():
   check(jax.jit(mapped)(gradients(50_000)), 50_000)
 
 
+# Momentum on both sides of the exchange has state on both.
+@pytest.mark.filterwarnings("ignore:the exchange has momentum")
 def test_pmap():
   """State made by ``pmap`` of ``init``, or outside and then on a mesh: both are documented ways."""
-  tx = optax.chain(exchange(0.5), optax.sgd(0.1, momentum=0.9))
+  tx = optax.chain(exchange(0.2), optax.sgd(0.1, momentum=0.9))
   devices = jax.devices()[:WORKERS]
   params, grads = {"w": jnp.ones(900), "b": jnp.ones(7)}, gradients(900)
   copies = jax.tree.map(lambda x: jnp.stack([x] * WORKERS), params)

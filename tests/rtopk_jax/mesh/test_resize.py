@@ -16,6 +16,8 @@ from tests.rtopk_jax import harness
 
 AXIS = harness.AXIS
 PARAMS = {"w": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)}
+# Momentum on both sides of the exchange has state on both.
+pytestmark = pytest.mark.filterwarnings("ignore:the exchange has momentum")
 EXCHANGE = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.5), AXIS, momentum=0.9, dense=False)
 
 

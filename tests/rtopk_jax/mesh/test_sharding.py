@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 import rtopk_jax
 from tests.rtopk_jax import harness
 
+# Momentum on both sides of the exchange has state on both.
+pytestmark = pytest.mark.filterwarnings("ignore:the exchange has momentum")
 AXIS, WORKERS = harness.AXIS, 4
 PARAMS = {"w": jnp.full((40, 30), 0.1, jnp.float32), "b": jnp.zeros(30)}
 TX = optax.chain(
