@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+import rtopk_jax
+
 
 @pytest.fixture
 def usual_promotion():
@@ -13,3 +15,13 @@ def usual_promotion():
   """
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     yield
+
+
+@pytest.fixture(params=["cpu", "gpu", "tpu"])
+def platform(request):
+  """The platform that a test's programs are traced for; they run on CPUs.
+
+  Each in turn, or those that a test names by ``indirect`` parameters.
+  """
+  with rtopk_jax.platform(request.param):
+    yield request.param

@@ -40,8 +40,6 @@ _TURNS = 8
 _SHORT = 1 << 12
 # Members that are listed one by one in less time than it takes to compile anything better.
 _FEW = 1 << 16
-# Parts of a piece that GPUs read one after another.
-_PARTS = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,6 @@ def dense_exchange(
     share = _gradients.share(weight, present, axis_name)
     mean = [jnp.zeros(g.shape, jnp.float32) for g in gradients]
     metrics = state.metrics
-    finite = jnp.bool_(True)
     local = [_gradients.counted(g.astype(jnp.float32), share) for g in gradients]
     square, wrong, entries = jnp.float32(0), jnp.int32(0), jnp.float32(0)
     with hidden_by(state.count):
@@ -123,11 +122,10 @@ def dense_exchange(
         entries += _axis.over_model(jnp.float32(segment.size), segment.axes)
         for i, x in zip(segment.leaves, found.leaves, strict=True):
           mean[i] = x
-    scale = jnp.float32(1) if clip_norm is None else _rule.clip_scale(square, clip_norm)
-    if segments:
+      scale = jnp.float32(1) if clip_norm is None else _rule.clip_scale(square, clip_norm)
       # A norm beyond float32 is as bad as an entry that is.
-      with hidden_by(state.count):
-        finite = settled((wrong == 0) & ~jnp.isnan(scale))
+      finite = settled((wrong == 0) & ~jnp.isnan(scale))
+    if segments:
       metrics = ExchangeMetrics(
         sent_square=square * jnp.square(scale),
         residual_square=jnp.float32(0),
@@ -139,8 +137,8 @@ def dense_exchange(
       mean = [x * scale for x in mean]
     rule = Memory(False, momentum, nesterov, False, 1.0)
     directions, kept = [], []
-    for i, g in enumerate(mean):
-      old = jax.tree.leaves(state.momentum)[i] if momentum else None
+    momenta = jax.tree.leaves(state.momentum) or [None] * len(mean)
+    for g, old in zip(mean, momenta, strict=True):
       new = None if old is None else rule.correct(g, old)
       directions.append(rule.direction(g, new))
       if old is not None and new is not None:

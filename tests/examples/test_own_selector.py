@@ -17,15 +17,6 @@ SHAPES = {"a": (12, 22), "b": (44,), "c": (3,)}
 SELECTOR = AboveThreshold(4.0, density=0.1)
 
 
-@pytest.fixture
-def platform(request):
-  """The platform that a test's programs are traced for, by ``indirect`` parameters; they run on CPUs."""
-  jax.clear_caches()
-  with rtopk_jax.platform(request.param):
-    yield request.param
-  jax.clear_caches()
-
-
 def test_it_sends_what_is_above_the_threshold_and_no_more_than_k():
   select = lambda *entries: SELECTOR(jnp.array([*entries, *[0.5] * 18]), jax.random.key(0))
   assert select(4.0, -5.0).to_dense().tolist() == [4.0, -5.0, *[0.0] * 18]
