@@ -100,6 +100,14 @@ LONG = _stage(
   shared=False,
   finalists=1,
 )
+# Fewer and more workers, each with batches of its own; r/k goes with n.
+WORKERS = _stage(
+  "workers",
+  _each([_PLAIN.but(workers=n) for n in (2, 10, 20)]),
+  MOMENTUM,
+  shared=False,
+  finalists=1,
+)
 DECAY = _stage("decay", _factors((0.9,), ("correction", "none")), MOMENTUM)
 SPARSER = _stage(
   "sparser",
@@ -186,6 +194,7 @@ STAGES = (
   TABLE_5,
   BYTES,
   CLASSES,
+  WORKERS,
   DECAY,
   SPARSER,
 )
