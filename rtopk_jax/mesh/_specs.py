@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._placement import Placement, check_mesh, is_spec, is_traced
 from rtopk_jax.transform import _gradients, _state
@@ -99,6 +99,14 @@ def _check_specs(param_specs: Any, params: Any, axis_name: AxisName) -> None:
       raise ValueError(
         f"{where} is {spec!r}, of more axes than the parameter of shape {jnp.shape(x)}."
       )
+
+
+def axes_of(param_specs: Any) -> _modes.Sharding:
+  """The axes that a parameter is sharded over, by its path."""
+  leaves = jax.tree.leaves_with_path(param_specs, is_leaf=is_spec)
+  axes = {path: frozenset(_axes(spec)) for path, spec in leaves}
+  every = frozenset().union(*axes.values())
+  return _modes.Sharding(axes, every)
 
 
 def _axes(spec: P) -> set[str]:
@@ -205,8 +213,13 @@ def init(
   param_specs = settle_specs(param_specs, params, axis_name)
   specs = state_specs(tx, params, axis_name, param_specs)
   tx = lockstep(tx, axis_name) if ownership(tx, params, axis_name).exchanged else tx
+
+  def start(params):
+    with _modes.sharded(axes_of(param_specs)):
+      return tx.init(params)
+
   make = jax.shard_map(
-    tx.init,
+    start,
     mesh=placement.automatic,
     in_specs=(param_specs,),
     out_specs=specs,
