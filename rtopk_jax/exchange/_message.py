@@ -128,7 +128,7 @@ def join(head: jax.Array, messages: Sequence[jax.Array]) -> jax.Array:
 
 
 def part(
-  gathered: jax.Array, head: int, sizes: Sequence[int]
+  gathered: jax.Array, head: int, sizes: Sequence[int], start: jax.Array | int = 0
 ) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
   """Headers and messages out of what ``join`` made on each worker.
 
@@ -136,6 +136,7 @@ def part(
     gathered: rows of words, (rows, 1, m).
     head: numbers of a header.
     sizes: words of each message.
+    start: of a row's words: zero, of which a compiler knows only when it is there.
 
   Returns:
     The headers, (rows, head), and for each message what picks the words of a row by its number.
@@ -144,14 +145,15 @@ def part(
   # A message is picked out of the whole: cut out for all workers first, it would be copied.
   def pick(begin: int, size: int) -> Callable[[jax.Array], jax.Array]:
     return lambda row: lax.dynamic_slice(
-      gathered, (row, jnp.int32(0), jnp.int32(begin)), (1, 1, size)
+      gathered, (row, jnp.int32(0), jnp.int32(begin) + start), (1, 1, size)
     ).reshape(size)
 
   parts, begin = [], head
   for size in sizes:
     parts.append(pick(begin, size))
     begin += size
-  return lax.bitcast_convert_type(gathered[:, 0, :head], jnp.float32), parts
+  headers = lax.dynamic_slice_in_dim(gathered[:, 0], start, head, axis=1)
+  return lax.bitcast_convert_type(headers, jnp.float32), parts
 
 
 def write(outgoing: Sequence[Outgoing], header: Header, wire: WireFormat) -> Written:
@@ -173,7 +175,11 @@ def write(outgoing: Sequence[Outgoing], header: Header, wire: WireFormat) -> Wri
 
 
 def read(
-  outgoing: Sequence[Outgoing], gathered: jax.Array, head: int, wire: WireFormat
+  outgoing: Sequence[Outgoing],
+  gathered: jax.Array,
+  head: int,
+  wire: WireFormat,
+  start: jax.Array | int = 0,
 ) -> tuple[jax.Array, list[Contributions]]:
   """What everybody's ``write`` contributes.
 
@@ -182,13 +188,14 @@ def read(
     gathered: rows of words, (rows, 1, m).
     head: numbers of a header.
     wire: the code of messages.
+    start: as of ``part``.
 
   Returns:
     The headers, a row a message, and the ``Contributions`` to each vector.
   """
   codes = [out.code(wire) for out in outgoing]
   sizes = [code.words(out.count, out.room) for code, out in zip(codes, outgoing, strict=True)]
-  headers, arrived = part(gathered, head, sizes)
+  headers, arrived = part(gathered, head, sizes, start)
   parts = zip(outgoing, codes, arrived, strict=True)
   return headers, [_contributions(*each, gathered.shape[0]) for each in parts]
 

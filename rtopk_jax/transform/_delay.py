@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
@@ -30,6 +31,7 @@ from rtopk_jax.exchange._message import Contributions, Outgoing
 from rtopk_jax.kernels import _gather, _scatter
 from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.kernels._scatter import cast
+from rtopk_jax.kernels._zeros import zeros_after
 from rtopk_jax.memory import _update
 from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select import _warmup
@@ -213,8 +215,14 @@ class DelayedStep(Step):
     words = in_flight.words.reshape(-1, in_flight.words.shape[-1])[:, :length]
     slots = words.shape[0]
     collective = options.collective.settled_for(outgoing, wire, self.workers)
-    gathered = collective.send(words.reshape(1, -1), self.workers).reshape(-1, 1, length)
-    headers, contributions = _message.read(outgoing, gathered, _HEAD, wire)
+    # Compilers for CPUs give the memory of what is sent to the gradient as if the collective were over at once, which
+    # would wait for it. So it is kept until the end, and what arrived is read then.
+    own = settled(words.reshape(1, -1))
+    gathered = collective.send(own, self.workers).reshape(-1, 1, length)
+    late = zeros_after(sent.words[:1])[0].astype(jnp.int32)
+    still = lax.dynamic_slice(own, (jnp.int32(0), late), (1, 1)).reshape(1)
+    late = zeros_after(still)[0].astype(jnp.int32)
+    headers, contributions = _message.read(outgoing, gathered, _HEAD, wire, late)
     weights = headers[:, 3]
     heads = read_heads(headers, weights, frozenset())
     finite = settled(sound & (heads.wrong == 0))
@@ -229,7 +237,7 @@ class DelayedStep(Step):
           back = ~finite & (headers[row, 3] > 0) & (headers[row, 0] == 0)
           rest = _taken_back(rest, segment, given, row, back)
       mean, count = _reduce.reduce(
-        given, segment.where, finite, weights, options.average, rest or own.momentum
+        given, segment.where, finite, weights, options.average, rest or after.momentum
       )
       received += count.astype(jnp.float32)
       means.append(mean)
