@@ -21,7 +21,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
@@ -49,11 +48,10 @@ class InFlight(NamedTuple):
   """What workers have sent, and not applied yet.
 
   Attributes:
-    count: how many workers' dense leaves a row is the sum of: 0 before the first step, then 1 where the worker took
-      part; float32, a row a worker.
-    dense: the leaves that are sent as they are, float32, a row a worker each.
-    words: messages of the compressed leaves, uint32, (num_workers, messages, words); all zero is none. A row has
-      several messages only where the number of workers has just become smaller.
+    count: of which messages there are, float32, (num_workers, messages): 0 before the first step and of a worker that
+      took no part. A row has several messages only where the number of workers has just become smaller.
+    dense: the leaves that are sent as they are, float32, a row a worker each; the sum of its messages.
+    words: messages of the compressed leaves one after another, uint32, a row a worker.
   """
 
   count: jax.Array
@@ -62,23 +60,23 @@ class InFlight(NamedTuple):
 
   def resized(self, new_count: int) -> "InFlight":
     """The same messages in the rows of another number of workers, every one as it is."""
-    old, slots, length = self.words.shape
+    old, slots = self.count.shape
     deep = max(1, -(-old * slots // new_count))
-    rows = np.asarray(self.words).reshape(-1, length)
-    words = np.zeros((new_count * deep, length), np.uint32)
-    words[: len(rows)] = rows
-    owners = np.arange(old) // -(-old // new_count)
+    places = old * slots
+
+    def dealt(x):
+      rows = np.asarray(x).reshape(places, -1)
+      new = np.zeros((new_count * deep, rows.shape[1]), rows.dtype)
+      new[:places] = rows
+      return jnp.asarray(new.reshape(new_count, -1))
 
     def summed(x):
       total = np.zeros((new_count, *x.shape[1:]), np.float64)
-      np.add.at(total, owners, np.asarray(x, np.float64))
+      # Where the last message of a row goes, all of them count.
+      np.add.at(total, (np.arange(old) * slots + slots - 1) // deep, np.asarray(x, np.float64))
       return jnp.asarray(total.astype(np.float32))
 
-    return InFlight(
-      summed(self.count),
-      tuple(summed(x) for x in self.dense),
-      jnp.asarray(words.reshape(new_count, deep, length)),
-    )
+    return InFlight(dealt(self.count), tuple(map(summed, self.dense)), dealt(self.words))
 
 
 def longest(message: Callable[[int], jax.Array], stages: int) -> int:
@@ -96,7 +94,7 @@ def nothing(layout: Layout, words: int, workers: AxisName) -> InFlight:
   """
   row = lambda shape, dtype=jnp.float32: _axis.new_row(shape, dtype, workers)
   shapes = [where.shape for segment in layout.dense for where in segment.where]
-  return InFlight(row(()), tuple(map(row, shapes)), row((1, words), jnp.uint32))
+  return InFlight(row((1,)), tuple(map(row, shapes)), row((words,), jnp.uint32))
 
 
 class _Sent(NamedTuple):
@@ -138,7 +136,7 @@ class DelayedStep(Step):
     if self.layout.compressed:
       once = _once if len(selector.stages.densities) == 1 else lambda f: f
       outgoings = once(lambda stage: self._outgoings(selector.at(stage), scale))
-      room = in_flight.words.shape[-1]
+      room = in_flight.words.size // in_flight.count.shape[-1]
       sent = _warmup.switch(
         selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
       )
@@ -165,10 +163,13 @@ class DelayedStep(Step):
       place(self._dense_momenta(segment, scale, sent.finite), segment, momentum)
       for i in segment.leaves:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
-    after = in_flight._replace(
-      count=self._present(jnp.bool_(True)).astype(jnp.float32).reshape(in_flight.count.shape),
-      dense=tuple(x.reshape(y.shape) for x, y in zip(directions, in_flight.dense, strict=True)),
-      words=sent.words.reshape(*in_flight.words.shape[:-2], 1, -1),
+    # The new message may have the memory of the old one, which has been read by then.
+    over = zeros_after(arrived.metrics.sent_square.reshape(1)).astype(jnp.uint32)
+    present = self._present(jnp.bool_(True)).astype(jnp.float32)
+    after = InFlight(
+      present.reshape(*in_flight.count.shape[:-1], 1),
+      tuple(x.reshape(y.shape) for x, y in zip(directions, in_flight.dense, strict=True)),
+      (sent.words + over).reshape(*in_flight.words.shape[:-1], -1),
     )
     return Leaves(updates, momentum, residual), arrived.metrics, finite, after
 
@@ -212,16 +213,14 @@ class DelayedStep(Step):
     """What comes of the messages in flight, which are of the sizes of some others."""
     options, wire = self.options, self.options.wire
     length = self._length(outgoing)
-    words = in_flight.words.reshape(-1, in_flight.words.shape[-1])[:, :length]
-    slots = words.shape[0]
+    slots = in_flight.count.shape[-1]
+    words = in_flight.words.reshape(1, -1)
+    if words.size != slots * length:
+      words = words.reshape(slots, -1)[:, :length].reshape(1, -1)
     collective = options.collective.settled_for(outgoing, wire, self.workers)
-    # Compilers for CPUs give the memory of what is sent to the gradient as if the collective were over at once, which
-    # would wait for it. So it is kept until the end, and what arrived is read then.
-    own = settled(words.reshape(1, -1))
-    gathered = collective.send(own, self.workers).reshape(-1, 1, length)
+    # What arrived is read when all else is done: what is scheduled earlier is waited for earlier.
     late = zeros_after(sent.words[:1])[0].astype(jnp.int32)
-    still = lax.dynamic_slice(own, (jnp.int32(0), late), (1, 1)).reshape(1)
-    late = zeros_after(still)[0].astype(jnp.int32)
+    gathered = collective.send(words, self.workers).reshape(-1, 1, length)
     headers, contributions = _message.read(outgoing, gathered, _HEAD, wire, late)
     weights = headers[:, 3]
     heads = read_heads(headers, weights, frozenset())
@@ -237,7 +236,7 @@ class DelayedStep(Step):
           back = ~finite & (headers[row, 3] > 0) & (headers[row, 0] == 0)
           rest = _taken_back(rest, segment, given, row, back)
       mean, count = _reduce.reduce(
-        given, segment.where, finite, weights, options.average, rest or after.momentum
+        given, segment.where, finite, weights, options.average, rest or own.momentum
       )
       received += count.astype(jnp.float32)
       means.append(mean)
@@ -255,7 +254,7 @@ class DelayedStep(Step):
     for segment in self.layout.dense:
       rows, rest = rest[: len(segment.leaves)], rest[len(segment.leaves) :]
       own = [x.reshape(where.shape) for x, where in zip(rows, segment.where, strict=True)]
-      mean = mean_dense(own, self.workers, in_flight.count.reshape(()), "workers")
+      mean = mean_dense(own, self.workers, in_flight.count.sum(), "workers")
       place(mean.leaves, segment, updates)
       finite &= mean.wrong == 0
     return finite
