@@ -49,10 +49,10 @@ def _training(density: float, mesh: Mesh, params: Any, tokens: jax.Array, **opti
   tx = optax.chain(exchange, optax.sgd(1e-3))
   state = rtopk_jax.init(tx, params, mesh, AXIS)
   step = rtopk_jax.make_train_step(transformer.loss_fn, tx, mesh, AXIS)
-  kept = [jax.tree.map(jnp.array, params), state]
+  kept: list[Any] = [jax.tree.map(jnp.array, params), state]
 
   def begin():
-    *kept[:], loss = step(*kept, tokens)
+    *kept[:], loss = step(kept[0], kept[1], tokens)
     return kept, loss
 
   return begin
@@ -104,9 +104,7 @@ def main() -> None:
       for name, begin in parts.items():
         barrier()
         begun = time.perf_counter()
-        for _ in range(STEPS):
-          last = begin()
-        jax.block_until_ready(last)
+        jax.block_until_ready([begin() for _ in range(STEPS)][-1])
         seconds[name].append((time.perf_counter() - begun) / STEPS)
     link_protocol.answer(seconds)
   barrier()

@@ -66,9 +66,10 @@ def mean_dense(
   if present is None:
     totals, count = _axis.psum(arrays, axis_name), _axis.size(axis_name)
   else:
+    own_count = present.astype(jnp.float32)
     # A product would let through what is not finite.
-    arrays = [jnp.where(present > 0, x, jnp.float32(0)) for x in arrays]
-    *totals, present_count = _axis.psum([*arrays, present.astype(jnp.float32)], axis_name)
+    arrays = [jnp.where(own_count > 0, x, jnp.float32(0)) for x in arrays]
+    *totals, present_count = _axis.psum([*arrays, own_count], axis_name)
     count = jnp.maximum(present_count, 1)
   means = totals if average == "sum" else [total / count for total in totals]
   wrong, square = (total_of(numbers) for numbers in zip(*map(_look_over, means), strict=True))

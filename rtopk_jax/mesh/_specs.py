@@ -129,6 +129,10 @@ class _Match:
     """Its parameter's spec, without a workers' axis; refused where it is like none and some are sharded."""
     if not self._is_sharded or not leaf.shape:
       return P()
+    if any(getattr(key, "name", None) == "in_flight" for key in leaf.path):
+      raise ValueError(
+        "delay=1 needs parameters that are whole on every worker, and param_specs shard some of them."
+      )
     alike = [
       (_state.common_end(leaf.path, path), spec)
       for path, real, shape, spec in self._params
