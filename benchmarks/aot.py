@@ -233,9 +233,9 @@ def _compile_step(
 ) -> Any:
   """The training step as users get it."""
   step: Any = rtopk_jax.make_train_step(model.loss_fn, tx, mesh, axes, has_aux=True)
-  params = _placed(model.params, mesh, P())
-  batch = _dealt(model.batch, mesh, axes)
-  return step.lower(params, _state(tx, model.params, mesh, axes), batch).compile()
+  params = placed(model.params, mesh, P())
+  batch = dealt(model.batch, mesh, axes)
+  return step.lower(params, state(tx, model.params, mesh, axes), batch).compile()
 
 
 def _compile_exchange(params: Any, tx: optax.GradientTransformation, mesh: Mesh, axes: Any) -> Any:
@@ -250,10 +250,10 @@ def _compile_exchange(params: Any, tx: optax.GradientTransformation, mesh: Mesh,
   mapped = jax.shard_map(exchange, mesh=mesh, in_specs=(P(axes), specs), out_specs=(P(axes), specs))
   rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), params)
   compiled = jax.jit(mapped, donate_argnums=(0, 1))
-  return compiled.lower(_dealt(rows, mesh, axes), _state(tx, params, mesh, axes)).compile()
+  return compiled.lower(dealt(rows, mesh, axes), state(tx, params, mesh, axes)).compile()
 
 
-def _state(tx: optax.GradientTransformation, params: Any, mesh: Mesh, axes: Any) -> Any:
+def state(tx: optax.GradientTransformation, params: Any, mesh: Mesh, axes: Any) -> Any:
   """What ``rtopk_jax.init`` would make, as shapes."""
   make = jax.shard_map(
     tx.init, mesh=mesh, in_specs=P(), out_specs=rtopk_jax.state_specs(tx, params, axes)
@@ -266,15 +266,15 @@ def _state(tx: optax.GradientTransformation, params: Any, mesh: Mesh, axes: Any)
   )
 
 
-def _placed(tree: Any, mesh: Mesh, spec: P) -> Any:
+def placed(tree: Any, mesh: Mesh, spec: P) -> Any:
   sharding = NamedSharding(mesh, spec)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def _dealt(tree: Any, mesh: Mesh, axes: Any) -> Any:
+def dealt(tree: Any, mesh: Mesh, axes: Any) -> Any:
   """One worker's share of each, times the number of devices."""
   whole = lambda x: jax.ShapeDtypeStruct((mesh.size * x.shape[0], *x.shape[1:]), x.dtype)
-  return _placed(jax.tree.map(whole, tree), mesh, P(axes))
+  return placed(jax.tree.map(whole, tree), mesh, P(axes))
 
 
 def growth(found: list[Found]) -> list[str]:

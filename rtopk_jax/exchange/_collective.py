@@ -150,6 +150,21 @@ class Collective:
       )
     return self
 
+  def with_delay(self) -> "Collective":
+    """This collective as it carries messages of the step before; refused where it does more than carry them."""
+    if type(self).exchange is not Collective.exchange:
+      raise ValueError(
+        f"delay=1 needs a collective that hands every message to everybody, such as AllGather(), got {self!r}."
+      )
+    return self
+
+  def settled_for(
+    self, outgoing: Sequence[Outgoing], wire: WireFormat, axis_name: AxisName
+  ) -> "Collective":
+    """The collective that carries some messages, where this one leaves a choice: itself."""
+    del outgoing, wire, axis_name
+    return self
+
   def workers(self, axis_name: AxisName) -> AxisName:
     """The axes whose members have a memory and send messages of their own."""
     return axis_name

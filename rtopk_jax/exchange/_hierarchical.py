@@ -83,6 +83,19 @@ class Hierarchical(Collective):
     """As ``Collective.with_absence``."""
     return dataclasses.replace(self, outer=self._outer.with_absence())
 
+  def with_delay(self):
+    """As ``Collective.with_delay``."""
+    return dataclasses.replace(self, outer=self._outer.with_delay())
+
+  def settled_for(self, outgoing, wire, axis_name):
+    """As ``Collective.settled_for``."""
+    return dataclasses.replace(self, outer=self._outer.settled_for(outgoing, wire, axis_name))
+
+  def send(self, words, axis_name):
+    """As ``Collective.send``: each member of the fast axes sends a part."""
+    with _axis.in_parts(self.inner_axis):
+      return self._outer.send(words, axis_name)
+
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
     with _axis.in_parts(self.inner_axis):
