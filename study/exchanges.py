@@ -21,6 +21,7 @@ CHANNELS: dict[str, dict[str, Any]] = {
   "int8": {"wire": rtopk_jax.Wire(values="int8", indices="elias_fano")},
   "block": {"scope": rtopk_jax.Block(1024)},
   "owners": {"collective": rtopk_jax.ReduceScatter()},
+  "later": {"delay": 1},
 }
 
 

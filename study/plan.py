@@ -181,6 +181,19 @@ LANGUAGE = _stage(
   finalists=1,
   shared=False,
 )
+# What it costs that messages arrive a step later; as at once in factors and table4.
+_LATER = {"finalists": 1, "shared": False, "seeds": (0, 1, 2)}
+DELAY = Stage(
+  "delay",
+  tuple(
+    Cell(s.but(channel="later"), PLAIN if s.momentum == "none" else MOMENTUM, **_LATER)
+    for s in _each([_PLAIN, _WITH])
+  ),
+)
+DELAYED_WORDS = Stage(
+  "delayed_words",
+  tuple(Cell(s.but(channel="later"), WORDS, higher=False, **_LATER) for s in _each([_WORDS])),
+)
 STAGES = (
   FACTORS,
   RATIOS,
@@ -195,6 +208,8 @@ STAGES = (
   BYTES,
   CLASSES,
   WORKERS,
+  DELAY,
+  DELAYED_WORDS,
   DECAY,
   SPARSER,
 )
