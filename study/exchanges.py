@@ -7,6 +7,7 @@ import optax
 
 import rtopk_jax
 from study.settings import Setting
+from study.tasks import IMAGE_SIZES, mlp_init
 
 AXIS = "workers"
 SELECTORS = {
@@ -77,3 +78,9 @@ def exchange(
     )
   after = [optax.trace(setting.m)] if here and setting.momentum == "after" else []
   return optax.with_extra_args_support(optax.chain(sends, *after))
+
+
+def bytes_of(setting: Setting) -> int:
+  """Bytes that a worker hands over in a step, of the images' network, by the buffers that are exchanged."""
+  shapes = jax.eval_shape(lambda key: mlp_init(IMAGE_SIZES, key), jax.random.key(0))
+  return rtopk_jax.wire_bytes(exchange(setting, 1, 0, None), shapes, setting.workers).sent

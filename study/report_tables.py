@@ -4,12 +4,22 @@ from collections.abc import Callable, Iterable, Iterator
 
 from configs.rows import NAMES
 from study import claims, delay
+from study.exchanges import bytes_of
 from study.results import PROTOCOLS, Results, score
 from study.settings import Setting
 from study.verdicts import Gain, gain
 from train.paper.printed import TABLES as PAPER
 
 All = dict[str, Results]
+_BOTH = ("rtopk", "topk")
+_TASK = {"cifar": "images", "ptb": "language"}
+CHANNEL = {
+  "plain": "float32, int32 indices",
+  "bf16": "bfloat16, Elias–Fano",
+  "int8": "int8, Elias–Fano",
+  "block": "within blocks of 1,024",
+  "owners": "ReduceScatter",
+}
 _MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
 # Of the ratios r/k that a stage of its own runs; n and 1 are in the factors.
 RATIOS_RUN = (2, 20)
@@ -245,6 +255,56 @@ def language(everything: All) -> str:
   return table([*head, "sent by rTop-k, in k", "by top-k", "gain of rTop-k, %", "ahead"], rows)
 
 
+def later(everything: All) -> str:
+  """What a step of delay costs, at own rates, by the seeds that both have."""
+  rows = []
+  for name, at_once in (("delay", "factors"), ("delayed_words", "table4")):
+    for cell in everything[name].stage.cells:
+      one, other = cell.setting, cell.setting.but(channel="plain")
+      where = ((everything[name], one), (everything[at_once], other))
+      scores = [results.scores(setting) for results, setting in where]
+      rates = [results.rate(setting, "own") for results, setting in where]
+      lost = None
+      if scores[0] is not None and scores[1] is not None:
+        lost = gain(one.task, scores[0], scores[1][: len(scores[0])])
+      texts = [score(x, rate) for x, rate in zip(scores, rates, strict=True)]
+      gained = "–" if lost is None else lost.text
+      rows.append([_TASK[one.task], NAMES[one.method], momentum(one), texts[1], texts[0], gained])
+  head = ["task", "method", "momentum", "at once", "a step later", "later − at once, points or %"]
+  return table(head, rows)
+
+
+def by_workers(everything: All) -> str:
+  """rTop-k, r/k being the number of workers, against top-k."""
+  rows = []
+  found = [(x, everything["workers"]) for x in _pairs(everything["workers"])]
+  five = Setting(compression="0.99", momentum="none", method="rtopk")
+  found.append(((five, five.but(method="topk")), everything["factors"]))
+  for (one, other), results in sorted(found, key=lambda x: x[0][0].workers):
+    scores = [score(results.scores(s), results.rate(s, "own")) for s in (one.baseline, one, other)]
+    covered = [results.seen(s, "coverage") for s in (one, other)]
+    entries = ["–" if x is None else f"{x.mean() / one.density:.3g}" for x in covered]
+    rows.append([str(one.workers), *scores, *entries, *_who(results.gain(one, other))])
+  head = ["workers", "no compression", "rTop-k 99 %", "top-k 99 %", "sent by rTop-k, in k"]
+  return table([*head, "by top-k", "rTop-k − top-k", "ahead"], rows)
+
+
+def equal_bytes(everything: All) -> str:
+  """Bytes that a worker hands over in a step, and the score, by what is sent and how."""
+  rows = []
+  plain = Setting(momentum="none", compression="0.99")
+  settings = [(everything["factors"], plain.but(method=method)) for method in _BOTH]
+  settings += [(everything["bytes"], cell.setting) for cell in everything["bytes"].stage.cells]
+  for results, setting in settings:
+    sent = bytes_of(setting)
+    size = f"{100 * float(setting.compression):g} %" if setting.compression else "–"
+    text = score(results.scores(setting), results.rate(setting, "own"))
+    how = CHANNEL[setting.channel] if size != "–" else "–"
+    rows.append((sent, [NAMES[setting.method], size, how, f"{sent:,}", text]))
+  head = ["method", "compression", "how", "bytes a worker and step", "accuracy [own rate]"]
+  return table(head, [row for _, row in sorted(rows, key=lambda x: -x[0])])
+
+
 def rows_of_a_table(name: str) -> Callable[[All], str]:
   """The rows of a table of the paper: its figure, and the study's."""
 
@@ -317,6 +377,9 @@ TABLES: dict[str, Callable[[All], str]] = {
   "others": factors(["decay", "sparser"]),
   "language": language,
   "claims": all_claims,
+  "later": later,
+  "workers": by_workers,
+  "bytes": equal_bytes,
   "undone": undone,
   **{name: rows_of_a_table(name) for name in claims.TABLE_OF},
 }
