@@ -12,8 +12,8 @@ from train.errors import named
 from train.planning import settings
 from train.planning.plan import Plan, make_plan
 from train.steps import methods
+from train.steps.layout import choose_mesh
 from train.steps.rounds import Rounds
-from train.steps.workers import choose_mesh
 from train.tasks.make import make_task
 from train.tasks.task import Task
 
@@ -63,6 +63,7 @@ def settled(config: Any) -> Any:
   settings.check(config)
   config = config.copy_and_resolve_references()
   config.batch_size = settings.batch_size(config)
+  config.num_workers = config.mesh.workers = settings.num_workers(config)
   with named():
     for method in config.methods:
       methods.exchange(config, method, 1, 0)
@@ -83,7 +84,7 @@ def make_experiment(config: Any) -> Experiment:
     UserError: when the data set is not there.
   """
   config = settled(config)
-  mesh = choose_mesh(config.workers, config.num_workers)
+  mesh = choose_mesh(config)
   task = make_task(config)
   with named():
     source = task.source(seed=config.seeds[0])
