@@ -18,8 +18,8 @@ from ml_collections import config_flags
 
 import data
 from train.planning import settings
-from train.steps.methods import make_rounds
 from train.steps.layout import choose_mesh
+from train.steps.methods import make_rounds
 from train.steps.workers import Workers
 from train.tasks.make import make_task
 

@@ -97,10 +97,13 @@ class Hierarchical(Collective):
     """As ``Collective.with_absence``."""
     return dataclasses.replace(self, outer=self._outer.with_absence())
 
+  @property
+  def parts_axis(self) -> AxisName | None:
+    """As ``Collective.parts_axis``."""
+    return self.inner_axis
+
   def exchange(self, outgoing, header, wire, axis_name):
     """As ``Collective.exchange``."""
-    if self.averaged and not _axis.is_bound(self.inner_axis):
-      return self._outer.exchange(outgoing, header, wire, axis_name)
     with _axis.in_parts(self.inner_axis):
       return self._outer.exchange(outgoing, header, wire, axis_name)
 

@@ -178,7 +178,8 @@ class Step:
       for i in segment.leaves:
         trace = leaves.momentum[i] if leaves.momentum else None
         directions.append(memory.vector(self._local(leaves.gradient[i], scale), trace, None))
-      mean = mean_dense(directions, self.workers, self.present, "workers")
+      with _axis.in_parts(self.options.collective.parts_axis):
+        mean = mean_dense(directions, self.workers, self.present, "workers")
       _place(mean.leaves, segment, updates)
       finite &= _axis.over_model(mean.wrong, segment.axes) == 0
     return finite

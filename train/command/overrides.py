@@ -142,9 +142,7 @@ def _within(section: Any, where: str, name: str) -> Any:
   return inner
 
 
-def _set_all(
-  section: Any, where: str, name: str, text: str | None, field: schema.Field
-) -> None:
+def _set_all(section: Any, where: str, name: str, text: str | None, field: schema.Field) -> None:
   """A whole dictionary: its fields are changed, others stay."""
   value = schema.read(dict, text or "")
   if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

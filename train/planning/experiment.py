@@ -12,7 +12,7 @@ from train.errors import named
 from train.planning import settings
 from train.planning.plan import Plan, make_plan
 from train.steps import methods
-from train.steps.layout import choose_mesh
+from train.steps.layout import choose_mesh, piece
 from train.steps.rounds import Rounds
 from train.tasks.make import make_task
 from train.tasks.task import Task
@@ -102,11 +102,16 @@ def make_experiment(config: Any) -> Experiment:
   # so that what the library refuses is refused before anything is compiled.
   with named():
     costs = {
-      method: [
-        rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
-        for epoch in epochs
-      ]
+      method: [_cost(make, params, mesh, config, epoch * plan.per_epoch) for epoch in epochs]
       for method, make in makes.items()
     }
   densities = methods.densities(config, plan.per_epoch)
   return Experiment(config, task, plan, mesh, params, makes, costs, densities)
+
+
+def _cost(
+  make: Callable[[Any], Rounds], params: Any, mesh: Mesh | None, config: Any, step: int
+) -> rtopk_jax.WireBytes:
+  """Bytes of a worker in an exchange: of all its shards, each of which sends its own."""
+  own = rtopk_jax.wire_bytes(make(0).tx, piece(mesh, params), config.num_workers, step)
+  return rtopk_jax.WireBytes(*(config.mesh.shards * count for count in own))

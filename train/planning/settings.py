@@ -43,7 +43,7 @@ def check(config: Any) -> None:
         f"got {config[name]!r}."
       )
   links.check(config)
-  if config.participation < 1 and links.between(config) != "all_gather":
+  if config.participation < 1 and links.name_between(config) != "all_gather":
     raise ConfigError(
       f"config.collective must be 'all_gather' with config.participation={config.participation}, got "
       f"{config.collective!r}: a worker that is absent cannot add up what others send it."

@@ -41,6 +41,11 @@ def choose_mesh(config: Any) -> Mesh | None:
   shape = (config.num_workers, config.mesh.chips, config.mesh.shards)
   each, wanted = math.prod(shape[1:]), math.prod(shape)
   if processes == 1 and config.workers == "simulated":
+    if shape[2] > 1:
+      raise ConfigError(
+        f"config.mesh.shards must be 1 with config.workers='simulated', got {shape[2]}: every shard selects by "
+        "itself, and one device has all of a worker."
+      )
     return None
   exact = processes > 1 or each > 1
   if exact and len(devices) != wanted:
@@ -154,6 +159,26 @@ def param_specs(mesh: Mesh, params: Any) -> Any:
     return P(*(SHARDS if axis == longest else None for axis in range(longest + 1)))
 
   return jax.tree.map(spec, params)
+
+
+def piece(mesh: Mesh | None, params: Any) -> Any:
+  """The shapes of what one shard has of parameters; None is the mesh of simulated workers."""
+  if mesh is None:
+    return params
+  part = lambda x, spec: jax.ShapeDtypeStruct(
+    NamedSharding(mesh, spec).shard_shape(x.shape), x.dtype
+  )
+  return jax.tree.map(part, params, param_specs(mesh, params))
+
+
+def described(mesh: Mesh | None) -> str:
+  """What a worker is, in words that follow "workers"."""
+  if mesh is None:
+    return "simulated on one device"
+  chips, shards = mesh.shape[CHIPS], mesh.shape[SHARDS]
+  if chips * shards == 1:
+    return "one a device"
+  return f"each {chips} chips of {shards} shards" if shards > 1 else f"each {chips} chips"
 
 
 def specs_like(tree: Any, params: Any, specs: Any) -> Any:

@@ -10,7 +10,7 @@ import optax
 import rtopk_jax
 from configs.schema import ConfigError
 from train.steps import links
-from train.steps.layout import AXIS
+from train.steps.layout import AXIS, CHIPS
 from train.steps.rounds import Distributed, Federated, Loss, Rounds
 from train.steps.schedules import learning_rate
 
@@ -68,7 +68,7 @@ def exchange(
     The exchange.
   """
   if method == "none":
-    return rtopk_jax.dense_exchange(AXIS, average=config.average, **local)
+    return rtopk_jax.dense_exchange(AXIS, average=config.average, inner_axis=CHIPS, **local)
   return rtopk_jax.sparse_exchange(
     _SELECTORS[method](_density(config, per_epoch), config),
     AXIS,

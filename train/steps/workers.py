@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from train.steps import drift, layout
-from train.steps.layout import AXIS, AXES
+from train.steps.layout import AXES, AXIS
 from train.steps.rounds import Rounds
 
 # For programs that run once or for a moment: optimising them takes longer than running them.

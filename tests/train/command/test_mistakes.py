@@ -73,7 +73,8 @@ FIELDS = {
   "scope=block:x": 'scope must be "global", "leaf" or "block:SIZE", got \'block:x\'.',
   "scope=block:0": 'scope must be "global", "leaf" or "block:SIZE", got \'block:0\': size must be at least 2, got 0.',
   "average=median": "average must be one of 'workers', 'senders', 'sum', 'mean', got 'median'.",
-  "collective=ring": "collective must be one of 'all_gather', 'reduce_scatter', got 'ring'.",
+  "collective=ring": "collective must be one of all_gather, reduce_scatter, auto, hierarchical or "
+  "hierarchical:NAME of them, got 'ring'.",
   "wire_values=float12": "wire_values must be one of",
   "wire_indices=int7": "wire_indices must be one of",
   "memory_dtype=int8": "memory_dtype must be a floating point dtype, such as jnp.bfloat16, got 'int8'.",

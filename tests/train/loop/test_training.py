@@ -15,8 +15,8 @@ import data
 from configs.rows import METHODS
 from tests.train.runs import ROOT
 from train import train_and_evaluate
-from train.steps.methods import make_rounds
 from train.steps.layout import choose_mesh
+from train.steps.methods import make_rounds
 from train.steps.workers import Workers
 from train.tasks.make import make_task
 

@@ -177,7 +177,9 @@ def _corrupted(params, worker):
   def leaf(x):
     copies = [np.array(s.data) for s in sorted(x.addressable_shards, key=lambda s: s.device.id)]
     copies[worker].reshape(-1).view(np.uint32)[3] ^= 1 << 20
-    placed = [jax.device_put(c, d) for c, d in zip(copies, x.sharding.mesh.devices.flat, strict=True)]
+    placed = [
+      jax.device_put(c, d) for c, d in zip(copies, x.sharding.mesh.devices.flat, strict=True)
+    ]
     return jax.make_array_from_single_device_arrays(
       x.shape, NamedSharding(x.sharding.mesh, P()), placed
     )

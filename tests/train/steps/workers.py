@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import data
 from tests.train import tiny
 from train.planning.plan import make_plan
-from train.steps.methods import make_rounds
 from train.steps.layout import choose_mesh
+from train.steps.methods import make_rounds
 from train.steps.workers import Workers
 
 

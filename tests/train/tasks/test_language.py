@@ -13,8 +13,8 @@ from configs import language_quickstart, variants
 from tests.train.models import networks
 from train import train_and_evaluate
 from train.planning import settings
-from train.steps.methods import make_rounds
 from train.steps.layout import choose_mesh
+from train.steps.methods import make_rounds
 from train.steps.workers import Workers
 from train.tasks.language import Language
 from train.tasks.make import make_task
