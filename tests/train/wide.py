@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.train import tiny
 
-WIDTH = 128
+WIDTH = 256
 
 
 class Wide(tiny.Tiny):

@@ -91,7 +91,7 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int], fast: str = "
     The mesh.
 
   Raises:
-    ConfigError: when groups cannot be dealt so.
+    ConfigError: when groups are not equally large.
   """
   group = _grouping(devices, fast)
   groups: dict[int, list[Any]] = {}
@@ -100,17 +100,14 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int], fast: str = "
   if len({len(x) for x in groups.values()}) > 1:
     sizes = ", ".join(str(len(x)) for _, x in sorted(groups.items()))
     raise ConfigError(
-      f"config.mesh.fast={fast!r} makes groups of {sizes} devices with fast links, which must be equally many."
+      f"config.mesh.fast={fast!r} makes groups of {sizes} devices with fast links, which must be "
+      "equally many; 'all' takes no heed of them."
     )
+  # Prime by prime the groups are dealt out in full, since they divide the devices evenly.
   left, slow = len(groups), []
   for size in shape:
     slow.append(math.gcd(left, size))
     left //= slow[-1]
-  if left > 1:
-    raise ConfigError(
-      f"config.mesh.workers × chips × shards must deal {len(groups)} groups of devices with fast links evenly, got "
-      f"{' × '.join(map(str, shape))}; config.mesh.fast='all' takes no heed of them."
-    )
   inner = tuple(size // outer for size, outer in zip(shape, slow, strict=True))
   blocks = [_block(groups[number], inner) for number in sorted(groups)]
   # A group's place among workers, chips and shards, and then a device's within it.
@@ -178,7 +175,8 @@ def described(mesh: Mesh | None) -> str:
   chips, shards = mesh.shape[CHIPS], mesh.shape[SHARDS]
   if chips * shards == 1:
     return "one a device"
-  return f"each {chips} chips of {shards} shards" if shards > 1 else f"each {chips} chips"
+  parts = [f"{chips} chips"] * (chips > 1) + [f"{shards} shards"] * (shards > 1)
+  return f"each {' of '.join(parts)}"
 
 
 def specs_like(tree: Any, params: Any, specs: Any) -> Any:
@@ -248,7 +246,7 @@ def place_batch(mesh: Mesh, workers: Sequence[int], batch: Any) -> Any:
     x = np.asarray(x)
     sharding = NamedSharding(mesh, _batch_spec(mesh, x.shape))
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
       # On one worker there is no slice, but all of them.
       row = rows[index[0].start or 0]
       return x[row : row + 1][(slice(None), *index[1:])]

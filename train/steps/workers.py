@@ -249,6 +249,7 @@ class Workers:
     return self._exchange_on_mesh(state, part, seed, present)
 
   def _fingerprints_on_mesh(self, params: Any) -> jax.Array:
+    assert self.mesh is not None
     own = lambda params: drift.fingerprint(params).reshape(1, 1, 1)
     each = self._together(own, (self._param_specs(params),), P(*AXES))(params)
     return layout.constrain(self.mesh, P(), each)
