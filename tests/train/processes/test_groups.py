@@ -17,7 +17,7 @@ OPTIONS = (
 def _mesh(workers, chips, shards):
   shape = {"workers": workers, "chips": chips, "shards": shards}
   mesh = [f"--config.mesh.{name}={size}" for name, size in shape.items()]
-  return [*mesh, f"--config.batch_size={24 // workers}"]
+  return [*mesh, "--config.global_batch_size=24"]
 
 
 def _run(zygote, workdir, options, processes):
