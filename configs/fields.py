@@ -3,7 +3,7 @@
 import os
 
 from configs.rows import METHODS, SETTINGS
-from configs.schema import Field, flag, integer, number, several, text
+from configs.schema import Field, flag, integer, number, section, several, text
 
 MAX_SEED = 2**31 - 1
 
@@ -32,6 +32,22 @@ FIELDS: dict[str, Field] = dict(
     "auto",
     "devices",
     "simulated",
+  ),
+  mesh=section(
+    "the devices of a worker, and how they are laid out",
+    workers=integer(None, "how many workers there are; None: num_workers", least=1),
+    chips=integer(1, "of a worker, over which its batch is dealt; they average densely", least=1),
+    shards=integer(
+      1, "of a worker's weights and optimizer, over as many devices of each chip's place", least=1
+    ),
+    fast=text(
+      "auto",
+      'within what links are fast: a TPU "slice", a "process", "all" devices, or "auto"',
+      "auto",
+      "slice",
+      "process",
+      "all",
+    ),
   ),
   batch_size=integer(128, "of one worker: images, or streams of text", least=1),
   global_batch_size=integer(None, "of all workers in an exchange; sets batch_size", least=1),
@@ -76,7 +92,12 @@ FIELDS: dict[str, Field] = dict(
   clip_norm=number(None, "the largest norm of a worker's gradient; None: any", above=0),
   # False, so that k means what the paper's tables say.
   dense=flag(False, "whether leaves are sent whole: none, all, or None: small ones", optional=True),
-  collective=text("all_gather", "how it travels: all_gather or reduce_scatter"),
+  collective=text(
+    "all_gather",
+    "how it travels between workers: all_gather, reduce_scatter, or auto, by bandwidth; hierarchical[:NAME]: so, "
+    "and in parts over the chips of a worker, as it is anyway where mesh.chips is above 1",
+  ),
+  bandwidth=text(None, 'auto: of each worker\'s link, such as "1Gbit/s"', optional=True),
   wire_values=text(
     "float32", "of values on the wire: float32, bfloat16, float16, int8, int4, int2"
   ),

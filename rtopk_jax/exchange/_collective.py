@@ -169,6 +169,11 @@ class Collective:
     """The axes whose members have a memory and send messages of their own."""
     return axis_name
 
+  @property
+  def parts_axis(self) -> AxisName | None:
+    """The axis of whose members each sends a part of what they all have, or None."""
+    return None
+
   def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
     """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.
 

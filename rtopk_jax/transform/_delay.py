@@ -254,7 +254,8 @@ class DelayedStep(Step):
     for segment in self.layout.dense:
       rows, rest = rest[: len(segment.leaves)], rest[len(segment.leaves) :]
       own = [x.reshape(where.shape) for x, where in zip(rows, segment.where, strict=True)]
-      mean = mean_dense(own, self.workers, in_flight.count.sum(), "workers")
+      with _axis.in_parts(self.options.collective.parts_axis):
+        mean = mean_dense(own, self.workers, in_flight.count.sum(), "workers")
       place(mean.leaves, segment, updates)
       finite &= mean.wrong == 0
     return finite

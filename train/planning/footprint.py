@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -22,7 +21,8 @@ import data
 from configs.rows import NAMES
 from configs.schema import ConfigError
 from train.planning.experiment import settled
-from train.steps.methods import AXIS, make_rounds
+from train.steps.layout import AXIS, make_mesh
+from train.steps.methods import make_rounds
 from train.steps.workers import RunState, Workers
 from train.tasks.make import make_task
 from train.tasks.task import Task
@@ -121,13 +121,18 @@ def footprints(config: Any, steps: int) -> list[Footprint]:
       "A step is compared with one of optax.sgd: config.setting must be 'distributed' and "
       f"config.micro_batches 1, got {config.setting!r} and {config.micro_batches}."
     )
+  if (config.mesh.chips, config.mesh.shards) != (1, 1):
+    raise ConfigError(
+      "A worker is one device here: config.mesh.chips and config.mesh.shards must be 1, got "
+      f"{config.mesh.chips} and {config.mesh.shards}."
+    )
   devices = jax.devices()
   if len(devices) < config.num_workers:
     raise ConfigError(
       f"config.num_workers must be at most {len(devices)}, the devices there are, got {config.num_workers}; "
       "--cpu_devices makes more of a CPU."
     )
-  mesh = Mesh(np.array(devices[: config.num_workers]), (AXIS,))
+  mesh = make_mesh(devices[: config.num_workers], (config.num_workers, 1, 1))
   config.warmup_epochs = 0
   task = make_task(config)
   source = task.source(seed=config.seeds[0])

@@ -7,6 +7,7 @@ from typing import Any
 from configs import schema
 from configs.fields import FIELDS
 from configs.schema import ConfigError
+from train.steps import links
 
 # What a setting has no use for, and the value that says so.
 _UNUSED = {
@@ -41,7 +42,8 @@ def check(config: Any) -> None:
         f"config.{name} must be {value!r} with config.setting={config.setting!r}, where it has no effect, "
         f"got {config[name]!r}."
       )
-  if config.participation < 1 and config.collective != "all_gather":
+  links.check(config)
+  if config.participation < 1 and links.name_between(config) != "all_gather":
     raise ConfigError(
       f"config.collective must be 'all_gather' with config.participation={config.participation}, got "
       f"{config.collective!r}: a worker that is absent cannot add up what others send it."
@@ -56,7 +58,17 @@ def check(config: Any) -> None:
       f"config.eval_every must be from 1 to config.epochs={config.epochs} with config.eval_at_end=False, got "
       f"{config.eval_every}: there would be no score."
     )
-  batch_size(config)
+  parts = config.mesh.chips * config.mesh.shards
+  if (size := batch_size(config)) % parts:
+    raise ConfigError(
+      f"config.batch_size must be a multiple of {parts}, config.mesh.chips={config.mesh.chips} times "
+      f"config.mesh.shards={config.mesh.shards}, over which a worker's batch is dealt, got {size}."
+    )
+
+
+def num_workers(config: Any) -> int:
+  """How many workers there are: ``mesh.workers``, or ``num_workers``."""
+  return config.mesh.workers or config.num_workers
 
 
 def batch_size(config: Any) -> int:
@@ -74,10 +86,10 @@ def batch_size(config: Any) -> int:
   whole = config.global_batch_size
   if whole is None:
     return config.batch_size
-  parts = config.num_workers * config.micro_batches
+  parts = num_workers(config) * config.micro_batches
   if whole % parts:
     raise ConfigError(
-      f"config.global_batch_size must be a multiple of {parts}, num_workers={config.num_workers} times "
+      f"config.global_batch_size must be a multiple of {parts}, num_workers={num_workers(config)} times "
       f"micro_batches={config.micro_batches}, got {whole}."
     )
   return whole // parts

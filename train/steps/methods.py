@@ -9,10 +9,10 @@ import optax
 
 import rtopk_jax
 from configs.schema import ConfigError
+from train.steps import links
+from train.steps.layout import AXIS, CHIPS
 from train.steps.rounds import Distributed, Federated, Loss, Rounds
 from train.steps.schedules import learning_rate
-
-AXIS = "workers"
 
 _SELECTORS = {
   "rtopk": lambda density, config: rtopk_jax.rtop_k(
@@ -68,7 +68,7 @@ def exchange(
     The exchange.
   """
   if method == "none":
-    return rtopk_jax.dense_exchange(AXIS, average=config.average, **local)
+    return rtopk_jax.dense_exchange(AXIS, average=config.average, inner_axis=CHIPS, **local)
   return rtopk_jax.sparse_exchange(
     _SELECTORS[method](_density(config, per_epoch), config),
     AXIS,
@@ -77,7 +77,7 @@ def exchange(
     error_feedback=config.error_feedback,
     momentum_masking=config.momentum_masking,
     dense=config.dense,
-    collective=config.collective,
+    collective=links.collective(config),
     wire=rtopk_jax.Wire(config.wire_values, config.wire_indices),
     memory_decay=config.memory_decay,
     memory_dtype=config.memory_dtype,

@@ -13,8 +13,9 @@ from configs import language_quickstart, variants
 from tests.train.models import networks
 from train import train_and_evaluate
 from train.planning import settings
+from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
-from train.steps.workers import Workers, choose_mesh
+from train.steps.workers import Workers
 from train.tasks.language import Language
 from train.tasks.make import make_task
 
@@ -110,7 +111,8 @@ def test_simulated_workers_do_what_devices_do(config, text, method):
   make = make_rounds(config, method, task.loss, per_epoch=6, total=12, batches=1)
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(make, 5, choose_mesh(kind, 5))
+    config.workers = kind
+    workers = Workers(make, 5, choose_mesh(config))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in data.load(task.source(seed=0), workers.local, steps=7):
       state, metrics = workers.step(state, (batch,), jnp.int32(0))
