@@ -15,12 +15,16 @@ FIELDS: dict[str, Field] = dict(
   # the task
   task=text(None, '"package.module:name" of one of your own; None: the data set\'s'),
   task_options=Field({}, "what it likes to be told", dict),
-  dataset=text(None, "digits, cifar10, imagenet2012, ptb or python_docs"),
+  dataset=text(
+    None,
+    "digits, cifar10, imagenet2012, ptb, python_docs, each of the two also with _characters, tiny_shakespeare, also "
+    'with _words, or "package.module:name" of one\'s own',
+  ),
   data_dir=text(os.environ.get("RTOPK_JAX_DATA"), "None: ~/tensorflow_datasets", optional=True),
   train_examples=integer(None, "the first so many images or words; None: all", least=1),
   model=Field(
-    dict(stages=(2, 2, 2, 2), width=64, stem="small", dtype="float32"),
-    "the network; its fields are the model's own",
+    dict(name="resnet", stages=(2, 2, 2, 2), width=64, stem="small", dtype="float32"),
+    'the network: its name is resnet, lstm, transformer or "package.module:name"; its fields are its own',
     dict,
   ),
   data_threads=integer(2, "that read, decode and augment ahead of the step", least=0),
@@ -33,13 +37,13 @@ FIELDS: dict[str, Field] = dict(
     "devices",
     "simulated",
   ),
-  batch_size=integer(128, "of one worker: images, or streams of text", least=1),
+  batch_size=integer(128, "of one worker: images, or streams or windows of text", least=1),
   global_batch_size=integer(None, "of all workers in an exchange; sets batch_size", least=1),
   micro_batches=integer(
     1, "batches of a worker whose gradients are averaged before an exchange", least=1
   ),
-  unroll=integer(35, "words of a stream in a batch", least=1),
-  eval_batch_size=integer(500, "of an evaluation: images, or streams of text", least=1),
+  unroll=integer(35, "words of a stream, or of a window, in a batch", least=1),
+  eval_batch_size=integer(500, "of an evaluation: images, or streams or windows of text", least=1),
   # what is compared
   methods=several(METHODS, "what is compared", text("", "", *METHODS), filled=True, distinct=True),
   seeds=several(
