@@ -7,6 +7,21 @@ from configs.schema import Field, flag, integer, number, several, text
 
 MAX_SEED = 2**31 - 1
 
+# Of ``config.optimizer``. Learning rate, schedule and weight decay are the same fields for all.
+OPTIMIZER: dict[str, Field] = dict(
+  name=text("sgd", "of it", "sgd", "adamw", "muon"),
+  b1=number(
+    0.9, "adamw, and muon's AdamW, which is Nesterov's: how the mean is kept", least=0, below=1
+  ),
+  b2=number(0.999, "likewise of the mean square", least=0, below=1),
+  eps=number(1e-8, "adamw and muon: what keeps a divisor from being 0", above=0),
+  momentum=number(0.95, "muon: of the gradient, Nesterov's", least=0, below=1),
+  iterations=integer(5, "muon: of Newton and Schulz, towards an orthogonal matrix", least=1),
+  rms=number(
+    0.2, "muon: root mean square of a matrix's step at learning rate 1, as AdamW's is", above=0
+  ),
+)
+
 FIELDS: dict[str, Field] = dict(
   variant=text(
     "full", "which of the config's variants fills in what is open (configs/variants.py)"
@@ -74,8 +89,10 @@ FIELDS: dict[str, Field] = dict(
   scope=text("global", '"global", "leaf" or "block:SIZE": among what the largest are chosen'),
   average=text("workers", 'what a sum is divided by: "workers" or "senders"; "sum": by nothing'),
   error_feedback=flag(True, "whether what is not sent is remembered"),
-  momentum=number(0.9, "of the gradients, before selection", least=0, below=1),
-  nesterov=flag(False, "Nesterov's momentum"),
+  momentum=number(
+    0.9, "of the gradients, before selection; 0 where the optimizer has its own", least=0, below=1
+  ),
+  nesterov=flag(False, "Nesterov's momentum there"),
   momentum_masking=flag(True, "whether the momentum of what was sent is cleared"),
   clip_norm=number(None, "the largest norm of a worker's gradient; None: any", above=0),
   # False, so that k means what the paper's tables say.
@@ -89,10 +106,19 @@ FIELDS: dict[str, Field] = dict(
   memory_dtype=text("float32", "of what is remembered"),
   warmup_epochs=integer(4, "epochs at a higher density; federated: of rounds", least=0),
   # the optimizer
-  learning_rate=number(0.1, "at the start", least=0),
+  optimizer=Field(
+    {name: field.default for name, field in OPTIMIZER.items()},
+    "of the step after an exchange; federated: of local steps",
+    dict,
+  ),
+  learning_rate=number(0.1, "at the start, or after its warm-up", least=0),
+  learning_rate_warmup=number(
+    0.0, "the share of a run in which the learning rate rises in a line", least=0, below=1
+  ),
+  learning_rate_end=number(0.0, '"cosine": at the end', least=0),
   schedule=text(
     "cosine",
-    '"cosine": to 0; "step": times step_factor after each of step_epochs; "zaremba": constant, then divided '
+    '"cosine": to learning_rate_end; "step": times step_factor after each of step_epochs; "zaremba": constant, then divided '
     "by decay every epoch",
     "cosine",
     "step",
@@ -104,9 +130,16 @@ FIELDS: dict[str, Field] = dict(
   step_factor=number(0.1, "what it is multiplied by then", least=0),
   constant_epochs=integer(14, "zaremba: epochs before it falls", least=1),
   decay=number(1.15, "zaremba: what it is divided by", above=0),
-  weight_decay=number(0.0, "added to the gradient times the weights", least=0),
+  weight_decay=number(
+    0.0,
+    "sgd: added to the gradient times the weights; adamw and muon: of matrices, apart from the gradient",
+    least=0,
+  ),
   epochs=integer(1, "passes over the training set", least=1),
   max_steps=integer(None, "exchanges: ends a run early", least=1),
+  max_batches=integer(
+    None, "batches of a worker: ends a run early, however many of them are of an exchange", least=1
+  ),
   # the run
   log_every=integer(10, "exchanges between two lines of metrics", least=1),
   eval_every=integer(1, "epochs between two evaluations; 0: none before the end", least=0),
@@ -127,5 +160,5 @@ FIELDS: dict[str, Field] = dict(
   compilation_cache=text("~/.cache/rtopk_jax", "what was compiled; None: nowhere", optional=True),
 )
 
-# Dictionaries whose fields are the task's or the model's, who check them.
-FREE = ("model", "task_options", "variants")
+# Dictionaries with fields of their own, which are checked beside what they are of.
+FREE = ("model", "optimizer", "task_options", "variants")

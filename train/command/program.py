@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from configs import schema
-from configs.fields import FIELDS
+from configs.fields import FIELDS, OPTIMIZER
 from train.command import overrides
 from train.errors import DISK, MISTAKE, ConfigError, UserError
 
@@ -134,8 +134,9 @@ def _epilog() -> str:
     "",
     "fields:",
   ]
-  for name, field in FIELDS.items():
-    if name != "variants":
+  own = {f"optimizer.{name}": field for name, field in OPTIMIZER.items()}
+  for name, field in (FIELDS | own).items():
+    if name not in ("variants", "optimizer"):
       lines.append(f"  {name}={field.default!r}: {field.says}")
       if field.choices or field.least is not None or field.above is not None:
         lines[-1] += f" ({field.wanted})"
