@@ -42,7 +42,7 @@ class Text:
 
 TEXTS = (
   Text("tiny_shakespeare", "Shakespeare, characters", 600, dict(eval_batch_size=60)),
-  Text("ptb", "Penn Treebank, words", 300, dict(eval_batch_size=20, unroll=32)),
+  Text("ptb", "Penn Treebank, words", 1200, dict(eval_batch_size=20, unroll=32)),
 )
 
 
