@@ -19,6 +19,7 @@ _FREE = frozenset(
     "seeds",
     "epochs",
     "max_steps",
+    "max_batches",
     "num_workers",
     "mesh.workers",
     "mesh.chips",

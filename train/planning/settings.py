@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from configs import schema
-from configs.fields import FIELDS
+from configs.fields import FIELDS, OPTIMIZER
 from configs.schema import ConfigError
 from train.steps import links
 
@@ -20,6 +20,12 @@ _UNUSED = {
     "outer_nesterov": False,
   },
   "federated": {"micro_batches": 1},
+}
+# Likewise of an optimizer.
+_UNUSED_OF = {
+  "sgd": ("b1", "b2", "eps", "momentum", "iterations", "rms"),
+  "adamw": ("momentum", "iterations", "rms"),
+  "muon": (),
 }
 
 
@@ -43,6 +49,7 @@ def check(config: Any) -> None:
         f"got {config[name]!r}."
       )
   links.check(config)
+  _check_optimizer(config)
   if config.participation < 1 and links.name_between(config) != "all_gather":
     raise ConfigError(
       f"config.collective must be 'all_gather' with config.participation={config.participation}, got "
@@ -69,6 +76,28 @@ def check(config: Any) -> None:
 def num_workers(config: Any) -> int:
   """How many workers there are: ``mesh.workers``, or ``num_workers``."""
   return config.mesh.workers or config.num_workers
+
+
+def _check_optimizer(config: Any) -> None:
+  own = config.optimizer
+  schema.check(own, OPTIMIZER, "config.optimizer")
+  for name in _UNUSED_OF[own.name]:
+    if own[name] != OPTIMIZER[name].default:
+      raise ConfigError(
+        f"config.optimizer.{name} must be {OPTIMIZER[name].default!r} with config.optimizer.name={own.name!r}, "
+        f"where it has no effect, got {own[name]!r}."
+      )
+  if own.name != "sgd" and (config.momentum or config.nesterov):
+    name = "momentum" if config.momentum else "nesterov"
+    raise ConfigError(
+      f"config.{name} must be {type(config[name])()!r} with config.optimizer.name={own.name!r}, which has momentum of "
+      f"its own, got {config[name]!r}: each gradient would have both."
+    )
+  if config.learning_rate_end > config.learning_rate:
+    raise ConfigError(
+      f"config.learning_rate_end must be at most config.learning_rate={config.learning_rate}, got "
+      f"{config.learning_rate_end}."
+    )
 
 
 def batch_size(config: Any) -> int:

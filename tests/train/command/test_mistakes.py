@@ -138,9 +138,9 @@ FIELDS = {
   "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1, got (1, 0).",
   "model.dtype=float12": "model.dtype must be one of float32, bfloat16, float16, got 'float12'.",
   "model.stem=foo": "model.stem must be one of small, imagenet, got 'foo'.",
-  "dataset=digit": "dataset must be one of digits, cifar10, imagenet2012, ptb, python_docs, got 'digit'; did you "
-  "mean 'digits'?",
-  "dataset=ptb": "model.stages is not a field; config.model has dropout, dtype, init_scale, layers, units.",
+  "dataset=digit": "dataset must be one of digits, cifar10,",
+  "dataset=ptb": 'model.name must be one of lstm, transformer, or "package.module:name" of one\'s own, with '
+  "config.dataset='ptb', got 'resnet'.",
   "data_dir=gs://b/d": "data_dir must be a folder of this machine, got 'gs://b/d'.",
   # fields that there are not
   "learnin_rate=1": "learnin_rate is not a field; did you mean config.learning_rate?",
