@@ -125,6 +125,9 @@ FIELDS: dict[str, Field] = dict(
   wire_indices=text("int32", "of indices on the wire: int32, elias_fano or block"),
   memory_decay=number(1.0, "what the memory is multiplied by each step", least=0),
   memory_dtype=text("float32", "of what is remembered"),
+  delay=integer(
+    0, "steps from sending to applying; 1: messages travel under the next gradient", least=0, most=1
+  ),
   warmup_epochs=integer(4, "epochs at a higher density; federated: of rounds", least=0),
   # the optimizer
   optimizer=section("of the step after an exchange; federated: of local steps", **OPTIMIZER),

@@ -116,7 +116,13 @@ class _Arrived(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DelayedStep(Step):
-  """A step whose messages arrive one step later; attributes as of ``Step``."""
+  """A step whose messages arrive one step later; attributes as of ``Step``, and one more.
+
+  Attributes:
+    stage: of the warm-up, that in which the messages in flight were written; the same on all workers.
+  """
+
+  stage: jax.Array = dataclasses.field(default_factory=lambda: jnp.int32(0))
 
   def message(self, selector: Selector, scale: jax.Array | None = None) -> jax.Array:
     """This worker's message at one density, shape (1, words)."""
@@ -140,10 +146,9 @@ class DelayedStep(Step):
       sent = _warmup.switch(
         selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
       )
-      before = self.count - 1
-      arrived = _warmup.switch(
+      arrived = _warmup.choose(
         selector.stages,
-        before,
+        self.stage,
         lambda s: self._receive(outgoings(s), in_flight, sent, dense_finite),
       )
     else:

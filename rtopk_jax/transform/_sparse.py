@@ -42,6 +42,7 @@ class SparseExchangeState(NamedTuple):
     momentum: this worker's momentum, a row a leaf; ``()`` without momentum.
     metrics: of the last exchange, the same on all workers.
     in_flight: an ``InFlight`` with what this worker has sent and nobody applied yet; ``()`` without delay.
+    stage: of a warm-up, that in which it was sent, int32, the same on all workers; ``()`` without delay.
   """
 
   count: jax.Array
@@ -49,6 +50,7 @@ class SparseExchangeState(NamedTuple):
   momentum: Any
   metrics: ExchangeMetrics
   in_flight: Any = ()
+  stage: Any = ()
 
   per_worker = ("residual", "momentum", "in_flight")
 
@@ -236,6 +238,7 @@ def sparse_exchange(
       momentum=rows() if momentum else (),
       metrics=no_metrics(),
       in_flight=in_flight_before(params, workers, is_known) if delay else (),
+      stage=jnp.zeros((), jnp.int32) if delay else (),
     )
 
   @in_32_bits
@@ -262,6 +265,7 @@ def sparse_exchange(
     layout = layout_of(updates, [x.shape or (1,) for x in momenta or residuals or raw], workers)
     taking_part = {"present": present, "summed": summed, "share": share}
     kind = DelayedStep if delay else Step
+    taking_part |= {"stage": state.stage} if delay else {}
     lists = raw, momenta, residuals
     step = step_of(kind, layout, *lists, state.count, workers, serving, **taking_part)
     with hidden_by(state.count):
@@ -275,6 +279,7 @@ def sparse_exchange(
       momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
       in_flight=in_flight,
+      stage=selector.stages.stage(state.count) if delay else (),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)

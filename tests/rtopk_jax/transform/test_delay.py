@@ -62,6 +62,18 @@ def test_stages_of_a_warm_up_are_read_as_they_were_written():
   same(jax.tree.map(lambda x: x[:-1], now), jax.tree.map(lambda x: x[1:], later))
 
 
+def test_a_message_is_read_by_the_stage_it_was_written_in():
+  # A checkpoint that goes on with other steps an epoch has another count.
+  state, step = simulated(exchange(1, STAGES, dense=False))
+  grads = harness.gradients(SHAPES, 3, WORKERS)
+  for t in range(3):
+    _, state = step({name: g[t] for name, g in grads.items()}, state, np.ones(WORKERS, bool))
+  nothing = {name: np.zeros((WORKERS, *shape), np.float32) for name, shape in SHAPES.items()}
+  wanted, _ = step(nothing, state, np.ones(WORKERS, bool))
+  updates, _ = step(nothing, state._replace(count=jnp.int32(0)), np.ones(WORKERS, bool))
+  same(updates, wanted)
+
+
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])
 def test_every_mode_is_the_same(mode):
   grads, tx = harness.gradients(SHAPES, STEPS, WORKERS), exchange(momentum=0.5)

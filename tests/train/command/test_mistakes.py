@@ -103,6 +103,10 @@ FIELDS = {
   "setting=federated micro_batches=2": "micro_batches must be 1 with config.setting='federated', where it has no "
   "effect, got 2.",
   "setting=federated local_steps=99": "local_steps must be at most 17, the batches of a worker in an epoch, got 99.",
+  "delay=2": "delay must be at least 0 and at most 1, got 2.",
+  "delay=1 collective=reduce_scatter": "collective must hand every message to everybody with config.delay=1, as all_gather "
+  "does, got 'reduce_scatter'.",
+  "delay=1 mesh.shards=2": "mesh.shards must be 1 with config.delay=1, which needs parameters that are whole, got 2.",
   "setting=federated participation=0.5 collective=reduce_scatter": "collective must be 'all_gather' with "
   "config.participation=0.5, got 'reduce_scatter': a worker that is absent cannot add up what others send it.",
   "outer_momentum=0.5": "outer_momentum must be 0.0 with config.setting='distributed', where it has no effect, got "
