@@ -40,6 +40,14 @@ class SparseExchangeState(NamedTuple):
     residual: what this worker has not sent yet, a row a leaf; ``()`` without error feedback.
     momentum: this worker's momentum, a row a leaf; ``()`` without momentum.
     metrics: of the last exchange, the same on all workers.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data")
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> state = rtopk_jax.init(tx, {"w": jnp.zeros((100, 20))}, mesh, "data")
+    >>> state.residual["w"].shape, state.momentum
+    ((1, 100, 20), ())
   """
 
   count: jax.Array
