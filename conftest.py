@@ -7,10 +7,10 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most programs run once, here and in the processes that tests start: plain machine code is ready in less
 # than half of the time. What XLA makes of a program before that stays as users have it.
-# Other versions of jaxlib may not know the last of these flags, and end a process that names it.
+# Versions of jaxlib after 0.10 do not know the last of these flags, and end a process that names it.
 os.environ["XLA_FLAGS"] = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-  f"{'--xla_cpu_use_fusion_emitters=false ' * importlib.metadata.version('jaxlib').startswith(('0.9.', '0.10.'))}"
+  f"{'--xla_cpu_use_fusion_emitters=false ' * importlib.metadata.version('jaxlib').startswith('0.10.')}"
   f"{os.environ.get('XLA_FLAGS', '')}"
 )
 

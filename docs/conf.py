@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -32,7 +33,7 @@ autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
 
 html_theme = "furo"
@@ -53,6 +54,14 @@ def _skip(app: Any, what: str, name: str, member: Any, skip: bool, options: Any)
   return True if type(member).__name__ == "_tuplegetter" else None
 
 
+def _escape(app: Any, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+  """Keeps "n." a letter: by itself it begins a list."""
+  del app, what, name, item, options
+  lines[:] = [re.sub(r"^(\s*|\s*:\w+ \w+: )([A-Za-z])\.", r"\1\2\\.", line) for line in lines]
+
+
 def setup(app: Any) -> None:
   """Called by Sphinx."""
   app.connect("autodoc-skip-member", _skip)
+  # After what turns sections into fields.
+  app.connect("autodoc-process-docstring", _escape, priority=900)

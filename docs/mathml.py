@@ -16,6 +16,8 @@ def display(text: str) -> str:
   Returns:
     A ``math`` element.
   """
+  # Markdown names the environment, which a docstring leaves out.
+  text = text.strip().removeprefix(r"\begin{aligned}").removesuffix(r"\end{aligned}")
   lines = [line.split("&") for line in text.split("\\\\")]
   if lines == [[text]]:
     return convert(text, display="block")
@@ -27,7 +29,7 @@ def display(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-  inner = convert(text).partition(">")[2].removesuffix("</math>")
+  inner = convert(text).partition(">")[2].removesuffix("</math>") if text.strip() else ""
   return f"<mtd>{inner}</mtd>"
 
 

@@ -22,23 +22,18 @@ VARIABLES = {"data_dir": "$RTOPK_JAX_DATA"}
 
 
 def fields() -> str:
-  """Every field of a config: its name, default, range and meaning."""
+  """Every field of a config: its name, default, meaning and range."""
   rows = [
-    (
-      f"`{name}`",
-      f"`{VARIABLES.get(name) or _default(field)}`",
-      _cell(field.wanted),
-      _cell(field.says),
-    )
+    (f"`{name}`", f"`{_default(name, field)}`", _cell(field.says), _cell(field.wanted))
     for name, field in FIELDS.items()
   ]
-  return _table(("field", "default", "must be", "meaning"), rows)
+  return _table(("field", "default", "meaning", "must be"), rows)
 
 
-def _default(field: Field) -> str:
-  return (
-    str(field.default) if field.default or field.kind not in (dict, str) else repr(field.default)
-  )
+def _default(name: str, field: Field) -> str:
+  if name in VARIABLES:
+    return VARIABLES[name]
+  return repr(field.default) if field.default == "" else str(field.default)
 
 
 def choices_of_cpus() -> str:
@@ -70,7 +65,7 @@ def _choice(size: float, workers: int, bandwidth: str, local: rtopk_jax.LocalSpe
     return "dense"
   faster = advice.dense.seconds / advice.choice.seconds
   digits = 1 if faster < 10 else 0
-  return f"`{advice.choice.collective}` {100 * advice.choice.density:g} %, {faster:.{digits}f}×"
+  return f"`{advice.choice.collective}` {100 * advice.choice.density:g}\N{NO-BREAK SPACE}%, {faster:.{digits}f}×"
 
 
 def _cell(text: str) -> str:

@@ -54,7 +54,7 @@ def current() -> str:
 def _of_mesh() -> str | None:
   """The platform of the mesh that is mapped over or set, if there is one."""
   device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-  return getattr(device, "platform", None)
+  return device.platform if device is not None else None
 
 
 def _of_default_device() -> str:
