@@ -128,15 +128,20 @@ class Program:
 
   Args:
     text: ``compiled.as_text()``.
+
+  Attributes:
+    entry: the instructions of what is run, in the order of their schedule.
   """
 
   def __init__(self, text: str):
     self._computations: dict[str, list[Instruction]] = {}
+    self.entry: list[Instruction] = []
     body: list[Instruction] = []
     for line in text.splitlines():
       opened = None if line.startswith(" ") else _COMPUTATION.match(line)
       if opened:
         body = self._computations.setdefault(opened[2], [])
+        self.entry = body if opened[1] else self.entry
       found = _INSTRUCTION.match(line)
       if found:
         name, shape, opcode, rest = found.groups()

@@ -18,8 +18,9 @@ from ml_collections import config_flags
 
 import data
 from train.planning import settings
+from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
-from train.steps.workers import Workers, choose_mesh
+from train.steps.workers import Workers
 from train.tasks.make import make_task
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What is trained.")
@@ -42,7 +43,7 @@ def main(_: list[str]) -> None:
   task = make_task(config)
   source = task.source(seed=0)
   make = make_rounds(config, config.methods[0], task.loss, source.steps_per_epoch, steps + 1, 1)
-  workers = Workers(make, config.num_workers, choose_mesh(config.workers, config.num_workers))
+  workers = Workers(make, config.num_workers, choose_mesh(config))
   seed = jnp.int32(0)
   load = lambda: iter(data.load(source, workers.local, steps + 1, threads=config.data_threads))
   state = workers.init(*task.init(jax.random.key(0)), seed)

@@ -32,6 +32,7 @@ class Field:
     item: of a tuple, what each item is.
     distinct: of a tuple, whether no item may be there twice.
     filled: of a tuple, whether it must have an item.
+    fields: of a dictionary, its own fields, where they are always the same.
   """
 
   default: Any
@@ -46,6 +47,7 @@ class Field:
   item: "Field | None" = None
   distinct: bool = False
   filled: bool = False
+  fields: "Mapping[str, Field] | None" = None
 
   @property
   def wanted(self) -> str:
@@ -147,6 +149,21 @@ def several(default: Iterable[Any], says: str, item: Field, **rest: Any) -> Fiel
   return Field(tuple(default), says, tuple, item=item, **rest)
 
 
+def section(says: str, **fields: Field) -> Field:
+  """A field that is a dictionary with fields of its own."""
+  return Field({name: field.default for name, field in fields.items()}, says, dict, fields=fields)
+
+
+def at(schema: Mapping[str, Field], path: Iterable[str]) -> Field | None:
+  """The field at a path of names through sections, or None where the schema does not know it."""
+  field: Field | None = None
+  known: Mapping[str, Field] = schema
+  for name in path:
+    field = known.get(name)
+    known = (field.fields if field is not None else None) or {}
+  return field
+
+
 def read(kind: type, text: str) -> Any:
   """The value of a type that a text stands for on a command line; the text where it stands for none.
 
@@ -194,6 +211,8 @@ def check(given: Mapping[str, Any], schema: Mapping[str, Field], where: str = "c
       raise ConfigError(f"{where} lacks the field {name}, which must be {field.wanted}.")
     if wrong := field.wrong(given[name]):
       raise ConfigError(f"{where}.{name} must be {wrong}, got {_shown(given[name])}.")
+    if field.fields is not None:
+      check(given[name], field.fields, f"{where}.{name}")
 
 
 def unknown(where: str, name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from rtopk_jax.select._selector import Selector as Selector
 from rtopk_jax.select._slices import SparseSlices as SparseSlices
 from rtopk_jax.select._warmup import Stages as Stages
 from rtopk_jax.select._warmup import warmup_density as warmup_density
+from rtopk_jax.transform._delay import InFlight as InFlight
 from rtopk_jax.transform._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax.transform._dense import dense_exchange as dense_exchange
 from rtopk_jax.transform._federated import Federated as Federated

@@ -138,8 +138,12 @@ class Auto(Collective):
     seconds = lambda choice: choice.cost(d, k, num_workers, code, local).seconds(link)
     return min(self._choices, key=seconds).fastest(d, k, num_workers, code)
 
-  def exchange(self, outgoing, header, wire, axis_name):
-    """As ``Collective.exchange``."""
+  def with_delay(self):
+    """As ``Collective.with_delay``."""
+    return self._of(lambda choice: choice.with_delay())
+
+  def settled_for(self, outgoing, wire, axis_name):
+    """As ``Collective.settled_for``."""
     d, k = sum(out.vector.size for out in outgoing), sum(out.count for out in outgoing)
     n = _axis.size(axis_name)
     choice = self.choose(d, k, n, outgoing[0].code(wire))
@@ -147,4 +151,9 @@ class Auto(Collective):
     if dry is not None:
       dry.choices.append(choice)
     _log.info("%s: %r for %d of %d entries and %d workers", self, choice, k, d, n)
-    return choice.exchange(outgoing, header, wire, axis_name)
+    return choice
+
+  def exchange(self, outgoing, header, wire, axis_name):
+    """As ``Collective.exchange``."""
+    chosen = self.settled_for(outgoing, wire, axis_name)
+    return chosen.exchange(outgoing, header, wire, axis_name)

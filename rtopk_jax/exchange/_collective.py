@@ -197,6 +197,21 @@ class Collective:
       )
     return self
 
+  def with_delay(self) -> "Collective":
+    """This collective as it carries messages of the step before; refused where it does more than carry them."""
+    if type(self).exchange is not Collective.exchange:
+      raise ValueError(
+        f"delay=1 needs a collective that hands every message to everybody, such as AllGather(), got {self!r}."
+      )
+    return self
+
+  def settled_for(
+    self, outgoing: Sequence[Outgoing], wire: WireFormat, axis_name: AxisName
+  ) -> "Collective":
+    """The collective that carries some messages, where this one leaves a choice: itself."""
+    del outgoing, wire, axis_name
+    return self
+
   def workers(self, axis_name: AxisName) -> AxisName:
     """The axes whose members have a memory and send messages of their own.
 
@@ -207,6 +222,11 @@ class Collective:
       All of them, but for ``Hierarchical``.
     """
     return axis_name
+
+  @property
+  def parts_axis(self) -> AxisName | None:
+    """The axis of whose members each sends a part of what they all have, or None."""
+    return None
 
   def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
     """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.

@@ -49,7 +49,14 @@ def total_of(numbers: Sequence[jax.Array]) -> jax.Array:
 def mean_dense(
   leaves: Sequence[jax.Array], axis_name: AxisName, present: jax.Array | None, average: str
 ) -> Mean:
-  """The mean of some leaves over the workers that are present, in one collective; their sum for "sum"."""
+  """The mean of some leaves over the workers that are present, in one collective; their sum for "sum".
+
+  Args:
+    leaves: of one worker.
+    axis_name: the mapped axis of the workers.
+    present: whether this worker counts, a bool scalar, or how many it is the sum of; None: one each.
+    average: as of ``sparse_exchange``.
+  """
   small = [i for i, x in enumerate(leaves) if x.size < _SMALL]
   small = small if len(small) > 1 else []
   long = [i for i in range(len(leaves)) if i not in set(small)]
@@ -59,9 +66,10 @@ def mean_dense(
   if present is None:
     totals, count = _axis.psum(arrays, axis_name), _axis.size(axis_name)
   else:
+    own_count = present.astype(jnp.float32)
     # A product would let through what is not finite.
-    arrays = [jnp.where(present, x, jnp.float32(0)) for x in arrays]
-    *totals, present_count = _axis.psum([*arrays, present.astype(jnp.float32)], axis_name)
+    arrays = [jnp.where(own_count > 0, x, jnp.float32(0)) for x in arrays]
+    *totals, present_count = _axis.psum([*arrays, own_count], axis_name)
     count = jnp.maximum(present_count, 1)
   means = totals if average == "sum" else [total / count for total in totals]
   wrong, square = (total_of(numbers) for numbers in zip(*map(_look_over, means), strict=True))

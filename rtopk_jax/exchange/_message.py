@@ -104,44 +104,60 @@ def gathered_bytes(wire: WireFormat, k: int, d: int) -> int:
   return 4 * _axis.TILE * -(-(_HEADER + wire.words(k, d)) // _axis.TILE)
 
 
-def gather(
-  head: jax.Array, messages: Sequence[jax.Array], send: Send
-) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
-  """Every worker's header and messages, in one collective.
+class Written(NamedTuple):
+  """A worker's message to everybody, before it is sent.
 
-  Args:
-    head: this worker's numbers, float32.
-    messages: its messages, words each.
-    send: hands them to everybody.
-
-  Returns:
-    The headers, (num_workers, …), and for each message what picks a worker's words by its number.
+  Attributes:
+    words: shape (1, m), uint32, whole tiles: the header, then a message of each vector.
+    head: numbers of the header.
+    kept: of each vector what is left of the entries that are sent, shape (k,).
   """
+
+  words: jax.Array
+  head: int
+  kept: list[jax.Array]
+
+
+def join(head: jax.Array, messages: Sequence[jax.Array]) -> jax.Array:
+  """A worker's header and messages as one row of words, (1, m), in whole tiles."""
   words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
   # TPUs would make an all-reduce of a gather of anything but whole tiles.
   rest = -sum(part.size for part in words) % _axis.TILE
-  # With an axis of one in their tiles, what one worker sent lies together there. A message is picked out of the
-  # whole: cut out for all workers first, it would be copied.
-  joined = _bitpack.join([*words, jnp.zeros(rest, jnp.uint32)])[None]
-  gathered = send(joined)
+  # With an axis of one in their tiles, what one worker sent lies together there.
+  return _bitpack.join([*words, jnp.zeros(rest, jnp.uint32)])[None]
 
+
+def part(
+  gathered: jax.Array, head: int, sizes: Sequence[int], start: jax.Array | int = 0
+) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
+  """Headers and messages out of what ``join`` made on each worker.
+
+  Args:
+    gathered: rows of words, (rows, 1, m).
+    head: numbers of a header.
+    sizes: words of each message.
+    start: of a row's words: zero, of which a compiler knows only when it is there.
+
+  Returns:
+    The headers, (rows, head), and for each message what picks the words of a row by its number.
+  """
+
+  # A message is picked out of the whole: cut out for all workers first, it would be copied.
   def pick(begin: int, size: int) -> Callable[[jax.Array], jax.Array]:
-    return lambda worker: lax.dynamic_slice(
-      gathered, (worker, jnp.int32(0), jnp.int32(begin)), (1, 1, size)
+    return lambda row: lax.dynamic_slice(
+      gathered, (row, jnp.int32(0), jnp.int32(begin) + start), (1, 1, size)
     ).reshape(size)
 
-  parts, begin = [], head.size
-  for message in messages:
-    parts.append(pick(begin, message.size))
-    begin += message.size
-  headers = gathered[:, 0, : head.size]
+  parts, begin = [], head
+  for size in sizes:
+    parts.append(pick(begin, size))
+    begin += size
+  headers = lax.dynamic_slice_in_dim(gathered[:, 0], start, head, axis=1)
   return lax.bitcast_convert_type(headers, jnp.float32), parts
 
 
-def to_everybody(
-  outgoing: Sequence[Outgoing], header: Header, wire: WireFormat, send: Send
-) -> tuple[list[Incoming], jax.Array]:
-  """Every worker's message to every worker; arguments and results as of ``Collective.exchange``."""
+def write(outgoing: Sequence[Outgoing], header: Header, wire: WireFormat) -> Written:
+  """What a worker sends, and what its memory keeps of it; arguments as of ``Collective.exchange``."""
   messages, kept = [], []
   sent_square = change = jnp.float32(0)
   for out in outgoing:
@@ -154,9 +170,56 @@ def to_everybody(
     kept.append(entries - sent)
     sent_square += jnp.sum(jnp.square(sent))
     change += jnp.sum(jnp.square(kept[-1]) - jnp.square(entries))
-  headers, arrived = gather(header(sent_square, change), messages, send)
-  n = headers.shape[0]
-  return [_incoming(*each, n, wire) for each in zip(outgoing, kept, arrived, strict=True)], headers
+  head = header(sent_square, change)
+  return Written(join(head, messages), head.size, kept)
+
+
+def read(
+  outgoing: Sequence[Outgoing],
+  gathered: jax.Array,
+  head: int,
+  wire: WireFormat,
+  start: jax.Array | int = 0,
+) -> tuple[jax.Array, list[Contributions]]:
+  """What everybody's ``write`` contributes.
+
+  Args:
+    outgoing: what a message is of; of its selections only sizes and blocks count.
+    gathered: rows of words, (rows, 1, m).
+    head: numbers of a header.
+    wire: the code of messages.
+    start: as of ``part``.
+
+  Returns:
+    The headers, a row a message, and the ``Contributions`` to each vector.
+  """
+  codes = [out.code(wire) for out in outgoing]
+  sizes = [code.words(out.count, out.room) for code, out in zip(codes, outgoing, strict=True)]
+  headers, arrived = part(gathered, head, sizes, start)
+  parts = zip(outgoing, codes, arrived, strict=True)
+  return headers, [_contributions(*each, gathered.shape[0]) for each in parts]
+
+
+def sent(out: Outgoing, kept: jax.Array, wire: WireFormat) -> Sent:
+  """What a worker's memory has to know of what it sent of a vector, ``kept`` being what is left of that."""
+  positions = out.selection.positions
+  # Of what is sent exactly, nothing is left.
+  are_zero = wire.is_exact and out.selection.values is out.selection.entries
+
+  def settle(residuals, where, here):
+    return _scatter.put(residuals, where, positions, kept, keep=here, are_zero=are_zero)
+
+  return Sent(settle, ((positions, True),))
+
+
+def to_everybody(
+  outgoing: Sequence[Outgoing], header: Header, wire: WireFormat, send: Send
+) -> tuple[list[Incoming], jax.Array]:
+  """Every worker's message to every worker; arguments and results as of ``Collective.exchange``."""
+  written = write(outgoing, header, wire)
+  headers, contributions = read(outgoing, send(written.words), written.head, wire)
+  parts = zip(contributions, outgoing, written.kept, strict=True)
+  return [Incoming(given, sent(out, kept, wire)) for given, out, kept in parts], headers
 
 
 def _those_there(out: Outgoing, values: jax.Array) -> jax.Array:
@@ -165,26 +228,14 @@ def _those_there(out: Outgoing, values: jax.Array) -> jax.Array:
   return values if there is True else jnp.where(there, values, jnp.zeros_like(values))
 
 
-def _incoming(
-  out: Outgoing,
-  kept: jax.Array,
-  arrived: Callable[[jax.Array], jax.Array],
-  num_workers: int,
-  wire: WireFormat,
-) -> Incoming:
-  positions, code = out.selection.positions, out.code(wire)
-
-  def read(worker):
-    slices = code.decode(arrived(worker), out.count, out.room)
+def _contributions(
+  out: Outgoing, code: WireFormat, arrived: Callable[[jax.Array], jax.Array], count: int
+) -> Contributions:
+  def read(row):
+    slices = code.decode(arrived(row), out.count, out.room)
     if not out.selection.is_short:
       return slices.indices, slices.values
     there = slices.indices < out.vector.span
     return slices.indices, jnp.where(there, slices.values, jnp.float32(0))
 
-  # Of what is sent exactly, nothing is left.
-  are_zero = wire.is_exact and out.selection.values is out.selection.entries
-
-  def settle(residuals, where, here):
-    return _scatter.put(residuals, where, positions, kept, keep=here, are_zero=are_zero)
-
-  return Incoming(Contributions(num_workers, read), Sent(settle, ((positions, True),)))
+  return Contributions(count, read)

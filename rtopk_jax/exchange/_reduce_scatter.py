@@ -111,10 +111,9 @@ class ReduceScatter(Collective):
     ]
     sent_square = jnp.stack([x.sent_square for x in owned]).sum()
     change = jnp.stack([x.change for x in owned]).sum()
-    send = lambda words: _axis.all_gather(words, axis_name)
-    headers, messages = _message.gather(
-      header(sent_square, change), [x.message for x in owned], send
-    )
+    head, parts = header(sent_square, change), [x.message for x in owned]
+    gathered = _axis.all_gather(_message.join(head, parts), axis_name)
+    headers, messages = _message.part(gathered, head.size, [x.size for x in parts])
     return [
       leg.incoming(out, own, message)
       for leg, out, own, message in zip(legs, outgoing, owned, messages, strict=True)

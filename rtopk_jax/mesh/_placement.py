@@ -140,6 +140,12 @@ def _put(x: Any, sharding: NamedSharding) -> Any:
     return x
   if isinstance(x, float | complex | int | bool):
     x = np.asarray(x, jnp.result_type(x))
+  # Of an array on this process's devices alone, device_put makes one for all processes that cannot be read.
+  if isinstance(x, jax.Array) and x.is_fully_addressable and not sharding.is_fully_addressable:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      data = _put(jax.random.key_data(x), sharding)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)
   return jax.device_put(x, sharding)
 
 

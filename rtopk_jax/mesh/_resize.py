@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from rtopk_jax import _checks
 from rtopk_jax.transform import _state
+from rtopk_jax.transform._delay import InFlight
 from rtopk_jax.transform._metrics import find_metrics
 from rtopk_jax.transform._ownership import ownership
 
@@ -33,7 +34,8 @@ def resize_workers(
 
   so the mean over workers, which is what an exchange would make of it, stays what it was, and with twice
   the workers each old row is there twice. It is computed in float64; the rounding of a row is made up for
-  by the next, which keeps the mean to one rounding of a single row.
+  by the next, which keeps the mean to one rounding of a single row. Messages in flight (``delay=1``) stay as they
+  are, and the next exchange delivers all of them; their shapes are those of the old workers until then.
 
   Args:
     state: the state of an exchange, of a chain that has one or several, or of ``federated``, in its
@@ -74,7 +76,14 @@ def resize_workers(
   is_rows = _rows_by_state(state) if tx is None else _rows_by_transformation(structure, tx, params)
   _check_counts("state", [x for x, own in zip(leaves, is_rows, strict=True) if own])
   resized = [_resize(x, new_count) if own else x for x, own in zip(leaves, is_rows, strict=True)]
-  return jax.tree.unflatten(structure, resized)
+  # Messages are no numbers that could be averaged.
+  is_message = lambda x: isinstance(x, InFlight)
+  return jax.tree.map(
+    lambda old, new: old.resized(new_count) if is_message(old) else new,
+    state,
+    jax.tree.unflatten(structure, resized),
+    is_leaf=is_message,
+  )
 
 
 def _rows_by_transformation(

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rtopk_jax import _axis, _checks
+from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._placement import Placement, check_mesh, is_spec, is_traced
 from rtopk_jax.transform import _gradients, _state
@@ -101,6 +101,14 @@ def _check_specs(param_specs: Any, params: Any, axis_name: AxisName) -> None:
       )
 
 
+def axes_of(param_specs: Any) -> _modes.Sharding:
+  """The axes that a parameter is sharded over, by its path."""
+  leaves = jax.tree.leaves_with_path(param_specs, is_leaf=is_spec)
+  axes = {path: frozenset(_axes(spec)) for path, spec in leaves}
+  every = frozenset().union(*axes.values())
+  return _modes.Sharding(axes, every)
+
+
 def _axes(spec: P) -> set[str]:
   """The mesh axes that a spec names."""
   return {name for part in spec if part is not None for name in _axis.names(part)}
@@ -121,6 +129,10 @@ class _Match:
     """Its parameter's spec, without a workers' axis; refused where it is like none and some are sharded."""
     if not self._is_sharded or not leaf.shape:
       return P()
+    if any(getattr(key, "name", None) == "in_flight" for key in leaf.path):
+      raise ValueError(
+        "delay=1 needs parameters that are whole on every worker, and param_specs shard some of them."
+      )
     alike = [
       (_state.common_end(leaf.path, path), spec)
       for path, real, shape, spec in self._params
@@ -205,8 +217,13 @@ def init(
   param_specs = settle_specs(param_specs, params, axis_name)
   specs = state_specs(tx, params, axis_name, param_specs)
   tx = lockstep(tx, axis_name) if ownership(tx, params, axis_name).exchanged else tx
+
+  def start(params):
+    with _modes.sharded(axes_of(param_specs)):
+      return tx.init(params)
+
   make = jax.shard_map(
-    tx.init,
+    start,
     mesh=placement.automatic,
     in_specs=(param_specs,),
     out_specs=specs,

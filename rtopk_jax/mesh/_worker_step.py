@@ -14,6 +14,7 @@ from rtopk_jax import _axis, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._local import local
 from rtopk_jax.mesh._placement import is_spec
+from rtopk_jax.mesh._specs import axes_of
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import was_taken
 from rtopk_jax.transform._ownership import gradient_like
@@ -200,7 +201,7 @@ def _exchange_and_update(
     total = _axis.psum(result.weight, options.axis_name)
     loss = _axis.psum(_gradients.counted(result.loss, result.weight), options.axis_name)
     loss /= jnp.where(total > 0, total, 1).astype(loss.dtype)
-  with _modes.sharded(_axes_of(param_specs)):
+  with _modes.sharded(axes_of(param_specs)):
     try:
       updates, after = options.tx.update(result.gradient, state, params, value=loss, **weight)
     except TypeError as error:
@@ -237,14 +238,3 @@ def _mean(x: jax.Array, axis_name: AxisName) -> jax.Array:
   if x.dtype == jnp.bool_:
     return lax.pmax(x.astype(jnp.int32), axis_name).astype(jnp.bool_)
   return lax.pmax(x, axis_name)
-
-
-def _axes_of(param_specs: Any) -> _modes.Sharding:
-  """The axes that a parameter is sharded over, by its path."""
-  leaves = jax.tree.leaves_with_path(param_specs, is_leaf=is_spec)
-  axes = {
-    path: frozenset(name for part in spec if part is not None for name in _axis.names(part))
-    for path, spec in leaves
-  }
-  every = frozenset().union(*axes.values())
-  return _modes.Sharding(axes, every)

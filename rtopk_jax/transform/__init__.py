@@ -1,7 +1,8 @@
 """The exchange as optax transformations: local gradients go in, the update that all workers agree on comes out.
 
 1. ``_sparse`` is ``sparse_exchange``: its arguments, state and update. ``_step`` is one step of it, in order:
-   clip, memory, select, encode, exchange, reduce, update of the memory.
+   clip, memory, select, encode, exchange, reduce, update of the memory. ``_delay`` is a step whose messages arrive
+   one step later.
 2. ``_gradients`` checks what comes in, and who takes part. ``_state`` has what all states have in common.
 3. ``_metrics`` says how an exchange went, and what it sends, by a trace that is not run.
 4. ``_dense`` is the uncompressed baseline. ``_sgd`` and ``_weight_decay`` are the paper's recipe as one optimizer.
@@ -11,6 +12,7 @@
 6. ``_federated`` makes one exchange of many local steps.
 """
 
+from rtopk_jax.transform._delay import InFlight as InFlight
 from rtopk_jax.transform._dense import DenseExchangeState as DenseExchangeState
 from rtopk_jax.transform._dense import dense_exchange as dense_exchange
 from rtopk_jax.transform._federated import Federated as Federated

@@ -193,10 +193,15 @@ def _unless_skipped(after: Any, before: Any, taken: jax.Array, keep_memory: bool
         fields[name] = jax.tree.map(choose, value, past)._replace(
           skipped=jnp.where(taken, value.skipped, past.skipped + 1)
         )
-      elif keep_memory and name in ("residual", "momentum"):
-        fields[name] = value
+      elif name in ("residual", "momentum", "in_flight"):
+        fields[name] = value if keep_memory else jax.tree.map(memory_of(new, old), value, past)
       else:
         fields[name] = jax.tree.map(visit, value, past, is_leaf=is_exchange)
     return new._replace(**fields)
+
+  def memory_of(new, old):
+    # Whoever skips the step itself has seen to its memory.
+    own = taken | ~was_taken(new, old)
+    return lambda x, y: jnp.where(own, x, y)
 
   return jax.tree.map(visit, after, before, is_leaf=is_exchange)

@@ -24,6 +24,7 @@ from rtopk_jax.memory._rule import Memory
 from rtopk_jax.memory._update import Leaves
 from rtopk_jax.select._selector import Selector
 from rtopk_jax.transform import _gradients, _state
+from rtopk_jax.transform._delay import DelayedStep, longest, nothing
 from rtopk_jax.transform._metrics import ExchangeMetrics, no_metrics
 from rtopk_jax.transform._step import Options, Step
 from rtopk_jax.vector import _layout
@@ -40,6 +41,7 @@ class SparseExchangeState(NamedTuple):
     residual: what this worker has not sent yet, a row a leaf; ``()`` without error feedback.
     momentum: this worker's momentum, a row a leaf; ``()`` without momentum.
     metrics: of the last exchange, the same on all workers.
+    in_flight: an ``InFlight`` with what this worker has sent and nobody applied yet; ``()`` without delay.
 
   Examples:
     >>> import jax, jax.numpy as jnp, rtopk_jax
@@ -54,8 +56,9 @@ class SparseExchangeState(NamedTuple):
   residual: Any
   momentum: Any
   metrics: ExchangeMetrics
+  in_flight: Any = ()
 
-  per_worker = ("residual", "momentum")
+  per_worker = ("residual", "momentum", "in_flight")
 
 
 def sparse_exchange(
@@ -74,6 +77,7 @@ def sparse_exchange(
   wire: str | WireFormat | None = None,
   memory_decay: float = 1.0,
   memory_dtype: jax.typing.DTypeLike | None = None,
+  delay: int = 0,
   seed: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Replaces each worker's gradient by the mean of what all workers select of theirs.
@@ -96,6 +100,11 @@ def sparse_exchange(
 
   A step in which any worker's vector is not finite is skipped by all: updates are zero, the memory stays.
 
+  With ``delay=1`` the update is that of the step before, and zero in the first one. Messages wait in the state, so a
+  step's collective depends on nothing that the step computes, and both go on at the same time. Nothing is lost: at
+  any time what was applied, what is in flight and the residuals make up all gradients. A worker whose vector is not
+  finite keeps its memory; a step later all skip the update, and the others take their messages back.
+
   Args:
     selector: what is sent; ``rtop_k(…)``, ``top_k(…)`` or ``random_k(…)``, or a ``Selector`` of your own.
     axis_name: the mapped axis of the workers, a string or a tuple of strings.
@@ -117,6 +126,7 @@ def sparse_exchange(
       ``Wire()``, which is exact.
     memory_decay: :math:`\lambda` in (0, 1].
     memory_dtype: of residual and momentum as they are kept; None is float32, in which all is computed.
+    delay: steps from sending to applying, 0 or 1.
     seed: of the selector's randomness, an integer; the same on all workers, who draw independently. An
       integer scalar array may be traced, so that one compiled step serves many seeds.
 
@@ -161,6 +171,8 @@ def sparse_exchange(
   _checks.flag("error_feedback", error_feedback)
   _checks.flag("momentum_masking", momentum_masking)
   _checks.at_least("memory_decay", memory_decay, 0)
+  _checks.at_least("delay", delay, 0, integer=True)
+  _checks.at_most("delay", delay, 1, "one step")
   if not 0 < memory_decay <= 1:
     raise ValueError(f"memory_decay must be in (0, 1], got {memory_decay!r}.")
   if selector.unbiased and error_feedback:
@@ -179,14 +191,50 @@ def sparse_exchange(
     raise ValueError(f'indices="block" need scope=rtopk_jax.Block(size), got scope={scope!r}.')
   memory = Memory(error_feedback, momentum, nesterov, momentum_masking, memory_decay)
   chosen = _names.resolve(collective).suited(axis_name, average, code, memory)
+  chosen = chosen.with_delay() if delay else chosen
   options = Options(memory, scope, chosen, code, average, clip_norm, seed)
+
+  def layout_of(updates, shapes, workers):
+    axes = _axis.model_axes(updates, workers)
+    if delay and any(axes):
+      raise ValueError(
+        f"delay=1 needs parameters that are whole on every worker, and some are sharded over {sorted(set().union(*axes))}."
+      )
+    return _layout.layout(updates, shapes, scope, dense, axes)
+
+  def step_of(kind, layout, raw, momenta, residuals, count, workers, serving=chosen, **taking_part):
+    """The step of some leaves and a state."""
+    leaves = Leaves(*(layout.join(x) for x in (raw, momenta, residuals)))
+    own = dataclasses.replace(options, collective=serving)
+    return kind(own, workers, leaves, layout, count, **taking_part)
+
+  def in_flight_before(params, workers, is_known):
+    """Nothing, in the shapes of what will be in flight."""
+    shapes = jax.tree.map(
+      lambda p: jax.ShapeDtypeStruct(_gradients.real_shape(p), jnp.float32), params
+    )
+    rows = [x.shape or (1,) for x in jax.tree.leaves(shapes)]
+    layout = layout_of(shapes, rows, workers)
+
+    def message(stage):
+      zeros = [jnp.zeros(shape, jnp.float32) for shape in rows]
+      memory = (zeros if momentum else [], zeros if error_feedback else [])
+      everybody = {"present": None, "summed": 1}
+      step = step_of(DelayedStep, layout, zeros, *memory, jnp.int32(0), workers, **everybody)
+      return step.message(selector.at(stage))
+
+    words = 0
+    if is_known and layout.compressed:
+      words = longest(message, len(selector.stages.densities))
+    return nothing(layout, words, workers)
 
   @in_32_bits
   def init(params):
     _gradients.check_exchangeable("params", params)
     _modes.note_exchange(axis_name)
     workers = chosen.workers(axis_name)
-    if _axis.is_bound(workers) and not _modes.analysing():
+    is_known = _axis.is_bound(workers) and not _modes.analysing()
+    if is_known:
       _check_selector(selector, params, dense, workers)
     row = lambda p: _axis.new_row(_gradients.real_shape(p), row_dtype, workers)
     rows = lambda: jax.tree.map(row, params)
@@ -195,6 +243,7 @@ def sparse_exchange(
       residual=rows() if error_feedback else (),
       momentum=rows() if momentum else (),
       metrics=no_metrics(),
+      in_flight=in_flight_before(params, workers, is_known) if delay else (),
     )
 
   @in_32_bits
@@ -218,21 +267,14 @@ def sparse_exchange(
       for rows, field in ((state.residual, "residual"), (state.momentum, "momentum"))
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
-    shapes = [x.shape or (1,) for x in momenta or residuals or raw]
-    plan = _layout.layout(updates, shapes, scope, dense, _axis.model_axes(updates, workers))
-    step = Step(
-      dataclasses.replace(options, collective=serving),
-      workers,
-      Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
-      plan,
-      state.count,
-      present,
-      summed,
-      share,
-    )
+    layout = layout_of(updates, [x.shape or (1,) for x in momenta or residuals or raw], workers)
+    taking_part = {"present": present, "summed": summed, "share": share}
+    kind = DelayedStep if delay else Step
+    lists = raw, momenta, residuals
+    step = step_of(kind, layout, *lists, state.count, workers, serving, **taking_part)
     with hidden_by(state.count):
-      after, metrics, finite = step.run(selector)
-      means, momenta, residuals = plan.split(after, offsets)
+      after, metrics, finite, in_flight = step.run(selector, state.in_flight)
+      means, momenta, residuals = layout.split(after, offsets)
     means = [cast(x.reshape(g.shape), g.dtype) for x, g in zip(means, raw, strict=True)]
     means = jax.tree.map(_gradients.as_complex, jax.tree.unflatten(structure, means), given)
     return means, SparseExchangeState(
@@ -240,6 +282,7 @@ def sparse_exchange(
       residual=_state.write_rows(residuals, state.residual) if error_feedback else (),
       momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
+      in_flight=in_flight,
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -262,5 +305,5 @@ def _outline(
   """What an update is made of, for a trace that asks only where things come from."""
   means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
   own = lambda rows: jax.tree.map(lambda row: _axis.mark_own(row, workers), rows)
-  state = state._replace(residual=own(state.residual), momentum=own(state.momentum))
+  state = state._replace(**{name: own(getattr(state, name)) for name in state.per_worker})
   return jax.tree.map(_gradients.as_complex, means, given), state

@@ -19,7 +19,7 @@ return the state before them, or the memory of a worker is copied where it is an
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.exchange import _reduce
 from rtopk_jax.exchange._collective import Collective
 from rtopk_jax.exchange._mean import mean_dense
-from rtopk_jax.exchange._message import Incoming, Outgoing
+from rtopk_jax.exchange._message import Header, Incoming, Outgoing
 from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.memory import _rule, _update
 from rtopk_jax.memory._rule import Memory
@@ -84,15 +84,18 @@ class Step:
   summed: int
   share: jax.Array | None = None
 
-  def run(self, selector: Selector) -> tuple[Leaves, ExchangeMetrics, jax.Array]:
+  def run(
+    self, selector: Selector, in_flight: Any
+  ) -> tuple[Leaves, ExchangeMetrics, jax.Array, Any]:
     """Carries it out.
 
     Args:
       selector: of one density, or of one for each stage of a warm-up.
+      in_flight: what this worker has sent and nobody applied yet; ``()`` where messages arrive at once.
 
     Returns:
-      The leaves after the step, the update in place of the gradient; the metrics; and whether the step was
-      carried out, or skipped because a worker's vector was not finite.
+      The leaves after the step, the update in place of the gradient; the metrics; whether the step was
+      carried out, or skipped because a worker's vector was not finite; and what is in flight then.
     """
     scale = self._clip_scale()
     updates: list[Any] = [jnp.zeros(g.shape, jnp.float32) for g in self.leaves.gradient]
@@ -105,14 +108,14 @@ class Step:
     )
     momentum, residual = list(self.leaves.momentum), list(self.leaves.residual)
     for segment, after in zip(self.layout.compressed, compressed, strict=True):
-      _place(after.gradient, segment, updates)
-      _place(after.momentum, segment, momentum)
-      _place(after.residual, segment, residual)
+      place(after.gradient, segment, updates)
+      place(after.momentum, segment, momentum)
+      place(after.residual, segment, residual)
     for segment in self.layout.dense:
-      _place(self._dense_momenta(segment, scale, finite), segment, momentum)
+      place(self._dense_momenta(segment, scale, finite), segment, momentum)
       for i in segment.leaves:
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
-    return Leaves(updates, momentum, residual), metrics, finite
+    return Leaves(updates, momentum, residual), metrics, finite, in_flight
 
   def _compressed(
     self, selector: Selector, scale: jax.Array | None, dense_is_finite: jax.Array
@@ -172,16 +175,22 @@ class Step:
   def _dense_means(self, scale: jax.Array | None, updates: list[jax.Array]) -> jax.Array:
     """Writes the plain means of dense leaves to ``updates``, and says whether all are finite."""
     finite = jnp.bool_(True)
-    memory, leaves = self.options.memory, self.leaves
     for segment in self.layout.dense:
-      directions = []
-      for i in segment.leaves:
-        trace = leaves.momentum[i] if leaves.momentum else None
-        directions.append(memory.vector(self._local(leaves.gradient[i], scale), trace, None))
-      mean = mean_dense(directions, self.workers, self.present, "workers")
-      _place(mean.leaves, segment, updates)
+      directions = self._directions(segment, scale)
+      with _axis.in_parts(self.options.collective.parts_axis):
+        mean = mean_dense(directions, self.workers, self.present, "workers")
+      place(mean.leaves, segment, updates)
       finite &= _axis.over_model(mean.wrong, segment.axes) == 0
     return finite
+
+  def _directions(self, segment: Segment, scale: jax.Array | None) -> list[jax.Array]:
+    """What a worker sends of leaves that are sent as they are."""
+    memory, leaves = self.options.memory, self.leaves
+    directions = []
+    for i in segment.leaves:
+      trace = leaves.momentum[i] if leaves.momentum else None
+      directions.append(memory.vector(self._local(leaves.gradient[i], scale), trace, None))
+    return directions
 
   def _exchange(
     self, selector: Selector, scale: jax.Array | None
@@ -192,44 +201,59 @@ class Step:
     segments = self.layout.compressed
     for axes in dict.fromkeys(segment.axes for segment in segments):
       together = [(i, segment) for i, segment in enumerate(segments) if segment.axes == axes]
-      outgoing = [self._outgoing(i, segment, selector, scale) for i, segment in together]
-      statistics_of_parts = [out.selection.statistics for out in outgoing]
-      largest = jnp.stack([statistics.largest for statistics in statistics_of_parts]).max()
-      square = jnp.stack([statistics.square for statistics in statistics_of_parts]).sum()
-
-      def header(sent, change, largest=largest, square=square):
-        bad = (largest >= _INFINITY).astype(jnp.float32)
-        rest = jnp.maximum(square + change, 0) if self.options.memory.error_feedback else change * 0
-        numbers = [bad, sent, rest]
-        if self.present is not None:
-          flag = self.present.astype(jnp.float32)
-          # What an absent worker has, even if it is not finite, is nobody's concern.
-          numbers = [jnp.where(self.present, x, jnp.float32(0)) for x in numbers] + [flag]
-        return jnp.stack(numbers)
-
+      outgoing = [self.outgoing(i, segment, selector, scale) for i, segment in together]
+      header = self.header(outgoing, is_finite(outgoing), self.present)
       incoming, headers = self.options.collective.exchange(
         outgoing, header, self.options.wire, self.workers
       )
       weights = None if self.present is None else headers[:, 3]
-      heads = _axis.over_model(headers[:, :3], axes)
-      wrong += heads[:, 0].sum()
-      senders = headers.shape[0] if weights is None else jnp.maximum(weights.sum(), 1)
-      sent_square += heads[:, 1].sum() / senders
-      residual_square += heads[:, 2].sum() / senders
+      heads = read_heads(headers, weights, axes)
+      wrong += heads.wrong
+      sent_square += heads.sent_square
+      residual_square += heads.residual_square
       arrived += [
         (segment, message, weights)
         for (_, segment), message in zip(together, incoming, strict=True)
       ]
+    return arrived, self.metrics(sent_square, residual_square), wrong == 0
+
+  def header(
+    self, outgoing: Sequence[Outgoing], finite: jax.Array, present: jax.Array | None
+  ) -> Header:
+    """What a worker tells all others of what it sends.
+
+    Args:
+      outgoing: that.
+      finite: whether it is all finite.
+      present: whether the worker takes part; None where all do, and say nothing of it.
+    """
+    square = jnp.stack([out.selection.statistics.square for out in outgoing]).sum()
+
+    def header(sent, change):
+      rest = jnp.maximum(square + change, 0) if self.options.memory.error_feedback else change * 0
+      numbers = [(~finite).astype(jnp.float32), sent, rest]
+      if present is not None:
+        # What an absent worker has, even if it is not finite, is nobody's concern.
+        numbers = [jnp.where(present, x, jnp.float32(0)) for x in numbers]
+        numbers.append(present.astype(jnp.float32))
+      return jnp.stack(numbers)
+
+    return header
+
+  def metrics(self, sent_square: jax.Array, residual_square: jax.Array) -> ExchangeMetrics:
+    """Those of a step, before it is known how many entries of the update are not zero."""
     entries = sum(
-      (_axis.over_model(jnp.float32(segment.size), segment.axes) for segment in segments),
+      (
+        _axis.over_model(jnp.float32(segment.size), segment.axes)
+        for segment in self.layout.compressed
+      ),
       jnp.float32(0),
     )
-    metrics = ExchangeMetrics(
+    return ExchangeMetrics(
       sent_square, residual_square, jnp.float32(0), entries, jnp.zeros((), jnp.int32)
     )
-    return arrived, metrics, wrong == 0
 
-  def _outgoing(
+  def outgoing(
     self, number: int, segment: Segment, selector: Selector, scale: jax.Array | None
   ) -> Outgoing:
     """What this worker selects of a segment."""
@@ -257,7 +281,34 @@ class Step:
     return Outgoing(vector, selection, key_of(MOST_GROUPS - 1))
 
 
-def _place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:
+class Heads(NamedTuple):
+  """What the headers of all workers come to.
+
+  Attributes:
+    wrong: how many have sent what is not finite.
+    sent_square: the mean squared norm of what one sends.
+    residual_square: of what it keeps.
+  """
+
+  wrong: jax.Array
+  sent_square: jax.Array
+  residual_square: jax.Array
+
+
+def read_heads(headers: jax.Array, weights: jax.Array | None, axes: frozenset[str]) -> Heads:
+  """The sums of all headers, over the shards of a model as well."""
+  heads = _axis.over_model(headers[:, :3], axes)
+  senders = headers.shape[0] if weights is None else jnp.maximum(weights.sum(), 1)
+  return Heads(heads[:, 0].sum(), heads[:, 1].sum() / senders, heads[:, 2].sum() / senders)
+
+
+def is_finite(outgoing: Sequence[Outgoing]) -> jax.Array:
+  """Whether the vectors that entries are selected from are finite."""
+  largest = jnp.stack([out.selection.statistics.largest for out in outgoing]).max()
+  return largest < _INFINITY
+
+
+def place(new: Sequence[jax.Array], segment: Segment, into: list[jax.Array]) -> None:
   """Puts what is new of a segment's leaves to its place in a list of all."""
   for i, x in zip(segment.leaves, new, strict=bool(new)):
     into[i] = x

@@ -23,7 +23,7 @@ from train.reporting.progress import Progress
 from train.reporting.writer import Writer
 from train.steps import drift
 from train.steps.participation import present
-from train.steps.schedules import learning_rate
+from train.steps.schedules import of_exchanges
 from train.steps.totals import Totals
 from train.steps.workers import QUICKLY, RunState, Workers
 
@@ -60,7 +60,7 @@ class Run:
     self._costs = experiment.costs[method]
     self._densities = [1.0] if method == "none" else experiment.densities
     self._rate = jax.jit(
-      learning_rate(self.config, self.plan.per_epoch, self.plan.exchanges),
+      of_exchanges(self.config, self.plan.per_epoch, self.plan.exchanges, self.plan.batches),
       compiler_options=QUICKLY,
     )
     self._seed = jnp.int32(seed)

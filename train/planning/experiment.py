@@ -12,8 +12,8 @@ from train.errors import named
 from train.planning import settings
 from train.planning.plan import Plan, make_plan
 from train.steps import methods
+from train.steps.layout import choose_mesh, piece
 from train.steps.rounds import Rounds
-from train.steps.workers import choose_mesh
 from train.tasks.make import make_task
 from train.tasks.task import Task
 
@@ -63,6 +63,7 @@ def settled(config: Any) -> Any:
   settings.check(config)
   config = config.copy_and_resolve_references()
   config.batch_size = settings.batch_size(config)
+  config.num_workers = config.mesh.workers = settings.num_workers(config)
   with named():
     for method in config.methods:
       methods.exchange(config, method, 1, 0)
@@ -83,7 +84,7 @@ def make_experiment(config: Any) -> Experiment:
     UserError: when the data set is not there.
   """
   config = settled(config)
-  mesh = choose_mesh(config.workers, config.num_workers)
+  mesh = choose_mesh(config)
   task = make_task(config)
   with named():
     source = task.source(seed=config.seeds[0])
@@ -101,11 +102,16 @@ def make_experiment(config: Any) -> Experiment:
   # so that what the library refuses is refused before anything is compiled.
   with named():
     costs = {
-      method: [
-        rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
-        for epoch in epochs
-      ]
+      method: [_cost(make, params, mesh, config, epoch * plan.per_epoch) for epoch in epochs]
       for method, make in makes.items()
     }
   densities = methods.densities(config, plan.per_epoch)
   return Experiment(config, task, plan, mesh, params, makes, costs, densities)
+
+
+def _cost(
+  make: Callable[[Any], Rounds], params: Any, mesh: Mesh | None, config: Any, step: int
+) -> rtopk_jax.WireBytes:
+  """Bytes of a worker in an exchange: of all its shards, each of which sends its own."""
+  own = rtopk_jax.wire_bytes(make(0).tx, piece(mesh, params), config.num_workers, step)
+  return rtopk_jax.WireBytes(*(config.mesh.shards * count for count in own))

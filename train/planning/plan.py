@@ -43,5 +43,9 @@ def make_plan(config: Any, batches_per_epoch: int) -> Plan:
       f"config.{name} must be at most {batches_per_epoch}, the batches of a worker in an epoch, got {batches}."
     )
   per_epoch = batches_per_epoch // batches
-  exchanges = config.epochs * per_epoch
-  return Plan(batches, per_epoch, min(exchanges, config.max_steps or exchanges))
+  ends = [config.epochs * per_epoch]
+  if config.max_steps is not None:
+    ends.append(config.max_steps)
+  if config.max_batches is not None:
+    ends.append(max(1, config.max_batches // batches))
+  return Plan(batches, per_epoch, min(ends))

@@ -24,7 +24,8 @@ def train() -> str:
     rtopk_jax.sparse_exchange(selector, "w", dense=False, momentum=0.9, clip_norm=3.0),
     optax.sgd(0.1),
   )
-  params = {"w": np.ones((16, 8), np.float32), "b": np.zeros(8, np.float32)}
+  # One on this process's own device, one of NumPy.
+  params = {"w": jnp.ones((16, 8)), "b": np.zeros(8, np.float32)}
   state = rtopk_jax.init(tx, params, mesh, "w")
   loss_fn = lambda p, x: jnp.mean((jnp.tanh(x @ p["w"] + p["b"][None]) - x[:, :8]) ** 2)
   step = rtopk_jax.make_train_step(loss_fn, tx, mesh, "w")

@@ -73,7 +73,8 @@ FIELDS = {
   "scope=block:x": 'scope must be "global", "leaf" or "block:SIZE", got \'block:x\'.',
   "scope=block:0": 'scope must be "global", "leaf" or "block:SIZE", got \'block:0\': size must be at least 2, got 0.',
   "average=median": "average must be one of 'workers', 'senders', 'sum', 'mean', got 'median'.",
-  "collective=ring": "collective must be one of 'all_gather', 'reduce_scatter', got 'ring'.",
+  "collective=ring": "collective must be one of all_gather, reduce_scatter, auto, hierarchical or "
+  "hierarchical:NAME of them, got 'ring'.",
   "wire_values=float12": "wire_values must be one of",
   "wire_indices=int7": "wire_indices must be one of",
   "memory_dtype=int8": "memory_dtype must be a floating point dtype, such as jnp.bfloat16, got 'int8'.",
@@ -106,6 +107,26 @@ FIELDS = {
   "config.participation=0.5, got 'reduce_scatter': a worker that is absent cannot add up what others send it.",
   "outer_momentum=0.5": "outer_momentum must be 0.0 with config.setting='distributed', where it has no effect, got "
   "0.5.",
+  # the mesh
+  "mesh.chips=0": "mesh.chips must be at least 1, got 0.",
+  "mesh.workers=0": "mesh.workers must be at least 1 or None, got 0.",
+  "mesh.chip=2": "mesh.chip is not a field; did you mean config.mesh.chips?",
+  "mesh={'chip':2}": "mesh.chip is not a field; did you mean config.mesh.chips?",
+  "mesh=2": "mesh must be a dictionary, got '2'.",
+  "mesh.fast=wire": "mesh.fast must be one of auto, slice, process, all, got 'wire'.",
+  "mesh.chips=3": "batch_size must be a multiple of 3, config.mesh.chips=3 times config.mesh.shards=1, over which "
+  "a worker's batch is dealt, got 16.",
+  "mesh.workers=4 global_batch_size=6": "global_batch_size must be a multiple of 4, num_workers=4 times "
+  "micro_batches=1, got 6.",
+  "mesh.shards=2 workers=simulated": "mesh.shards must be 1 with config.workers='simulated', got 2: every shard "
+  "selects by itself, and one device has all of a worker.",
+  "collective=hierarchical": "collective must be 'all_gather' with config.mesh.chips=1, got 'hierarchical': one "
+  "chip sends all.",
+  "collective=auto": "bandwidth must be that of a worker's link, such as '1Gbit/s', with "
+  "config.collective='auto', got None.",
+  "collective=auto bandwidth=fast": "bandwidth must be bits a second, as a number or like '1Gbit/s',",
+  "bandwidth=1Gbit/s": "bandwidth must be None with config.collective='all_gather', where it has no effect, got "
+  "'1Gbit/s'.",
   "workers=cloud": "workers must be one of auto, devices, simulated, got 'cloud'.",
   "workers=devices": "workers must be 'simulated' or 'auto' with config.num_workers=5 and 1 devices, got 'devices'.",
   "variant=huge": "variant must be one of full, got 'huge'.",
@@ -117,15 +138,15 @@ FIELDS = {
   "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1, got (1, 0).",
   "model.dtype=float12": "model.dtype must be one of float32, bfloat16, float16, got 'float12'.",
   "model.stem=foo": "model.stem must be one of small, imagenet, got 'foo'.",
-  "dataset=digit": "dataset must be one of digits, cifar10, imagenet2012, ptb, python_docs, got 'digit'; did you "
-  "mean 'digits'?",
-  "dataset=ptb": "model.stages is not a field; config.model has dropout, dtype, init_scale, layers, units.",
+  "dataset=digit": "dataset must be one of digits, cifar10,",
+  "dataset=ptb": 'model.name must be one of lstm, transformer, or "package.module:name" of one\'s own, with '
+  "config.dataset='ptb', got 'resnet'.",
   "data_dir=gs://b/d": "data_dir must be a folder of this machine, got 'gs://b/d'.",
   # fields that there are not
   "learnin_rate=1": "learnin_rate is not a field; did you mean config.learning_rate?",
   "model.depth=3": "model.depth is not a field; did you mean config.model.width?",
   "modle.width=3": "modle is not a field; did you mean config.model?",
-  "zzz=3": "zzz is not a field; config has average, batch_size,",
+  "zzz=3": "zzz is not a field; config has average, bandwidth, batch_size,",
   "epochs.more=3": "epochs has no fields, got one of it.",
   "task_options=3": "task_options must be a dictionary, got '3'.",
   # tasks

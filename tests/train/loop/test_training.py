@@ -15,8 +15,9 @@ import data
 from configs.rows import METHODS
 from tests.train.runs import ROOT
 from train import train_and_evaluate
+from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
-from train.steps.workers import Workers, choose_mesh
+from train.steps.workers import Workers
 from train.tasks.make import make_task
 
 # Learning rate schedules of optax divide an int32 count by a float.
@@ -77,7 +78,8 @@ def _compare_layouts(config, method):
   batches = list(data.load(task.source(seed=0), range(n), steps=3))
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(make, n, choose_mesh(kind, n))
+    config.workers = kind
+    workers = Workers(make, n, choose_mesh(config))
     assert workers.local == tuple(range(n))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in batches:
@@ -101,10 +103,12 @@ def test_loss_falls_on_the_digits(digits, tmp_path):
   assert records[-1]["train_loss"] < records[0]["train_loss"] - 0.2
 
 
-def test_too_few_devices_are_refused():
+def test_too_few_devices_are_refused(config):
+  config.workers, config.num_workers = "devices", 1000
   with pytest.raises(ValueError, match=r"config.num_workers=1000 and 8 devices"):
-    choose_mesh("devices", 1000)
-  assert choose_mesh("auto", 1000) is None
+    choose_mesh(config)
+  config.workers = "auto"
+  assert choose_mesh(config) is None
 
 
 def _main(*arguments: str) -> subprocess.CompletedProcess:
