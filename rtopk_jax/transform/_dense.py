@@ -26,6 +26,13 @@ class DenseExchangeState(NamedTuple):
     count: steps so far, int32.
     momentum: the momentum, shaped like the parameters; ``()`` without momentum.
     metrics: of the last exchange.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.dense_exchange("data", momentum=0.9)
+    >>> state = tx.init({"w": jnp.zeros((100, 20))})
+    >>> int(state.count), state.momentum["w"].shape
+    (0, (100, 20))
   """
 
   count: jax.Array

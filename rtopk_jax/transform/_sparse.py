@@ -43,6 +43,14 @@ class SparseExchangeState(NamedTuple):
     metrics: of the last exchange, the same on all workers.
     in_flight: an ``InFlight`` with what this worker has sent and nobody applied yet; ``()`` without delay.
     stage: of a warm-up, that in which it was sent, int32, the same on all workers; ``()`` without delay.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data")
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> state = rtopk_jax.init(tx, {"w": jnp.zeros((100, 20))}, mesh, "data")
+    >>> state.residual["w"].shape, state.momentum
+    ((1, 100, 20), ())
   """
 
   count: jax.Array
