@@ -161,6 +161,19 @@ def test_processes_with_other_data_do_not_start(zygote, tmp_path):
   assert not (tmp_path / "job").exists()
 
 
+def test_a_bug_in_one_process_ends_all_with_its_code(zygote, tmp_path):
+  # A supervisor on each host sees it alike, and none of them starts again.
+  children = _start(zygote, tmp_path / "job", 2, environments=[{}, {"TINY_SHIFT": "bug"}])
+  for child in children.values():
+    assert child.wait() == 1, child.output()
+  assert "Traceback" in children[1].output()
+  (line,) = _said(children[0])
+  assert re.fullmatch(
+    r"error: process 1 \(host \S+, pid \d+\) has ended: ValueError: could not convert .*'bug'\.", line
+  )
+  assert not (tmp_path / "job").exists()
+
+
 def test_code_and_versions_have_digests(tmp_path, monkeypatch):
   module = tmp_path / "own_module.py"
   monkeypatch.syspath_prepend(tmp_path)
