@@ -116,7 +116,10 @@ FIELDS: dict[str, Field] = dict(
     10, "exchanges in a row, skipped for what is not finite, that a run survives", least=1
   ),
   peer_timeout=number(
-    30.0, "seconds after which a process that is not heard of is taken for dead", least=2, most=86_400
+    30.0,
+    "seconds after which a process that is not heard of is taken for dead",
+    least=2,
+    most=86_400,
   ),
   profile_from=integer(3, "the first exchange of a profile", least=1),
   profile_steps=integer(0, "exchanges in it", least=0),

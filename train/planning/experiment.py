@@ -13,7 +13,8 @@ from train.planning import settings
 from train.planning.plan import Plan, make_plan
 from train.steps import methods
 from train.steps.rounds import Rounds
-from train.steps.workers import choose_mesh
+from train.steps.schedules import learning_rate
+from train.steps.workers import QUICKLY, choose_mesh
 from train.tasks.make import make_task
 from train.tasks.task import Task
 
@@ -30,6 +31,7 @@ class Experiment(NamedTuple):
     makes: by method, how it trains, for a seed.
     costs: by method, bytes of an exchange in the first epochs, of which the last stay.
     densities: the share of entries that is sent in those epochs.
+    rate: the learning rate after so many exchanges, one compiled program for all runs.
   """
 
   config: Any
@@ -40,6 +42,7 @@ class Experiment(NamedTuple):
   makes: dict[str, Callable[[Any], Rounds]]
   costs: dict[str, list[rtopk_jax.WireBytes]]
   densities: list[float]
+  rate: Callable[[int], jax.Array]
 
   @property
   def size(self) -> int:
@@ -108,4 +111,5 @@ def make_experiment(config: Any) -> Experiment:
       for method, make in makes.items()
     }
   densities = methods.densities(config, plan.per_epoch)
-  return Experiment(config, task, plan, mesh, params, makes, costs, densities)
+  rate = jax.jit(learning_rate(config, plan.per_epoch, plan.exchanges), compiler_options=QUICKLY)
+  return Experiment(config, task, plan, mesh, params, makes, costs, densities, rate)

@@ -194,7 +194,9 @@ class Member:
 
   def _end(self, text: str, code: int) -> None:
     """Ends the process, whatever its other threads wait for."""
-    more = "" if code in (FAILED, MISTAKE) else " The same command goes on from the last checkpoint."
+    more = (
+      "" if code in (FAILED, MISTAKE) else " The same command goes on from the last checkpoint."
+    )
     sys.stdout.flush()
     print(f"error: {text.rstrip('.')}.{more}", file=sys.stderr, flush=True)
     os._exit(code)
