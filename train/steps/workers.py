@@ -101,8 +101,9 @@ class Workers:
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
     self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
-    self._mean = mean_over_workers(mesh)
-    self._fingerprints = jax.jit(self._fingerprints_on_mesh)
+    # These know nothing of the method.
+    self._mean = like._mean if like else mean_over_workers(mesh)
+    self._fingerprints = like._fingerprints if like else jax.jit(self._fingerprints_on_mesh)
 
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     """The state before the first step.
