@@ -18,6 +18,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _names
 from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.kernels import here
 from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
@@ -215,7 +216,7 @@ def sparse_exchange(
     step = Step(
       dataclasses.replace(options, collective=serving),
       workers,
-      Leaves(*(plan.join(leaves) for leaves in (raw, momenta, residuals))),
+      Leaves(*(plan.join(leaves, here().join) for leaves in (raw, momenta, residuals))),
       plan,
       state.count,
       present,
