@@ -18,6 +18,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _names
 from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.kernels import here
 from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
@@ -206,7 +207,7 @@ def sparse_exchange(
 
   def step_of(kind, layout, raw, momenta, residuals, count, workers, serving=chosen, **taking_part):
     """The step of some leaves and a state."""
-    leaves = Leaves(*(layout.join(x) for x in (raw, momenta, residuals)))
+    leaves = Leaves(*(layout.join(x, here().join) for x in (raw, momenta, residuals)))
     own = dataclasses.replace(options, collective=serving)
     return kind(own, workers, leaves, layout, count, **taking_part)
 
