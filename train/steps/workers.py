@@ -1,4 +1,4 @@
-"""Workers as devices of a mesh, or simulated on one device: the same step, the same state.
+"""Workers as groups of devices of a mesh, or simulated on one device: the same step, the same state.
 
 Either way the state of a run is the one a mesh would hold: what differs between workers is an array
 ``(num_workers, …)``. Simulated workers take their gradients one after another, each by a call of its own:
@@ -161,7 +161,7 @@ class Workers:
 
   def here(self, params: Any) -> Any:
     """The weights for this process's own use: on one device, or on as many as there are shards."""
-    return self._here(params, lambda params: self._param_specs(params))
+    return self._here(params, self._param_specs)
 
   def _here(self, tree: Any, specs: Callable[[Any], Any]) -> Any:
     return tree if self.mesh is None else layout.here(self.mesh, tree, specs(tree))
