@@ -17,7 +17,7 @@ def _cosine(config: Any, per_epoch: int, total: int, rise: int) -> optax.Schedul
 def _step(config: Any, per_epoch: int, total: int, rise: int) -> optax.Schedule:
   # What comes after the end may be too far for an int32.
   ends = [epoch * per_epoch for epoch in config.step_epochs if epoch * per_epoch < total]
-  drops = dict.fromkeys(ends, config.step_factor)
+  drops = dict.fromkeys(ends, float(config.step_factor))
   return optax.piecewise_constant_schedule(config.learning_rate, drops)
 
 
