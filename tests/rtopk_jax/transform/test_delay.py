@@ -138,7 +138,7 @@ def test_messages_of_other_numbers_of_workers_arrive(new):
   updates, after = step(nothing(new), rtopk_jax.resize_workers(state, new), np.ones(new, bool))
   for name in SHAPES:
     np.testing.assert_allclose(updates[name], wanted[name], rtol=1e-6)
-  assert after.in_flight.count.shape == (new, 1)
+  assert after.in_flight.senders.shape == (new, 1)
 
 
 def test_two_exchanges_skip_together():
@@ -186,6 +186,11 @@ def test_train_step_and_rounds_take_it():
   first = run(params, init(params), batches)
   same(first.params, params)
   assert float(jnp.abs(run(params, first.state, batches).params["w"] - params["w"]).max()) > 0
+
+
+def test_there_is_one_count_in_a_state():
+  state, _ = simulated(exchange())
+  assert int(optax.tree.get(state, "count")) == 0
 
 
 def test_bytes_are_counted_as_ever():
