@@ -1,6 +1,7 @@
 """Training steps compiled for hardware that is not here: ``make aot-tpu``, ``make aot-gpu``.
 
     python -m benchmarks.aot tpu [--only=resnet18] [--json=FILE]
+    python -m benchmarks.aot tpu --groups
 
 XLA's compilers for TPUs and GPUs run on any machine (``jax[tpu]``, ``jax[cuda13]``). For every program this
 compiles the whole training step and the exchange alone, and fails on what would make the exchange slow:
@@ -10,6 +11,9 @@ compiles the whole training step and the exchange alone, and fails on what would
 * temporary memory of the exchange above d/2 bytes and what its state takes;
 * more passes over d than ``--passes`` allows, and two for the mean over the chips of a worker, if it has several;
 * code that grows with the number of workers.
+
+Workers of several devices (``--groups``: they alone) are compiled as ``train`` has them, for two TPU slices and for
+two hosts of GPUs, with a table of their collectives by axis.
 
 Nothing is run, so nothing is said about time.
 """
@@ -38,7 +42,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from benchmarks import hlo, models, timing, trees
+from benchmarks import groups, hlo, models, timing, trees
 
 # With the lines of the sources in a program, libtpu 0.0.42's inlining of calls may go round in circles for ever.
 jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -80,18 +84,25 @@ class Target:
   topology: dict[str, Any]
   slices: int = 1
 
+  def devices(self) -> list[Any]:
+    """Its devices, slice by slice."""
+    described = topologies.get_topology_desc(platform=self.platform, **self.topology)
+    return sorted(described.devices, key=lambda x: (getattr(x, "slice_index", 0) or 0, x.id))
+
   def mesh(self) -> Mesh:
     """Its devices; one axis of workers, or of workers and the chips of each."""
-    described = topologies.get_topology_desc(platform=self.platform, **self.topology)
-    devices = sorted(described.devices, key=lambda x: (getattr(x, "slice_index", 0) or 0, x.id))
+    devices = self.devices()
     if self.slices == 1:
       return Mesh(np.array(devices), (WORKERS,))
     return Mesh(np.array(devices).reshape(self.slices, -1), (WORKERS, CHIPS))
 
 
-def _gpus(count: int) -> Target:
-  topology = {"topology_name": "h100", "target_config": _H100, "topology": f"1x1x{count}"}
-  return Target(f"{count} H100", "cuda", topology)
+def _gpus(count: int, hosts: int = 1) -> Target:
+  shape = f"{hosts}x1x{count}"
+  topology = {"topology_name": "h100", "target_config": _H100, "topology": shape}
+  return Target(
+    f"{hosts} × {count} H100" if hosts > 1 else f"{count} H100", "cuda", topology, hosts
+  )
 
 
 def _tpus(shape: str, slices: int = 1) -> Target:
@@ -104,6 +115,11 @@ def _tpus(shape: str, slices: int = 1) -> Target:
 TARGETS = {
   "tpu": (_tpus("4x4"), _tpus("16x16"), _tpus("4x4", slices=2)),
   "gpu": (_gpus(2), _gpus(8)),
+}
+# Workers, chips and shards, on what.
+GROUPS = {
+  "tpu": ((_tpus("4x4", slices=2), (2, 4, 4)),),
+  "gpu": ((_gpus(8, hosts=2), (2, 2, 4)),),
 }
 
 
@@ -220,7 +236,8 @@ def _is_packed(collective: hlo.Collective) -> bool:
   if sum(array.bytes for array in collective.arrays) <= least:
     return True
   gathers = collective.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
-  return gathers and all(array.dtype == "u32" for array in collective.arrays)
+  # A compiler may let the loss travel with the words.
+  return gathers and all(x.dtype == "u32" or x.bytes <= least for x in collective.arrays)
 
 
 def _longest(params: Any, scope: str) -> int:
@@ -330,6 +347,7 @@ def main() -> int:
   parser.add_argument("--target", action="append", help="names of hardware, as in the table")
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
   parser.add_argument("--passes", type=float, default=16, help="over d that the exchange may make")
+  parser.add_argument("--groups", action="store_true", help="only workers of several devices")
   parser.add_argument("--json", help="a file for the results")
   options = parser.parse_args()
   names = [target.name for target in TARGETS[options.platform]]
@@ -338,7 +356,7 @@ def main() -> int:
     parser.error(f"--target must be of {names}, got {unknown}.")
   found, misses = [], []
   for target in TARGETS[options.platform]:
-    if options.target and target.name not in options.target:
+    if options.groups or (options.target and target.name not in options.target):
       continue
     for name in options.only or trees.NETWORKS:
       for scope in options.scope or ("global", "leaf"):
@@ -349,8 +367,18 @@ def main() -> int:
         misses += [f"{target.name}, {name}, {scope}: {miss}" for miss in one.misses]
         found.append(one)
   misses += growth(found)
-  print(f"\n{table(found)}\n\ncompiled, not run, by jax {jax.__version__}")
-  timing.save(options.json, {"jax": jax.__version__, "programs": [vars(x) for x in found]})
+  grouped = []
+  if options.groups or not (options.target or options.only):
+    for target, shape in GROUPS[options.platform]:
+      one = groups.examine(target.name, target.devices(), shape, _is_packed)
+      print(f"{target.name}, {shape}: {one.seconds:.0f} s", *one.misses, sep="; ", flush=True)
+      misses += [f"{target.name}, {shape}: {miss}" for miss in one.misses]
+      grouped.append(one)
+  tables = [table(found)] * bool(found) + [groups.table(grouped)] * bool(grouped)
+  print("", *tables, f"compiled, not run, by jax {jax.__version__}", sep="\n\n")
+  programs = [vars(x) for x in found]
+  results = {"programs": programs, "groups": [dataclasses.asdict(x) for x in grouped]}
+  timing.save(options.json, {"jax": jax.__version__, **results})
   print(*(f"MISS {miss}" for miss in misses), sep="\n")
   return bool(misses)
 

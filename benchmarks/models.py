@@ -1,4 +1,4 @@
-"""The paper's two networks as shapes: parameters, a batch and a loss, without any data or weights."""
+"""Networks as shapes: parameters, a batch and a loss, without any data or weights."""
 
 import dataclasses
 import math
@@ -36,15 +36,16 @@ class Model:
 
 
 def model(name: str) -> Model:
-  """One of the paper's networks in its real size.
+  """A network in its real size.
 
   Args:
-    name: "resnet18" for images of CIFAR-10 (d = 11.2 M), "lstm" for Penn Treebank (d = 51.0 M).
+    name: of the paper's two, "resnet18" for images of CIFAR-10 (d = 11.2 M) and "lstm" for Penn Treebank (d = 51.0
+      M); or "transformer", one of 2 layers (d = 10.6 M).
 
   Returns:
     The ``Model``.
   """
-  return {"resnet18": _resnet18, "lstm": _lstm}[name]()
+  return {"resnet18": _resnet18, "lstm": _lstm, "transformer": _transformer}[name]()
 
 
 def _resnet18(batch_size: int = 128) -> Model:
@@ -92,3 +93,44 @@ def _lstm(streams: int = 20, unroll: int = 35, units: int = 1500, layers: int = 
     "key": jax.ShapeDtypeStruct((1, 2), jnp.uint32),
   }
   return Model(params, batch, loss_fn)
+
+
+def _transformer(
+  sequences: int = 64,
+  length: int = 256,
+  width: int = 512,
+  heads: int = 8,
+  layers: int = 2,
+  words: int = 8192,
+) -> Model:
+  shape = lambda *size: jax.ShapeDtypeStruct(size, jnp.float32)
+  layer = {
+    "qkv": shape(width, 3 * width),
+    "out": shape(width, width),
+    "up": shape(width, 4 * width),
+    "down": shape(4 * width, width),
+    "scales": shape(2, width),
+  }
+  params = {
+    "embed": shape(words, width),
+    "place": shape(length, width),
+    "layers": [dict(layer) for _ in range(layers)],
+  }
+  tokens = jax.ShapeDtypeStruct((sequences, length), jnp.int32)
+
+  def norm(x, scale):
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
+
+  def loss_fn(params, batch):
+    x = params["embed"][batch["input"]] + params["place"]
+    for own in params["layers"]:
+      qkv = norm(x, own["scales"][0]) @ own["qkv"]
+      q, k, v = jnp.split(qkv.reshape(*x.shape[:2], 3 * heads, -1), 3, axis=2)
+      mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+      x = x + mixed.reshape(x.shape) @ own["out"]
+      x = x + jax.nn.relu(norm(x, own["scales"][1]) @ own["up"]) @ own["down"]
+    logits = x @ params["embed"].T
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"])
+    return losses.mean(), ()
+
+  return Model(params, {"input": tokens, "target": tokens}, loss_fn)

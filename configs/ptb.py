@@ -31,7 +31,7 @@ def get_config(row: str | None = None):
   config = default.get_config()
   config.dataset = "ptb"
   config.model = ConfigDict(
-    dict(layers=2, units=1500, dropout=0.65, init_scale=0.04, dtype="float32")
+    dict(name="lstm", layers=2, units=1500, dropout=0.65, init_scale=0.04, dtype="float32")
   )
   config.unroll = 35
   config.density = 0.001

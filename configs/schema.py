@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ class Field:
     item: of a tuple, what each item is.
     distinct: of a tuple, whether no item may be there twice.
     filled: of a tuple, whether it must have an item.
+    fields: of a dictionary, its own fields, where they are always the same.
   """
 
   default: Any
@@ -46,6 +48,7 @@ class Field:
   item: "Field | None" = None
   distinct: bool = False
   filled: bool = False
+  fields: "Mapping[str, Field] | None" = None
 
   @property
   def wanted(self) -> str:
@@ -82,6 +85,7 @@ class Field:
     if self.choices and value not in self.choices:
       return self.wanted
     if self.kind in (int, float):
+      value = value if self.kind is int else _float32(value)
       if not math.isfinite(value):
         return "a finite number" if self.wanted == _KINDS[float] else f"finite and {self.wanted}"
       within = (
@@ -90,6 +94,8 @@ class Field:
         and (self.most is None or value <= self.most)
         and (self.below is None or value < self.below)
       )
+      if within and self.kind is int and not -(2**31) <= value < 2**31:
+        return "an integer of 32 bits"
       return None if within else self.wanted
     return None
 
@@ -109,6 +115,14 @@ class Field:
     if self.optional and text in ("None", "none"):
       return None
     return read(self.kind, text)
+
+
+def _float32(value: float) -> float:
+  """A number as steps compute with it: infinite where it is too large, 0 where it is too small."""
+  try:
+    return struct.unpack("f", struct.pack("f", value))[0]
+  except OverflowError:
+    return math.inf
 
 
 _KINDS = {
@@ -145,6 +159,21 @@ def flag(default: bool, says: str, **rest: Any) -> Field:
 def several(default: Iterable[Any], says: str, item: Field, **rest: Any) -> Field:
   """A field that is a tuple."""
   return Field(tuple(default), says, tuple, item=item, **rest)
+
+
+def section(says: str, **fields: Field) -> Field:
+  """A field that is a dictionary with fields of its own."""
+  return Field({name: field.default for name, field in fields.items()}, says, dict, fields=fields)
+
+
+def at(schema: Mapping[str, Field], path: Iterable[str]) -> Field | None:
+  """The field at a path of names through sections, or None where the schema does not know it."""
+  field: Field | None = None
+  known: Mapping[str, Field] = schema
+  for name in path:
+    field = known.get(name)
+    known = (field.fields if field is not None else None) or {}
+  return field
 
 
 def read(kind: type, text: str) -> Any:
@@ -194,6 +223,8 @@ def check(given: Mapping[str, Any], schema: Mapping[str, Field], where: str = "c
       raise ConfigError(f"{where} lacks the field {name}, which must be {field.wanted}.")
     if wrong := field.wrong(given[name]):
       raise ConfigError(f"{where}.{name} must be {wrong}, got {_shown(given[name])}.")
+    if field.fields is not None:
+      check(given[name], field.fields, f"{where}.{name}")
 
 
 def unknown(where: str, name: str, known: Iterable[str]) -> str:

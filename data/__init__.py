@@ -6,6 +6,7 @@ from data.images import Split as Split
 from data.loaders import ImageSource as ImageSource
 from data.loaders import Source as Source
 from data.loaders import StreamSource as StreamSource
+from data.loaders import WindowSource as WindowSource
 from data.loaders import load as load
 from data.loaders import load_test as load_test
 from data.loaders import shares as shares

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import lzma
 import pathlib
 import tarfile
 import urllib.error
@@ -38,7 +39,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """A tar file whose members are known.
+  """A tar file whose members are known, or a single file, which is its own member.
 
   Attributes:
     url: where it comes from.
@@ -139,7 +140,8 @@ def members(
 
   Args:
     archive: which.
-    manual_dir: a folder that may have it, or its members, also in folders of their own.
+    manual_dir: a folder that may have it, or its members, also in folders of their own, or each compressed
+      as ``NAME.xz``.
     downloads: where it is downloaded to otherwise, unless it lies there already.
 
   Returns:
@@ -149,17 +151,18 @@ def members(
     PrepareError: when it can't be had, or is not what it should be.
   """
   if manual_dir is not None:
-    loose = {file.name: next(manual_dir.rglob(file.name), None) for file in archive.members}
+    loose = {file.name: _loose(manual_dir, file.name) for file in archive.members}
     if paths := [path for path in loose.values() if path is not None]:
       for name, path in loose.items():
         if path is None:
           raise PrepareError(f"{manual_dir} has {paths[0].name}, but not {name}.")
-      contents = {path.name: path.read_bytes() for path in paths}
+      contents = {name: _content(path) for name, path in loose.items() if path is not None}
       return _checked(contents, archive, str(manual_dir))
     path = next(manual_dir.rglob(archive.name), None)
     if path is None:
-      names = ", ".join(file.name for file in archive.members)
-      raise PrepareError(f"{manual_dir} has neither {archive.name} nor {names}.")
+      others = ", ".join(file.name for file in archive.members if file.name != archive.name)
+      lacks = f"neither {archive.name} nor {others}" if others else f"no {archive.name}"
+      raise PrepareError(f"{manual_dir} has {lacks}.")
   else:
     path = downloads / archive.name
   if not path.exists():
@@ -169,8 +172,22 @@ def members(
   return _checked(_extracted(path, archive), archive, str(path))
 
 
+def _loose(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+  """A file in a folder, or a compressed one."""
+  return next(folder.rglob(name), None) or next(folder.rglob(f"{name}.xz"), None)
+
+
+def _content(path: pathlib.Path) -> bytes:
+  if path.suffix != ".xz":
+    return path.read_bytes()
+  with reading(path):
+    return lzma.decompress(path.read_bytes())
+
+
 def _extracted(path: pathlib.Path, archive: Archive) -> dict[str, bytes]:
   wanted = {file.name for file in archive.members}
+  if archive.name in wanted:
+    return {archive.name: path.read_bytes()}
   found = {}
   with reading(path), tarfile.open(path) as tar:
     for entry in tar:
@@ -192,11 +209,11 @@ def reading(path: pathlib.Path) -> Iterator[None]:
     Nothing.
 
   Raises:
-    PrepareError: instead of what ``tarfile`` and ``gzip`` raise.
+    PrepareError: instead of what ``tarfile``, ``gzip`` and ``lzma`` raise.
   """
   try:
     yield
-  except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+  except (tarfile.TarError, gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error) as error:
     raise PrepareError(f"{path} is truncated or damaged ({error}).") from error
 
 

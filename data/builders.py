@@ -165,3 +165,29 @@ class Ptb(_Builder, skip_registration=True):
   def _generate_examples(self, name: str) -> Examples:
     for number, line in enumerate(self.files[name].decode().splitlines()):
       yield number, {"sentence": line.strip()}
+
+
+class TinyShakespeare(_Builder, skip_registration=True):
+  """Plays of Shakespeare, each split one example: nine tenths for training, and a twentieth each for the rest."""
+
+  name = "tiny_shakespeare"
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description="40,000 lines of several plays, as Karpathy put them together (2015) to model characters.",
+      features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+      homepage="https://github.com/karpathy/char-rnn/blob/master/data/tinyshakespeare/input.txt",
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
+    (content,) = self.files.values()
+    text = content.decode()
+    end = int(0.9 * len(text))
+    middle = end + int(0.5 * (len(text) - end))
+    parts = {"train": text[:end], "validation": text[end:middle], "test": text[middle:]}
+    return {split: self._generate_examples(split, part) for split, part in parts.items()}
+
+  def _generate_examples(self, split: str, text: str) -> Examples:
+    yield split, {"text": text}

@@ -119,6 +119,43 @@ class StreamSource:
     return {**streams.window(self.streams[worker], self.unroll, step), "key": key}
 
 
+class WindowSource:
+  """Windows that begin anywhere in a worker's part of a text, for models that carry nothing from one to the next.
+
+  Each worker has a contiguous part. An epoch has as many batches as would read the part once.
+
+  Args:
+    words: the text, shape (n,), int32.
+    num_workers: among whom it is cut.
+    batch_size: windows of one worker in one batch.
+    unroll: words of a window.
+    seed: of where they begin, and of the keys of dropout.
+
+  Raises:
+    ValueError: when a part is too short for one batch.
+  """
+
+  def __init__(self, words: np.ndarray, num_workers: int, batch_size: int, unroll: int, seed: int):
+    self.batch_size, self.unroll, self.seed = batch_size, unroll, seed
+    self.parts = streams.cut(words, num_workers)
+    length = self.parts.shape[1]
+    self.steps_per_epoch = (length - 1) // (batch_size * unroll)
+    if self.steps_per_epoch < 1:
+      raise ValueError(
+        f"unroll={unroll} times batch_size={batch_size} and a word after them is more than a worker's part of the "
+        f"text, which is {length} (num_workers={num_workers})."
+      )
+
+  def batch(self, epoch: int, step: int, worker: int) -> Batch:
+    """{"input": (batch_size, unroll) int32, "target": likewise, each the word after, "key": (2,) uint32, random}."""
+    rng = np.random.default_rng((self.seed, _BATCH, epoch, worker, step))
+    part = self.parts[worker]
+    starts = rng.integers(0, len(part) - self.unroll, self.batch_size)
+    read = part[starts[:, None] + np.arange(self.unroll + 1)]
+    key = rng.integers(0, 2**32, 2, np.uint32)
+    return {"input": read[:, :-1], "target": read[:, 1:], "key": key}
+
+
 class _Rows:
   """The batches of some workers, one after another, for Grain to read by index."""
 

@@ -2,10 +2,11 @@
 
     python -m data.prepare cifar10 --data_dir=DATA
     python -m data.prepare ptb --data_dir=DATA --manual_dir=FOLDER
+    python -m data.prepare tiny_shakespeare --data_dir=DATA --manual_dir=FOLDER
     python -m data.prepare imagenet --data_dir=DATA --manual_dir=TARS
 
-CIFAR-10 and Penn Treebank are downloaded, unless ``--manual_dir`` names a folder that has the official
-archive or what is in it. ImageNet's two tar files have to be there: they are given out on request at
+CIFAR-10, Penn Treebank and Tiny Shakespeare are downloaded, unless ``--manual_dir`` names a folder that has
+the official archive or what is in it; single files may be compressed, as ``NAME.xz``. ImageNet's two tar files have to be there: they are given out on request at
 https://image-net.org. Every file is compared with its checksum. A data set appears when it is complete,
 and not before: what is interrupted is started again by the same command.
 """
@@ -85,6 +86,16 @@ PTB = Archive(
     ),
   ),
 )
+TINY_SHAKESPEARE = Archive(
+  url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+  members=(
+    File(
+      "input.txt",
+      1_115_394,
+      "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+  ),
+)
 IMAGENET = {
   "train": File(
     "ILSVRC2012_img_train.tar",
@@ -141,6 +152,18 @@ def ptb(
   from data import builders
 
   return builders.Ptb(archives.members(archive, manual_dir, data_dir / "downloads"), data_dir)
+
+
+def tiny_shakespeare(
+  data_dir: pathlib.Path,
+  manual_dir: pathlib.Path | None = None,
+  archive: Archive = TINY_SHAKESPEARE,
+) -> Any:
+  """A builder of Tiny Shakespeare; arguments, result and errors are those of ``cifar10``."""
+  from data import builders
+
+  files = archives.members(archive, manual_dir, data_dir / "downloads")
+  return builders.TinyShakespeare(files, data_dir)
 
 
 def imagenet(
@@ -201,6 +224,7 @@ DATASETS = {
   "cifar10": ("cifar10", cifar10),
   "imagenet": ("imagenet2012", imagenet),
   "ptb": ("ptb", ptb),
+  "tiny_shakespeare": ("tiny_shakespeare", tiny_shakespeare),
 }
 
 

@@ -111,12 +111,14 @@ TILE = 128
 
 
 @contextlib.contextmanager
-def in_parts(axis_name: AxisName) -> Iterator[None]:
+def in_parts(axis_name: AxisName | None) -> Iterator[None]:
   """Within this context each member of an axis, all of which have the same words, sends a part of them.
 
-  The parts are put together again over that axis, so that a slow link carries nothing twice.
+  The parts are put together again over that axis, so that a slow link carries nothing twice. Where it is not mapped,
+  or None, everything is sent whole.
   """
-  token = _parts_axis.set(axis_name)
+  is_mapped = axis_name is not None and is_bound(axis_name)
+  token = _parts_axis.set(axis_name if is_mapped else None)
   try:
     yield
   finally:
@@ -184,7 +186,35 @@ def psum(tree: Any, axis_name: AxisName) -> Any:
   if dry is not None:
     dry.record(Traffic.all_reduce, *jax.tree.leaves(tree))
     return tree
-  return lax.psum(jax.tree.map(lambda x: to_varying(x, axis_name), tree), axis_name)
+  leaves, structure = jax.tree.flatten(tree)
+  parted = [_part_to_sum(to_varying(x, axis_name)) for x in leaves]
+  totals = lax.psum([part for part, _ in parted], axis_name)
+  whole = [restore(total) for total, (_, restore) in zip(totals, parted, strict=True)]
+  return jax.tree.unflatten(structure, whole)
+
+
+def _part_to_sum(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+  """What this member of the axis of ``in_parts`` sends of an array, and what makes all of it of the sums.
+
+  A part along the longest axis that can be dealt, which a flat array is filled up for; all, where none can, or where
+  there is little.
+  """
+  axis_name = _parts_axis.get()
+  members = 1 if axis_name is None else lax.axis_size(axis_name)
+  fits = [axis for axis, length in enumerate(x.shape) if x.ndim == 1 or length % members == 0]
+  if axis_name is None or members == 1 or x.size < members * TILE or not fits:
+    return x, lambda total: total
+  axis = max(fits, key=lambda axis: x.shape[axis])
+  length = x.shape[axis]
+  part = -(-length // members)
+  filled = jnp.pad(x, (0, members * part - length)) if length % members else x
+  mine = lax.dynamic_slice_in_dim(filled, lax.axis_index(axis_name) * part, part, axis)
+
+  def restore(total: jax.Array) -> jax.Array:
+    whole = _gather(total, axis_name, axis=axis, tiled=True)
+    return lax.slice_in_dim(whole, 0, length, axis=axis)
+
+  return mine, restore
 
 
 def sum_over(tree: Any, axis_name: AxisName) -> tuple[Any, int]:

@@ -52,24 +52,52 @@ class Traffic:
 
   @classmethod
   def none(cls) -> "Traffic":
-    """Of nothing."""
+    """Of nothing.
+
+    Returns:
+      No messages, no bytes.
+    """
     return cls(0, 0, 0, 0)
 
   @classmethod
   def all_gather(cls, size: int, num_workers: int) -> "Traffic":
-    """Of an all-gather as a ring, to which every worker hands so many bytes: n − 1 messages of that size."""
+    """Of an all-gather as a ring.
+
+    Args:
+      size: bytes that every worker hands over.
+      num_workers: n.
+
+    Returns:
+      n − 1 messages of that size.
+    """
     others = num_workers - 1
     return cls(others, size, others * size, others * size)
 
   @classmethod
   def all_to_all(cls, size: int, num_workers: int) -> "Traffic":
-    """Of an all-to-all pair by pair, so many bytes being for all: n − 1 messages of 1/n of them."""
+    """Of an all-to-all pair by pair.
+
+    Args:
+      size: bytes that every worker has for all.
+      num_workers: n.
+
+    Returns:
+      n − 1 messages of 1/n of them.
+    """
     others = num_workers - 1
     return cls(others, size, others * size / num_workers, others * size / num_workers)
 
   @classmethod
   def all_reduce(cls, size: int, num_workers: int) -> "Traffic":
-    """Of a sum of so many bytes as a ring: 2(n − 1) messages of 1/n of them."""
+    """Of a sum as a ring.
+
+    Args:
+      size: bytes of a worker's vector.
+      num_workers: n.
+
+    Returns:
+      2(n − 1) messages of 1/n of them.
+    """
     others = num_workers - 1
     return cls(2 * others, size, size if others else 0, 2 * others * size / num_workers)
 

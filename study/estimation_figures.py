@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
-    parser.exit(1, "The figures need matplotlib: pip install 'rtopk-jax[docs]'\n")
+    parser.exit(1, "The figures need matplotlib: pip install matplotlib\n")
   arguments.out.mkdir(parents=True, exist_ok=True)
   for name in arguments.only:
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
       found = FIGURES[name](figure)
     except ModuleNotFoundError as missing:
-      print(f"{name}: skipped, {missing}. The networks' data: pip install 'rtopk-jax[train]'")
+      print(f"{name}: skipped, {missing}. The networks' data: pip install scikit-learn")
       continue
     figure.savefig(arguments.out / f"{name}.png")
     print(f"{name}.png ({time.perf_counter() - start:.0f} s): {found}", flush=True)

@@ -1,4 +1,4 @@
-"""Writes the tables and pictures of docs/reproduction.md from the logs that lie beside it.
+"""Writes the tables and pictures of docs/reproduction.md and docs/low_communication.md from the logs beside them.
 
     python -m study.report
 
@@ -8,6 +8,7 @@ What stands between "<!-- name -->" and "<!-- end -->" is replaced; the rest of 
 import pathlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 from study import report_tables
 from study.log import FOLDER, open_all
@@ -24,12 +25,12 @@ def load(folder: pathlib.Path = FOLDER) -> All:
   return {stage.name: Results(stage, logs[stage.name]) for stage in STAGES}
 
 
-def fill(page: str, results: All, tables: dict[str, Callable[[All], str]]) -> str:
+def fill(page: str, results: Any, tables: dict[str, Callable[[Any], str]]) -> str:
   """The page with its tables made anew.
 
   Args:
     page: Markdown with marked places.
-    results: of all stages.
+    results: what tables are made of.
     tables: what goes where, by the names of the places.
 
   Returns:
@@ -50,13 +51,19 @@ def fill(page: str, results: All, tables: dict[str, Callable[[All], str]]) -> st
 
 def main() -> None:
   """Writes them."""
-  from study import pictures
+  from study import low_communication, low_communication_report, pictures
 
   results = load()
   PAGE.write_text(fill(PAGE.read_text(), results, report_tables.TABLES))
   for name in pictures.draw(results, FOLDER):
     print(f"{FOLDER / name}")
   print(f"{PAGE}")
+  page = low_communication_report.PAGE
+  found = low_communication_report.Found(low_communication.read())
+  page.write_text(fill(page.read_text(), found, low_communication_report.TABLES))
+  drawn = low_communication.FOLDER / low_communication_report.PICTURE
+  low_communication_report.picture(found).savefig(drawn, dpi=80)
+  print(f"{drawn}\n{page}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Text that a language model makes up, word by word.
+"""Text that a language model makes up, word by word, or character by character.
 
 python -m train.sample --workdir=DIR --method=rtopk --seed=0 --words=60 --prompt="the market"
 """
@@ -13,8 +13,8 @@ def main(arguments: Sequence[str]) -> None:
   """Samples."""
   parser = program.Parser("train.sample", __doc__)
   program.add_run(parser)
-  parser.add_argument("--words", type=int, default=60, help="how many")
-  parser.add_argument("--prompt", default="", help="words to begin with, as the corpus writes them")
+  parser.add_argument("--words", type=int, default=60, help="how many, or characters")
+  parser.add_argument("--prompt", default="", help="what to begin with, as the corpus writes it")
   parser.add_argument(
     "--temperature", type=float, default=1.0, help="below 1: likelier words; 0: the likeliest"
   )
@@ -35,12 +35,15 @@ def main(arguments: Sequence[str]) -> None:
   )
   if not isinstance(run.task, Language):
     raise UserError(f"{options.workdir} is not of a language model; only those make up text.")
-  vocabulary = run.task.text.vocabulary
+  vocabulary, of_words = run.task.text.vocabulary, run.task.unit == "words"
   numbers = {word: i for i, word in enumerate(vocabulary)}
-  prompt = [text.END, *options.prompt.split()]
+  # Something has to come first: the end of a sentence, or of a line.
+  prompt = [text.END, *options.prompt.split()] if of_words else ["\n", *options.prompt]
   unknown = [word for word in prompt if word not in numbers]
   if unknown:
-    raise UserError(f"--prompt: {unknown[0]!r} is not one of the {len(vocabulary)} words it knows.")
+    raise UserError(
+      f"--prompt: {unknown[0]!r} is not one of the {len(vocabulary)} {run.task.unit} it knows."
+    )
   found = run.task.sample(
     trained.on_device(run.params),
     [numbers[word] for word in prompt],
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str]) -> None:
     options.temperature,
   )
   words = [*prompt[1:], *(vocabulary[i] for i in found)]
-  print(" ".join("\n" if word == text.END else word for word in words))
+  lines = " ".join("\n" if word == text.END else word for word in words)
+  print(lines if of_words else "".join(words))
 
 
 if __name__ == "__main__":

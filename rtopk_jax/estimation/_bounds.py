@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rtopk_jax import _checks
 from rtopk_jax.estimation import _ones
 
+#: C of Theorem 1, as its proof gives it: 3 of s²/k′, 1.5 of s/k′ and 1 of E N (paper, Section IV).
 THEOREM_1_CONSTANT = 5.5
 
 

@@ -93,6 +93,15 @@ class MemorySgdRun(NamedTuple):
   Attributes:
     suboptimality: :math:`f(\bar x_T) - f^*` after T = 1, …, steps, shape (steps,).
     second_moment: :math:`G^2`, the largest :math:`E_i\|\nabla f_i(x_t)\|^2` at a point it visited.
+
+  Examples:
+    >>> import jax, rtopk_jax
+    >>> from rtopk_jax import estimation
+    >>> problem = estimation.LogisticRegression.random(seed=0, examples=50, dimension=10)
+    >>> run = estimation.memory_sgd(
+    ...   problem, rtopk_jax.top_k(0.5), jax.random.key(0), num_workers=2, steps=20, shift=10.0)
+    >>> run.suboptimality.shape, run.second_moment > 0
+    ((20,), True)
   """
 
   suboptimality: np.ndarray

@@ -25,6 +25,14 @@ class LogisticRegression:
     features: A, shape (N, d), float32.
     labels: b, shape (N,), float32, ±1.
     strong_convexity: :math:`\mu`.
+
+  Examples:
+    >>> import numpy as np
+    >>> from rtopk_jax import estimation
+    >>> features, labels = np.eye(2, dtype=np.float32), np.array([1.0, -1.0], np.float32)
+    >>> problem = estimation.LogisticRegression(features, labels, strong_convexity=0.1)
+    >>> round(problem.value([0.0, 0.0]), 4), round(problem.smoothness, 3)
+    (0.6931, 0.225)
   """
 
   features: np.ndarray
@@ -76,13 +84,27 @@ class LogisticRegression:
     )
 
   def value(self, point: npt.ArrayLike) -> float:
-    """f(x), in float64."""
+    """f(x), in float64.
+
+    Args:
+      point: x, shape (d,).
+
+    Returns:
+      The value.
+    """
     point = np.asarray(point, np.float64)
     margins = self.labels * (self.features @ point)
     return float(np.logaddexp(0, -margins).mean() + self.strong_convexity / 2 * np.sum(point**2))
 
   def gradients(self, point: jax.Array) -> jax.Array:
-    """The gradient of every example's loss with its share of the decay, shape (N, d), float32."""
+    """The gradient of every example's loss, with the decay in each.
+
+    Args:
+      point: x, shape (d,), float32.
+
+    Returns:
+      Shape (N, d), float32; their mean is the gradient of f.
+    """
     margins = self.labels * (self.features @ point)
     slopes = -self.labels * jax.nn.sigmoid(-margins)
     decay = jnp.float32(self.strong_convexity) * point
@@ -90,7 +112,11 @@ class LogisticRegression:
 
   @functools.cache  # noqa: B019 - a problem lives as long as the process that studies it
   def minimiser(self) -> np.ndarray:
-    """x*, by Newton's method, shape (d,), float64."""
+    """x*, by Newton's method.
+
+    Returns:
+      Shape (d,), float64.
+    """
     features, labels = self.features.astype(np.float64), self.labels.astype(np.float64)
     point = np.zeros(features.shape[1])
     for _ in range(50):

@@ -70,6 +70,15 @@ class Decoded(NamedTuple):
   Attributes:
     sample: :math:`\tilde X`, the ones that were kept with their signs, shape (d,), float64.
     total: :math:`\|X\|_1`, the ones there were.
+
+  Examples:
+    >>> import numpy as np
+    >>> from rtopk_jax import estimation
+    >>> code = estimation.BernoulliCode(dimension=8, bits=12)
+    >>> message = code.encode(np.array([0, 1, 0, 0, 0, 0, 0, 0]), np.random.default_rng(0))
+    >>> found = code.decode(message)
+    >>> found.total, found.sample.tolist()
+    (1, [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
   """
 
   sample: np.ndarray

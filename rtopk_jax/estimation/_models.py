@@ -18,7 +18,23 @@ Perturbation = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 def uniform_perturbation(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Noise Z uniform on [−½, ½), the widest that the quantiser removes (paper, Section II-C, (iii))."""
+  """Noise Z uniform on [−½, ½), the widest that the quantiser removes (paper, Section II-C, (iii)).
+
+  Args:
+    key: a PRNG key.
+    shape: of the noise.
+
+  Returns:
+    Independent entries of that shape, float32.
+
+  Examples:
+    >>> import jax
+    >>> from rtopk_jax import estimation
+    >>> noisy = estimation.SparseBernoulli(100, 5, perturbation=estimation.uniform_perturbation)
+    >>> sample = noisy.sample(jax.random.key(0), noisy.uniform(jax.random.key(1)))
+    >>> sorted(set(noisy.quantise(sample).tolist()))
+    [0.0, 1.0]
+  """
   return jax.random.uniform(key, shape, minval=-0.5, maxval=0.5)
 
 
@@ -79,7 +95,14 @@ class SparseBernoulli:
       )
 
   def uniform(self, key: jax.Array) -> jax.Array:
-    r""":math:`|\theta_j| = s/d` everywhere; the key draws the signs of a signed model."""
+    r""":math:`|\theta_j| = s/d` everywhere.
+
+    Args:
+      key: of the signs of a signed model.
+
+    Returns:
+      :math:`\theta`, shape (d,), float32.
+    """
     return self._sign(key, jnp.full(self.dimension, self.sparsity / self.dimension, jnp.float32))
 
   def power_law(self, key: jax.Array, exponent: float = 1.0) -> jax.Array:
@@ -109,13 +132,27 @@ class SparseBernoulli:
     return self._sign(sign_key, jax.random.permutation(order_key, magnitudes))
 
   def block(self, key: jax.Array) -> jax.Array:
-    r""":math:`|\theta_j| = 1` on :math:`\lfloor s \rfloor` random coordinates, 0 elsewhere."""
+    r""":math:`|\theta_j| = 1` on :math:`\lfloor s \rfloor` random coordinates, 0 elsewhere.
+
+    Args:
+      key: of the coordinates and the signs.
+
+    Returns:
+      :math:`\theta`, shape (d,), float32.
+    """
     order_key, sign_key = jax.random.split(key)
     ones = jnp.arange(self.dimension) < int(self.sparsity)
     return self._sign(sign_key, jax.random.permutation(order_key, ones).astype(jnp.float32))
 
   def cube(self, key: jax.Array) -> jax.Array:
-    r"""Uniform on the cube :math:`[s/2d, s/d]^d` on which Theorem 2 is proved (paper, Section V)."""
+    r"""Uniform on the cube :math:`[s/2d, s/d]^d` on which Theorem 2 is proved (paper, Section V).
+
+    Args:
+      key: of the point and the signs.
+
+    Returns:
+      :math:`\theta`, shape (d,), float32.
+    """
     order_key, sign_key = jax.random.split(key)
     high = self.sparsity / self.dimension
     theta = jax.random.uniform(order_key, (self.dimension,), minval=high / 2, maxval=high)
@@ -147,9 +184,16 @@ class SparseBernoulli:
     return values * jnp.float32(self.scale)
 
   def quantise(self, sample: jax.Array) -> jax.Array:
-    """The pre-processing step: the nearest of {0, 1} (signed: {−1, 0, 1}) to X/M, shape (d,).
+    r"""The pre-processing step: the nearest of {0, 1} (signed: {−1, 0, 1}) to X/M.
 
-    As the paper's (Section II-D: 0 where |Y| ≤ ½, else 1) but for |Y| = ½ itself, which has probability 0.
+    As the paper's (Section II-D: 0 where :math:`|Y| \le 1/2`, else 1) but for :math:`|Y| = 1/2` itself, which has
+    probability 0.
+
+    Args:
+      sample: X, shape (d,), float32.
+
+    Returns:
+      B, shape (d,), float32.
     """
     nearest = jnp.floor(sample / jnp.float32(self.scale) + jnp.float32(0.5))
     return jnp.clip(nearest, -1 if self.signed else 0, 1)
@@ -224,7 +268,14 @@ class GaussianLocation:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}.")
 
   def parameter(self, key: jax.Array) -> jax.Array:
-    r"""A random :math:`\theta`: uniform on the cube, or ±B on s random coordinates; shape (d,)."""
+    r"""A random :math:`\theta`: uniform on the cube, or ±B on s random coordinates.
+
+    Args:
+      key: a PRNG key.
+
+    Returns:
+      Shape (d,), float32.
+    """
     order_key, sign_key = jax.random.split(key)
     if self.sparsity is None:
       bound = self.bound
@@ -234,5 +285,13 @@ class GaussianLocation:
     return jnp.where(support, signs * jnp.float32(self.bound), 0)
 
   def sample(self, key: jax.Array, theta: jax.Array) -> jax.Array:
-    r"""What one node sees: X, shape (d,), float32."""
+    r"""What one node sees.
+
+    Args:
+      key: a PRNG key; nodes have keys of their own.
+      theta: :math:`\theta`, shape (d,), float32.
+
+    Returns:
+      X, shape (d,), float32.
+    """
     return theta + jnp.float32(self.sigma) * jax.random.normal(key, theta.shape)

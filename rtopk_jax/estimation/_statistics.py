@@ -10,7 +10,19 @@ import numpy.typing as npt
 
 
 class Interval(NamedTuple):
-  """A value with the ends of its two-sided confidence interval."""
+  """A value with the ends of its two-sided confidence interval.
+
+  Attributes:
+    value: the estimate.
+    low: the lower end.
+    high: the upper end.
+
+  Examples:
+    >>> from rtopk_jax import estimation
+    >>> found = estimation.mean_interval([1.0, 2.0, 3.0])
+    >>> found.value, found.low < 2 < found.high
+    (2.0, True)
+  """
 
   value: float
   low: float
@@ -18,7 +30,18 @@ class Interval(NamedTuple):
 
 
 class ChiSquare(NamedTuple):
-  """A chi-square statistic, its degrees of freedom, and the chance of a larger one."""
+  """A chi-square statistic.
+
+  Attributes:
+    statistic: its value.
+    freedom: its degrees of freedom.
+    p_value: the chance of a larger one.
+
+  Examples:
+    >>> from rtopk_jax import estimation
+    >>> estimation.ChiSquare(statistic=3.2, freedom=4, p_value=0.52).freedom
+    4
+  """
 
   statistic: float
   freedom: int

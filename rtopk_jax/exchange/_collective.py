@@ -57,6 +57,9 @@ class Collective:
 
     Returns:
       Shape (num_workers, m), a row a worker, the same on all of them.
+
+    Raises:
+      TypeError: where a collective of your own has neither this nor ``exchange``.
     """
     raise TypeError(
       f"{self!r} does not say how messages travel: it has to write gather or exchange."
@@ -71,6 +74,9 @@ class Collective:
 
     Returns:
       The ``Traffic`` of one worker.
+
+    Raises:
+      TypeError: where a collective of your own has neither this nor ``cost``.
     """
     raise TypeError(
       f"{self!r} does not say how many bytes it takes, and nobody can guess: it has to write traffic(size, "
@@ -80,7 +86,20 @@ class Collective:
   def suited(
     self, axis_name: AxisName, average: str, wire: WireFormat, memory: Memory
   ) -> "Collective":
-    """This collective as it serves some options, which are refused where it cannot, by a ``ValueError``."""
+    """This collective as it serves some options; one of your own may refuse them.
+
+    Args:
+      axis_name: the mapped axis of the workers.
+      average: "workers", "senders" or "sum".
+      wire: the code of messages.
+      memory: whether there is error feedback and momentum, and of which kind.
+
+    Returns:
+      The collective that is used in its place: itself.
+
+    Raises:
+      ValueError: in those that cannot serve the options.
+    """
     del axis_name, average, wire, memory
     return self
 
@@ -124,7 +143,18 @@ class Collective:
     return kind.traffic is not Collective.traffic or kind.cost is not Collective.cost
 
   def send(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
-    """``gather`` as the library calls it, of words (1, m): counted, checked, and typed as the same on all."""
+    """``gather`` as the library calls it: counted, checked, and typed as the same on all.
+
+    Args:
+      words: this worker's, uint32, shape (1, m).
+      axis_name: the mapped axis of the workers.
+
+    Returns:
+      Shape (num_workers, 1, m).
+
+    Raises:
+      TypeError: where ``gather`` returns another shape or dtype.
+    """
     return _axis.gather_by(words, axis_name, lambda x: self._checked(x, axis_name), self.traffic)
 
   def _checked(self, words: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -138,12 +168,29 @@ class Collective:
     return _axis.agreed(rows, axis_name)[:, None]
 
   def fastest(self, d: int, k: int, num_workers: int, wire: WireFormat) -> "Collective":
-    """What it comes to for a vector, where it leaves a choice: itself."""
+    """What it comes to for a vector, where it leaves a choice.
+
+    Args:
+      d: entries of the vector.
+      k: entries that a worker sends.
+      num_workers: n.
+      wire: the code of messages.
+
+    Returns:
+      A collective: itself, but for ``Auto``.
+    """
     del d, k, num_workers, wire
     return self
 
   def with_absence(self) -> "Collective":
-    """This collective as it serves steps that workers may be absent from; refused where it cannot."""
+    """This collective as it serves steps that workers may be absent from.
+
+    Returns:
+      The collective that is used then.
+
+    Raises:
+      ValueError: where it has owners, who cannot be absent.
+    """
     if not self.allows_absence:
       raise ValueError(
         f"present needs a collective without owners, who cannot be absent; {self!r} has them."
@@ -166,11 +213,27 @@ class Collective:
     return self
 
   def workers(self, axis_name: AxisName) -> AxisName:
-    """The axes whose members have a memory and send messages of their own."""
+    """The axes whose members have a memory and send messages of their own.
+
+    Args:
+      axis_name: the mapped axis or axes of the exchange.
+
+    Returns:
+      All of them, but for ``Hierarchical``.
+    """
     return axis_name
+
+  @property
+  def parts_axis(self) -> AxisName | None:
+    """The axis of whose members each sends a part of what they all have, or None."""
+    return None
 
   def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
     """What a member of ``workers`` starts from, out of the gradients over all of ``axis_name``.
+
+    Args:
+      updates: this member's gradient, a tree.
+      axis_name: the mapped axis or axes of the exchange.
 
     Returns:
       A sum of gradients, and of how many: whoever reads it divides, so that no mean is materialised.

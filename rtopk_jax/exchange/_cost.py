@@ -172,7 +172,14 @@ class Cost(NamedTuple):
   local: float
 
   def seconds(self, link: Link) -> float:
-    """Of both, one after the other."""
+    """Of both, one after the other.
+
+    Args:
+      link: of the worker.
+
+    Returns:
+      Seconds.
+    """
     return link.seconds(self.traffic) + self.local
 
 

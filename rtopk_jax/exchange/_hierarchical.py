@@ -26,14 +26,20 @@ class Hierarchical(Collective):
   holds a copy, and send one message, each a part of it, so that nothing crosses the slow link twice.
   ``axis_name`` of the exchange is a tuple that has ``inner_axis`` in it; n counts the members of the other axes.
 
+  With ``averaged=True`` the members of ``inner_axis`` come with :math:`g_i` already, as where the compiler spreads a
+  worker's batch over them, and no mean is taken. ``axis_name`` then names the workers' axes alone; where ``inner_axis``
+  is not mapped, as in a simulation of whole workers, a message goes out in one piece.
+
   Args:
     inner_axis: the fast axis, or several.
     outer: how messages travel over the slow ones, a collective or the name of one.
+    averaged: whether all members of ``inner_axis`` have the same gradient.
 
   Raises:
-    TypeError: for an axis that cannot be one, or an ``outer`` that is not a collective.
+    TypeError: for an axis that cannot be one, an ``outer`` that is not a collective, or an ``averaged`` that is
+      neither True nor False.
     ValueError: for an axis named twice, or an ``outer`` that is hierarchical itself; in ``sparse_exchange`` when
-      its axes are not more than these.
+      its axes are not more than these, or have one of them and ``averaged``.
 
   Examples:
     >>> import rtopk_jax
@@ -44,9 +50,11 @@ class Hierarchical(Collective):
 
   inner_axis: AxisName
   outer: str | Collective = dataclasses.field(default_factory=AllGather)
+  averaged: bool = False
 
   def __post_init__(self):
     _checks.axis_name(self.inner_axis, "inner_axis")
+    _checks.flag("averaged", self.averaged)
     object.__setattr__(self, "outer", resolve(self.outer, "outer"))
     if not self._outer.each_is_a_worker:
       raise ValueError(
@@ -62,7 +70,11 @@ class Hierarchical(Collective):
   def suited(self, axis_name, average, wire, memory):
     """As ``Collective.suited``."""
     inner, every = _axis.names(self.inner_axis), _axis.names(axis_name)
-    if not set(inner) < set(every):
+    if self.averaged and set(inner) & set(every):
+      raise ValueError(
+        f"axis_name={axis_name!r} must not have the inner_axis={self.inner_axis!r} of averaged gradients in it."
+      )
+    if not self.averaged and not set(inner) < set(every):
       raise ValueError(
         f"inner_axis={self.inner_axis!r} must be some but not all of the axes of axis_name={axis_name!r}."
       )
@@ -71,17 +83,24 @@ class Hierarchical(Collective):
 
   def workers(self, axis_name: AxisName) -> AxisName:
     """As ``Collective.workers``."""
+    if self.averaged:
+      return axis_name
     inner = _axis.names(self.inner_axis)
     outer = tuple(name for name in _axis.names(axis_name) if name not in inner)
     return outer[0] if len(outer) == 1 else outer
 
   def prepare(self, updates: Any, axis_name: AxisName) -> tuple[Any, int]:
     """As ``Collective.prepare``."""
-    return _axis.sum_over(updates, self.inner_axis)
+    return (updates, 1) if self.averaged else _axis.sum_over(updates, self.inner_axis)
 
   def with_absence(self):
     """As ``Collective.with_absence``."""
     return dataclasses.replace(self, outer=self._outer.with_absence())
+
+  @property
+  def parts_axis(self) -> AxisName | None:
+    """As ``Collective.parts_axis``."""
+    return self.inner_axis
 
   def with_delay(self):
     """As ``Collective.with_delay``."""

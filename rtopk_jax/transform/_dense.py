@@ -26,6 +26,13 @@ class DenseExchangeState(NamedTuple):
     count: steps so far, int32.
     momentum: the momentum, shaped like the parameters; ``()`` without momentum.
     metrics: of the last exchange.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.dense_exchange("data", momentum=0.9)
+    >>> state = tx.init({"w": jnp.zeros((100, 20))})
+    >>> int(state.count), state.momentum["w"].shape
+    (0, (100, 20))
   """
 
   count: jax.Array
@@ -42,6 +49,7 @@ def dense_exchange(
   momentum: float = 0.0,
   nesterov: bool = False,
   clip_norm: float | None = None,
+  inner_axis: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Replaces each worker's gradient by the mean of all: the uncompressed baseline.
 
@@ -58,6 +66,8 @@ def dense_exchange(
     momentum: m in [0, 1).
     nesterov: the update is :math:`\bar g + m u` in place of u.
     clip_norm: c, the largest norm of the mean. None does not clip.
+    inner_axis: a fast axis whose members have the same gradient: each sends a part of it, as with
+      ``Hierarchical(inner_axis, averaged=True)``. None, or one that is not mapped: everything is sent whole.
 
   Returns:
     An ``optax.GradientTransformationExtraArgs`` with ``DenseExchangeState``. ``update`` takes ``present=``, a
@@ -78,6 +88,8 @@ def dense_exchange(
     [2.0, 4.0]
   """
   _checks.axis_name(axis_name)
+  if inner_axis is not None:
+    _checks.axis_name(inner_axis, "inner_axis")
   _state.check_options(average, momentum, nesterov, clip_norm)
   average = _state.AVERAGES_BY_NAME[average]
 
@@ -116,7 +128,8 @@ def dense_exchange(
     with hidden_by(state.count):
       for segment in segments:
         leaves = [local[i] for i in segment.leaves]
-        found = mean_dense(leaves, axis_name, present, average)
+        with _axis.in_parts(inner_axis):
+          found = mean_dense(leaves, axis_name, present, average)
         square += _axis.over_model(found.square, segment.axes)
         wrong += _axis.over_model(found.wrong, segment.axes)
         entries += _axis.over_model(jnp.float32(segment.size), segment.axes)

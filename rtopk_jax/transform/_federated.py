@@ -32,6 +32,16 @@ class FederatedState(NamedTuple):
     count: rounds so far, int32, the same on all workers.
     outer: state of the exchange and of the outer optimizer.
     inner: state of this worker's local optimizer, a row a leaf; ``()`` where it starts anew every round.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, rtopk_jax
+    >>> exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "data")
+    >>> loss_fn = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    >>> rounds = rtopk_jax.federated(loss_fn, optax.sgd(0.1), exchange, "data")
+    >>> params = {"w": jnp.zeros((40, 30))}
+    >>> state = rounds.tx.init(params)
+    >>> int(state.count), state.inner
+    (0, ())
   """
 
   count: jax.Array
@@ -49,6 +59,20 @@ class Local(NamedTuple):
     inner: the state of its local optimizer.
     model_state: what its model keeps beside the weights.
     round: the number of the round, int32.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, rtopk_jax
+    >>> exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "data")
+    >>> loss_fn = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    >>> rounds = rtopk_jax.federated(loss_fn, optax.sgd(0.1), exchange, "data")
+    >>> params = {"w": jnp.zeros((40, 30))}
+    >>> def train(x):
+    ...   local = rounds.begin(params, rounds.tx.init(params))
+    ...   local, (loss, _) = rounds.local_step(local, x)
+    ...   return local.params["w"], loss
+    >>> weights, losses = jax.vmap(train, axis_name="data")(jnp.ones((2, 8, 40)))
+    >>> weights.shape, losses.tolist()
+    ((2, 40, 30), [1.0, 1.0])
   """
 
   params: Any
@@ -66,6 +90,20 @@ class Round(NamedTuple):
     model_state: this worker's.
     loss: mean over the local steps of all workers present, by their weights, the same on all workers.
     aux: this worker's auxiliary results, stacked over the local steps.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, rtopk_jax
+    >>> exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "data")
+    >>> loss_fn = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    >>> rounds = rtopk_jax.federated(loss_fn, optax.sgd(0.1), exchange, "data")
+    >>> params = {"w": jnp.zeros((40, 30))}
+    >>> def train(x):
+    ...   done = rounds.round(params, rounds.tx.init(params), x)
+    ...   return done.loss, done.params["w"]
+    >>> batches = jnp.ones((2, 3, 8, 40))  # 2 workers, 3 local steps of 8 examples
+    >>> loss, weights = jax.vmap(train, out_axes=None, axis_name="data")(batches)
+    >>> weights.shape, bool(0 < loss < 1)
+    ((40, 30), True)
   """
 
   params: Any
@@ -85,6 +123,15 @@ class Federated:
   Attributes:
     tx: what is done with pseudo-gradients, as an optax transformation with ``FederatedState``: exchange,
       then outer optimizer. ``rtopk_jax.init``, ``state_specs``, ``state_axes`` and ``wire_bytes`` take it.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, rtopk_jax
+    >>> exchange = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), "data")
+    >>> loss_fn = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    >>> rounds = rtopk_jax.federated(loss_fn, optax.sgd(0.1), exchange, "data")
+    >>> params = {"w": jnp.zeros((40, 30))}
+    >>> rtopk_jax.wire_bytes(rounds.tx, params, num_workers=5).sent  # dense: 4,800
+    1024
   """
 
   tx: optax.GradientTransformationExtraArgs

@@ -177,7 +177,8 @@ class Step:
     finite = jnp.bool_(True)
     for segment in self.layout.dense:
       directions = self._directions(segment, scale)
-      mean = mean_dense(directions, self.workers, self.present, "workers")
+      with _axis.in_parts(self.options.collective.parts_axis):
+        mean = mean_dense(directions, self.workers, self.present, "workers")
       place(mean.leaves, segment, updates)
       finite &= _axis.over_model(mean.wrong, segment.axes) == 0
     return finite

@@ -15,6 +15,10 @@ class WireFormat(abc.ABC):
   ``decode``. With error feedback, whatever decoding does not give back stays in the memory: what is sent is what
   ``decode`` makes of it. ``decode_values`` and ``is_exact`` may be written too, to save work.
 
+  Attributes:
+    is_exact: whether what is decoded is what was encoded, bit for bit.
+    needs_blocks: whether indices count from the beginning of a block, which every entry has to have.
+
   Examples:
     >>> import dataclasses, jax, jax.numpy as jnp, rtopk_jax
     >>> @dataclasses.dataclass(frozen=True)
@@ -33,9 +37,7 @@ class WireFormat(abc.ABC):
     Array(3., dtype=float32)
   """
 
-  # Whether what is decoded is what was encoded, bit for bit.
   is_exact: bool = False
-  # Whether indices count from the beginning of a block, which every entry has to have.
   needs_blocks: bool = False
 
   @abc.abstractmethod
@@ -76,7 +78,12 @@ class WireFormat(abc.ABC):
     """
 
   def decode_values(self, words: jax.Array, k: int, d: int) -> jax.Array:
-    """The values of a message alone; arguments as of ``decode``.
+    """The values of a message alone.
+
+    Args:
+      words: what ``encode`` returned.
+      k: entries sent.
+      d: as of ``words``.
 
     Returns:
       Shape (k,), float32.
@@ -84,7 +91,14 @@ class WireFormat(abc.ABC):
     return self.decode(words, k, d).values
 
   def within(self, blocks: Blocks | None) -> "WireFormat":
-    """This code for messages whose entries are in known blocks, if there are blocks."""
+    """This code for messages whose entries are in known blocks.
+
+    Args:
+      blocks: where they are; None: there are none.
+
+    Returns:
+      The code that is used for them: itself, but for a ``Wire`` with indices within blocks.
+    """
     del blocks
     return self
 

@@ -186,6 +186,24 @@ def test_streams_are_contiguous_and_begin_again_each_epoch():
   np.testing.assert_array_equal(batches[0]["input"], batches[2]["input"])
 
 
+def test_windows_begin_anywhere_in_a_worker_s_own_part():
+  words = np.arange(101, dtype=np.int32)
+  source = data.WindowSource(words, num_workers=2, batch_size=3, unroll=4, seed=0)
+  assert source.steps_per_epoch == 49 // 12
+  found = [[source.batch(e, s, w) for e in range(20) for s in range(4)] for w in (0, 1)]
+  for worker, batches in enumerate(found):
+    read = np.stack([x["input"] for x in batches])
+    starts = read[..., 0]
+    np.testing.assert_array_equal(read, starts[..., None] + np.arange(4))
+    np.testing.assert_array_equal([x["target"] for x in batches], read + 1)
+    # From the first place to the last that has four words and one after them.
+    assert (starts.min(), starts.max()) == (50 * worker, 50 * worker + 45)
+  again = source.batch(1, 2, 0)
+  np.testing.assert_array_equal(again["input"], found[0][4 + 2]["input"])
+  with pytest.raises(ValueError, match=r"unroll=50 .* part of the text, which is 50"):
+    data.WindowSource(words, 2, 1, 50, seed=0)
+
+
 def test_keys_of_dropout_are_all_different():
   source = data.StreamSource(np.zeros(200, np.int32), 4, 2, 5, seed=1)
   keys = np.concatenate([batch["key"] for batch in _batches(source, range(4), steps=8)])
@@ -246,7 +264,13 @@ def test_digits_are_known(digits):
 
 
 @pytest.mark.parametrize(
-  ("name", "short"), [("cifar10", "cifar10"), ("imagenet2012", "imagenet"), ("ptb", "ptb")]
+  ("name", "short"),
+  [
+    ("cifar10", "cifar10"),
+    ("imagenet2012", "imagenet"),
+    ("ptb", "ptb"),
+    ("tiny_shakespeare_words", "tiny_shakespeare"),
+  ],
 )
 def test_a_missing_data_set_says_how_to_get_it(tmp_path, name, short):
   with pytest.raises(FileNotFoundError, match=f"python -m data.prepare {short} --data_dir="):

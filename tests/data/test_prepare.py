@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import lzma
 import os
 import pathlib
 import signal
@@ -210,6 +211,30 @@ def test_ptb_keeps_the_order_of_its_sentences(tmp_path):
   assert words(text.valid) == "the mats <eos>"
   assert words(text.test) == "cat on cat <eos>"
   assert text.vocabulary[:3] == ("<eos>", "sat", "the")
+
+
+def test_tiny_shakespeare_is_cut_as_usual_from_a_file_or_a_compressed_one(tmp_path):
+  content = "".join(chr(97 + i % 26) for i in range(200)).encode()
+  archive = Archive("http://localhost:1/input.txt", (_file("input.txt", content),))
+  (tmp_path / "plain").mkdir()
+  (tmp_path / "plain" / "input.txt").write_bytes(content)
+  (tmp_path / "small").mkdir()
+  (tmp_path / "small" / "input.txt.xz").write_bytes(lzma.compress(content))
+  made = []
+  for name in ("plain", "small"):
+    where = tmp_path / f"data_{name}"
+    make = lambda name=name, where=where: prepare.tiny_shakespeare(where, tmp_path / name, archive)
+    made.append(prepare.prepare(make, "tiny_shakespeare", where))
+  assert _bytes(made[0]) == _bytes(made[1])
+  text = data.TEXTS["tiny_shakespeare"](str(tmp_path / "data_plain"))
+  assert [len(x) for x in (text.train, text.valid, text.test)] == [180, 10, 10]
+  assert "".join(text.vocabulary[i] for i in text.valid) == content[180:190].decode()
+  (tmp_path / "small" / "input.txt.xz").write_bytes(lzma.compress(content)[:-8])
+  with pytest.raises(PrepareError, match=r"input.txt.xz is truncated or damaged"):
+    prepare.tiny_shakespeare(tmp_path / "data", tmp_path / "small", archive)
+  (tmp_path / "data").mkdir()
+  with pytest.raises(PrepareError, match=r"data has no input.txt\.$"):
+    prepare.tiny_shakespeare(tmp_path / "data", tmp_path / "data", archive)
 
 
 def _photograph(shade, kind="JPEG", mode="RGB"):

@@ -1,7 +1,10 @@
 """Vocabularies and corpora against what is known about them."""
 
+import os
+
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import data
 from data import text
@@ -40,3 +43,59 @@ def test_python_s_own_docs():
     assert words.max() < 1000
     unknown = np.mean(words == corpus.vocabulary.index("<unk>"))
     assert 0.01 < unknown < 0.2
+
+
+def test_characters_are_numbered_by_frequency_then_code():
+  corpus = text.encode_characters("abba b", "ab", "  ")
+  assert corpus.vocabulary == ("b", "a", " ")
+  assert corpus.unit == "characters"
+  np.testing.assert_array_equal(corpus.train, [1, 0, 0, 1, 2, 0])
+  np.testing.assert_array_equal(corpus.test, [2, 2])
+  with pytest.raises(ValueError, match="'c' of test is not in train"):
+    text.encode_characters("ab", "a", "c")
+
+
+def test_characters_of_python_s_own_docs():
+  corpus = data.TEXTS["python_docs_characters"](None)
+  assert {"e", " ", "\n", "_"} <= set(corpus.vocabulary)
+  assert all(len(x) == 1 for x in corpus.vocabulary)
+  assert len(corpus.train) > 300_000
+  words = "".join(corpus.vocabulary[i] for i in corpus.valid[:10_000])
+  assert " the " in words
+
+
+@pytest.fixture(scope="module")
+def real():
+  """The folder of the real data sets, with texts."""
+  where = os.environ.get("RTOPK_JAX_DATA")
+  if not where:
+    pytest.skip("RTOPK_JAX_DATA does not name a folder with tensorflow_datasets' data sets")
+  return where
+
+
+def _loaded(name, where):
+  try:
+    return data.TEXTS[name](where)
+  except FileNotFoundError as missing:
+    pytest.skip(" ".join(str(missing).split()))
+
+
+def test_real_shakespeare(real):
+  corpus = _loaded("tiny_shakespeare", real)
+  assert [len(x) for x in (corpus.train, corpus.valid, corpus.test)] == [1_003_854, 55_770, 55_770]
+  assert len(corpus.vocabulary) == 65
+  spelt = "".join(corpus.vocabulary[i] for i in corpus.train[:14])
+  assert spelt == "First Citizen:"
+  # What others have for this data set reads it as well.
+  stock = tfds.builder("tiny_shakespeare", data_dir=real).as_data_source("validation")
+  assert len(stock[0]["text"]) == 55_770
+  words = _loaded("tiny_shakespeare_words", real)
+  assert len(words.vocabulary) == 5000
+  assert " ".join(words.vocabulary[i] for i in words.train[:4]) == "first citizen : <eos>"
+
+
+def test_real_ptb(real):
+  corpus = _loaded("ptb", real)
+  assert [len(x) for x in (corpus.train, corpus.valid, corpus.test)] == [929_589, 73_760, 82_430]
+  assert len(corpus.vocabulary) == 10_000
+  assert len(_loaded("ptb_characters", real).vocabulary) == 50

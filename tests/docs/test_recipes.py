@@ -1,4 +1,4 @@
-"""The page of recipes: every block runs, and at density 1 a recipe comes to what its dense original does."""
+"""The recipes: every block runs, and at density 1 a recipe comes to what its dense original does."""
 
 import pathlib
 import re
@@ -14,7 +14,9 @@ from flax import nnx
 
 import rtopk_jax
 
-_PAGE = pathlib.Path(__file__).parents[2] / "docs" / "recipes.md"
+_FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "recipes"
+_SHARED = (_FOLDER / "index.md").read_text()
+_PAGES = [path.read_text() for path in sorted(_FOLDER.glob("*.md")) if path.stem != "index"]
 
 # What a recipe ends with, and what its dense original does.
 _WEIGHTS = {
@@ -41,14 +43,14 @@ class Recipe(NamedTuple):
   exchange: str
 
 
-def _read_page() -> list[Recipe]:
-  """All pairs of a page: a block after "Dense" is one, those after it up to the next are recipes of it."""
-  preamble, *sections = re.split(r"^## ", _PAGE.read_text(), flags=re.MULTILINE)
+def _read_pages() -> list[Recipe]:
+  """All pairs: a block after "Dense" is one, those after it up to the next are recipes of it."""
+  sections = [part for page in _PAGES for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]]
   blocks = lambda text: re.findall(r"^([^\n]*)\n\n```python\n(.*?)^```$", text, re.M | re.S)
   recipes = []
   for section in sections:
     title = section.splitlines()[0]
-    shared, dense = [code for _, code in blocks(preamble)], None
+    shared, dense = [code for _, code in blocks(_SHARED)], None
     for before, code in blocks(section):
       if before.startswith("Dense"):
         dense = code
@@ -59,7 +61,7 @@ def _read_page() -> list[Recipe]:
   return recipes
 
 
-_RECIPES = _read_page()
+_RECIPES = _read_pages()
 _NAMES = [f"{i}-{recipe.title}" for i, recipe in enumerate(_RECIPES)]
 
 
@@ -99,7 +101,8 @@ def _lines(code: str) -> int:
 def test_no_block_is_left_out():
   blocks = {code for recipe in _RECIPES for code in (recipe.dense, recipe.exchange)}
   shared = "\n".join(recipe.shared for recipe in _RECIPES)
-  fenced = re.findall(r"^```\w*\n(.*?)^```$", _PAGE.read_text(), re.M | re.S)
+  text = "".join([_SHARED, *_PAGES])
+  fenced = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
   assert len(fenced) > 30
   assert [code for code in fenced if code not in blocks and code not in shared] == []
 
@@ -119,7 +122,7 @@ def test_at_density_one_it_is_the_dense_program(recipe):
 
 
 # Those that differ most from each other; that the others run is seen at density one.
-_DIFFERENT = ("Plain pytrees with `jax.set_mesh`", "Flax NNX with", "Restoring on")
+_DIFFERENT = ("Plain pytrees with `jax.set_mesh`", "Restoring on")
 
 
 @pytest.mark.parametrize(

@@ -99,12 +99,15 @@ def _set(config: Any, path: str, text: str | None) -> None:
   for part in outer:
     section = _within(section, where, part)
     where = f"{where}.{part}"
-  free = bool(outer) and (outer[0] == "task_options" or (outer[0] == "model" and config.task))
+  if (outer or [name])[0] == "variants":
+    raise ConfigError("config.variants is the config's own; config.variant chooses one of them.")
+  own_model = config.task or ":" in str(config.model.get("name"))
+  free = bool(outer) and (outer[0] == "task_options" or (outer[0] == "model" and own_model))
   if name not in section and not free:
     raise ConfigError(schema.unknown(where, name, section))
-  field = FIELDS.get(name) if section is config else None
-  if field is not None and name in FREE:
-    _set_all(section, where, name, text)
+  field = schema.at(FIELDS, (*outer, name))
+  if field is not None and (name in FREE or field.fields):
+    _set_all(section, where, name, text, field)
     return
   kind = section.get_type(name) if name in section else object
   if text is None:
@@ -142,10 +145,13 @@ def _within(section: Any, where: str, name: str) -> Any:
   return inner
 
 
-def _set_all(section: Any, where: str, name: str, text: str | None) -> None:
+def _set_all(section: Any, where: str, name: str, text: str | None, field: schema.Field) -> None:
   """A whole dictionary: its fields are changed, others stay."""
   value = schema.read(dict, text or "")
   if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
     raise ConfigError(f"{where}.{name} must be a dictionary, got {text!r}.")
   for key, inner in value.items():
-    _assign(section[name], f"{where}.{name}", key, inner, None)
+    fields = field.fields
+    if fields is not None and key not in fields:
+      raise ConfigError(schema.unknown(f"{where}.{name}", key, fields))
+    _assign(section[name], f"{where}.{name}", key, inner, fields[key] if fields else None)

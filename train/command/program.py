@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -134,16 +134,24 @@ def _epilog() -> str:
     "",
     "fields:",
   ]
-  for name, field in FIELDS.items():
-    if name != "variants":
-      lines.append(f"  {name}={field.default!r}: {field.says}")
-      if field.choices or field.least is not None or field.above is not None:
-        lines[-1] += f" ({field.wanted})"
+  lines += _described(FIELDS)
   lines += [
     "",
     "a config may have other defaults, and its model other fields; --explain shows them.",
   ]
   return "\n".join(lines)
+
+
+def _described(fields: Mapping[str, schema.Field], prefix: str = "") -> list[str]:
+  lines = []
+  for name, field in fields.items():
+    if field.fields is not None:
+      lines += [f"  {prefix}{name}: {field.says}", *_described(field.fields, f"{prefix}{name}.")]
+    elif name != "variants":
+      lines.append(f"  {prefix}{name}={field.default!r}: {field.says}")
+      if field.choices or field.least is not None or field.above is not None:
+        lines[-1] += f" ({field.wanted})"
+  return lines
 
 
 class Told(SystemExit):

@@ -17,6 +17,7 @@ from train.processes import identity
 from train.processes.cluster import keep_compiled
 from train.reporting import report
 from train.reporting.progress import Progress
+from train.steps.layout import described
 from train.steps.workers import Workers
 
 
@@ -118,12 +119,11 @@ def _put_aside(path: pathlib.Path) -> None:
 
 def _headline(experiment: Experiment) -> str:
   config, task, plan = experiment.config, experiment.task, experiment.plan
-  kind = "one a device" if experiment.mesh else "simulated on one device"
   step = "steps" if config.setting == "distributed" else "rounds"
   each = f"{plan.batches} × " if plan.batches > 1 else ""
   processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
   return (
-    f"{config.num_workers} workers, {kind}{processes}; {plan.exchanges} {step} of {each}"
+    f"{config.num_workers} workers, {described(experiment.mesh)}{processes}; {plan.exchanges} {step} of {each}"
     f"{task.examples} {task.unit} a worker"
   )
 

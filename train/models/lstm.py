@@ -1,6 +1,6 @@
 """The LSTM language model of Zaremba et al. (2014), with tied embeddings (Press and Wolf, 2016)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from configs.schema import DTYPES, Field, integer, number, text
+from train.models.layers import dropout, matmul
 
 # What of a config's ``model`` it takes.
 FIELDS: dict[str, Field] = dict(
@@ -17,16 +18,6 @@ FIELDS: dict[str, Field] = dict(
   init_scale=number(0.04, "weights start uniformly between its negative and itself", least=0),
   dtype=text("float32", "of the factors of products; sums are float32", *DTYPES),
 )
-
-
-def _matmul(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Factors in ``dtype``, sums in float32."""
-  return jnp.dot(x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32)
-
-
-def _dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-  kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-  return jnp.where(kept, x / (1 - rate), 0)
 
 
 class Layer(nnx.Module):
@@ -41,12 +32,12 @@ class Layer(nnx.Module):
   def __call__(self, x: jax.Array, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(time, batch, units) and carry (2, batch, units), to the outputs and the carry after them."""
     # What does not wait for the step before is one large product.
-    gates = _matmul(x, self.from_input[...], self.dtype) + self.bias[...].reshape(1, 1, -1)
+    gates = matmul(x, self.from_input[...], self.dtype) + self.bias[...].reshape(1, 1, -1)
     weights = self.from_hidden[...]
 
     def step(carry, gates):
       cell, hidden = carry
-      gates = gates + _matmul(hidden, weights, self.dtype)
+      gates = gates + matmul(hidden, weights, self.dtype)
       write, forget, new, read = jnp.split(gates, 4, axis=-1)
       cell = nnx.sigmoid(forget) * cell + nnx.sigmoid(write) * jnp.tanh(new)
       hidden = nnx.sigmoid(read) * jnp.tanh(cell)
@@ -87,6 +78,10 @@ class LSTM(nnx.Module):
     ValueError: for a rate of dropout out of its range.
   """
 
+  fields: ClassVar[dict[str, Field]] = FIELDS
+  # As in Zaremba et al., whose learning rate and clipping go with that.
+  total_over_time: ClassVar[bool] = True
+
   def __init__(
     self,
     vocabulary: int,
@@ -99,10 +94,14 @@ class LSTM(nnx.Module):
   ):
     if not 0 <= dropout < 1:
       raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}.")
-    self.dropout, self.dtype = dropout, jnp.dtype(dtype)
+    self.units, self.dropout, self.dtype = units, dropout, jnp.dtype(dtype)
     self.embedding = _uniform((vocabulary, units), init_scale, rngs)
     self.layers = nnx.List([Layer(units, init_scale, self.dtype, rngs) for _ in range(layers)])
     self.bias = _uniform((vocabulary,), init_scale, rngs)
+
+  def start(self, count: int) -> jax.Array:
+    """Silence: cells and hidden states of zeros, shape (layers, 2, count, units), float32."""
+    return jnp.zeros((len(self.layers), 2, count, self.units), jnp.float32)
 
   def __call__(
     self, words: jax.Array, carry: jax.Array, key: jax.Array | None = None
@@ -119,12 +118,12 @@ class LSTM(nnx.Module):
     """
     handovers = len(self.layers) + 1
     keys = [None] * handovers if key is None else list(jax.random.split(key, handovers))
-    drop = lambda x, key: x if key is None or not self.dropout else _dropout(x, self.dropout, key)
+    drop = lambda x, key: x if key is None or not self.dropout else dropout(x, self.dropout, key)
     x = jnp.take(self.embedding[...], words.T, axis=0)
     carries = []
     for i, layer in enumerate(self.layers):
       x, after = layer(drop(x, keys[i]), carry[i])
       carries.append(after)
     x = drop(x, keys[-1])
-    logits = _matmul(x.swapaxes(0, 1), self.embedding[...].T, self.dtype)
+    logits = matmul(x.swapaxes(0, 1), self.embedding[...].T, self.dtype)
     return logits + self.bias[...].reshape(1, 1, -1), jnp.stack(carries)

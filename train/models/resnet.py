@@ -1,7 +1,7 @@
 """Residual networks of basic blocks (He et al., 2015), for small and for large images."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,8 @@ class ResNet(nnx.Module):
   Raises:
     ValueError: for an unknown stem.
   """
+
+  fields: ClassVar[dict[str, Field]] = FIELDS
 
   def __init__(
     self,

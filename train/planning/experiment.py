@@ -12,8 +12,10 @@ from train.errors import named
 from train.planning import settings
 from train.planning.plan import Plan, make_plan
 from train.steps import methods
+from train.steps.layout import choose_mesh, piece
 from train.steps.rounds import Rounds
-from train.steps.workers import choose_mesh
+from train.steps.schedules import of_exchanges
+from train.steps.workers import QUICKLY
 from train.tasks.make import make_task
 from train.tasks.task import Task
 
@@ -30,6 +32,7 @@ class Experiment(NamedTuple):
     makes: by method, how it trains, for a seed.
     costs: by method, bytes of an exchange in the first epochs, of which the last stay.
     densities: the share of entries that is sent in those epochs.
+    rate: the learning rate after so many exchanges, one compiled program for all runs.
   """
 
   config: Any
@@ -40,6 +43,7 @@ class Experiment(NamedTuple):
   makes: dict[str, Callable[[Any], Rounds]]
   costs: dict[str, list[rtopk_jax.WireBytes]]
   densities: list[float]
+  rate: Callable[[int], jax.Array]
 
   @property
   def size(self) -> int:
@@ -63,6 +67,7 @@ def settled(config: Any) -> Any:
   settings.check(config)
   config = config.copy_and_resolve_references()
   config.batch_size = settings.batch_size(config)
+  config.num_workers = config.mesh.workers = settings.num_workers(config)
   with named():
     for method in config.methods:
       methods.exchange(config, method, 1, 0)
@@ -83,7 +88,7 @@ def make_experiment(config: Any) -> Experiment:
     UserError: when the data set is not there.
   """
   config = settled(config)
-  mesh = choose_mesh(config.workers, config.num_workers)
+  mesh = choose_mesh(config)
   task = make_task(config)
   with named():
     source = task.source(seed=config.seeds[0])
@@ -101,11 +106,19 @@ def make_experiment(config: Any) -> Experiment:
   # so that what the library refuses is refused before anything is compiled.
   with named():
     costs = {
-      method: [
-        rtopk_jax.wire_bytes(make(0).tx, params, config.num_workers, epoch * plan.per_epoch)
-        for epoch in epochs
-      ]
+      method: [_cost(make, params, mesh, config, epoch * plan.per_epoch) for epoch in epochs]
       for method, make in makes.items()
     }
   densities = methods.densities(config, plan.per_epoch)
-  return Experiment(config, task, plan, mesh, params, makes, costs, densities)
+  rate = jax.jit(
+    of_exchanges(config, plan.per_epoch, plan.exchanges, plan.batches), compiler_options=QUICKLY
+  )
+  return Experiment(config, task, plan, mesh, params, makes, costs, densities, rate)
+
+
+def _cost(
+  make: Callable[[Any], Rounds], params: Any, mesh: Mesh | None, config: Any, step: int
+) -> rtopk_jax.WireBytes:
+  """Bytes of a worker in an exchange: of all its shards, each of which sends its own."""
+  own = rtopk_jax.wire_bytes(make(0).tx, piece(mesh, params), config.num_workers, step)
+  return rtopk_jax.WireBytes(*(config.mesh.shards * count for count in own))

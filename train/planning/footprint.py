@@ -1,4 +1,4 @@
-"""What a step costs in memory and time, beside plain data parallelism with ``optax.sgd``.
+"""What a step costs in memory and time, beside plain data parallelism with optax.
 
 One worker a device. Peak memory is what the compiled step needs on a device: its arguments, results and
 temporary arrays, those that share memory counted once. The time is the median over some steps, all
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -22,7 +21,9 @@ import data
 from configs.rows import NAMES
 from configs.schema import ConfigError
 from train.planning.experiment import settled
-from train.steps.methods import AXIS, make_rounds
+from train.steps.layout import AXIS, make_mesh
+from train.steps.methods import make_rounds
+from train.steps.optimizers import optimizer
 from train.steps.workers import RunState, Workers
 from train.tasks.make import make_task
 from train.tasks.task import Task
@@ -49,14 +50,13 @@ def plain(task: Task, config: Any, mesh: Mesh) -> tuple[RunState, Callable[[RunS
 
   Args:
     task: what is trained.
-    config: the experiment; of its optimizer, learning rate, momentum and weight decay count.
+    config: the experiment; its optimizer with learning rate, momentum and weight decay counts.
     mesh: of the workers.
 
   Returns:
     The first state, and the step: a function of a state and the workers' batches to both.
   """
-  sgd = optax.sgd(config.learning_rate, config.momentum or None, config.nesterov)
-  tx = optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+  tx = optimizer(config).local(config, config.learning_rate)
   replicated, dealt = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
   params, model_state = task.init(jax.random.key(0))
   rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.size, *x.shape)), model_state)
@@ -118,8 +118,13 @@ def footprints(config: Any, steps: int) -> list[Footprint]:
   config = settled(config)
   if config.setting != "distributed" or config.micro_batches != 1:
     raise ConfigError(
-      "A step is compared with one of optax.sgd: config.setting must be 'distributed' and "
+      "A step is compared with one of optax: config.setting must be 'distributed' and "
       f"config.micro_batches 1, got {config.setting!r} and {config.micro_batches}."
+    )
+  if (config.mesh.chips, config.mesh.shards) != (1, 1):
+    raise ConfigError(
+      "A worker is one device here: config.mesh.chips and config.mesh.shards must be 1, got "
+      f"{config.mesh.chips} and {config.mesh.shards}."
     )
   devices = jax.devices()
   if len(devices) < config.num_workers:
@@ -127,7 +132,7 @@ def footprints(config: Any, steps: int) -> list[Footprint]:
       f"config.num_workers must be at most {len(devices)}, the devices there are, got {config.num_workers}; "
       "--cpu_devices makes more of a CPU."
     )
-  mesh = Mesh(np.array(devices[: config.num_workers]), (AXIS,))
+  mesh = make_mesh(devices[: config.num_workers], (config.num_workers, 1, 1))
   config.warmup_epochs = 0
   task = make_task(config)
   source = task.source(seed=config.seeds[0])

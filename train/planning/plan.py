@@ -32,8 +32,13 @@ def make_plan(config: Any, batches_per_epoch: int) -> Plan:
     The plan.
 
   Raises:
-    ConfigError: when an epoch has fewer batches than are asked for between two exchanges.
+    ConfigError: when an epoch has no batch, or fewer than are asked for between two exchanges.
   """
+  if batches_per_epoch < 1:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} with config.num_workers={config.num_workers} leaves no batch for an "
+      "epoch; a smaller one does."
+    )
   if config.setting == "federated":
     name, batches = "local_steps", config.local_steps or batches_per_epoch
   else:
@@ -43,5 +48,9 @@ def make_plan(config: Any, batches_per_epoch: int) -> Plan:
       f"config.{name} must be at most {batches_per_epoch}, the batches of a worker in an epoch, got {batches}."
     )
   per_epoch = batches_per_epoch // batches
-  exchanges = config.epochs * per_epoch
-  return Plan(batches, per_epoch, min(exchanges, config.max_steps or exchanges))
+  ends = [config.epochs * per_epoch]
+  if config.max_steps is not None:
+    ends.append(config.max_steps)
+  if config.max_batches is not None:
+    ends.append(max(1, config.max_batches // batches))
+  return Plan(batches, per_epoch, min(ends))

@@ -1,12 +1,14 @@
 """What a config must satisfy before anything is compiled, beside what each field says of itself."""
 
 import math
+import os
 import re
 from typing import Any
 
 from configs import schema
-from configs.fields import FIELDS
+from configs.fields import FIELDS, OPTIMIZER
 from configs.schema import ConfigError
+from train.steps import links
 
 # What a setting has no use for, and the value that says so.
 _UNUSED = {
@@ -19,6 +21,12 @@ _UNUSED = {
     "outer_nesterov": False,
   },
   "federated": {"micro_batches": 1},
+}
+# Likewise of an optimizer.
+_UNUSED_OF = {
+  "sgd": ("b1", "b2", "eps", "momentum", "iterations", "rms"),
+  "adamw": ("momentum", "iterations", "rms"),
+  "muon": (),
 }
 
 
@@ -33,15 +41,18 @@ def check(config: Any) -> None:
   """
   schema.check(config, FIELDS)
   for name in ("data_dir", "compilation_cache"):
-    if config[name] and re.match(r"\w+:/", config[name]):
-      raise ConfigError(f"config.{name} must be a folder of this machine, got {config[name]!r}.")
+    where = config[name] or ""
+    if re.match(r"[\w+.-]+:/", where) or os.path.isfile(os.path.expanduser(where)):
+      raise ConfigError(f"config.{name} must be a folder of this machine, got {where!r}.")
   for name, value in _UNUSED[config.setting].items():
     if config[name] != value:
       raise ConfigError(
         f"config.{name} must be {value!r} with config.setting={config.setting!r}, where it has no effect, "
         f"got {config[name]!r}."
       )
-  if config.participation < 1 and config.collective != "all_gather":
+  links.check(config)
+  _check_optimizer(config)
+  if config.participation < 1 and links.name_between(config) != "all_gather":
     raise ConfigError(
       f"config.collective must be 'all_gather' with config.participation={config.participation}, got "
       f"{config.collective!r}: a worker that is absent cannot add up what others send it."
@@ -56,7 +67,39 @@ def check(config: Any) -> None:
       f"config.eval_every must be from 1 to config.epochs={config.epochs} with config.eval_at_end=False, got "
       f"{config.eval_every}: there would be no score."
     )
-  batch_size(config)
+  parts = config.mesh.chips * config.mesh.shards
+  if (size := batch_size(config)) % parts:
+    raise ConfigError(
+      f"config.batch_size must be a multiple of {parts}, config.mesh.chips={config.mesh.chips} times "
+      f"config.mesh.shards={config.mesh.shards}, over which a worker's batch is dealt, got {size}."
+    )
+
+
+def num_workers(config: Any) -> int:
+  """How many workers there are: ``mesh.workers``, or ``num_workers``."""
+  return config.mesh.workers or config.num_workers
+
+
+def _check_optimizer(config: Any) -> None:
+  own = config.optimizer
+  schema.check(own, OPTIMIZER, "config.optimizer")
+  for name in _UNUSED_OF[own.name]:
+    if own[name] != OPTIMIZER[name].default:
+      raise ConfigError(
+        f"config.optimizer.{name} must be {OPTIMIZER[name].default!r} with config.optimizer.name={own.name!r}, "
+        f"where it has no effect, got {own[name]!r}."
+      )
+  if own.name != "sgd" and (config.momentum or config.nesterov):
+    name = "momentum" if config.momentum else "nesterov"
+    raise ConfigError(
+      f"config.{name} must be {type(config[name])()!r} with config.optimizer.name={own.name!r}, which has momentum of "
+      f"its own, got {config[name]!r}: each gradient would have both."
+    )
+  if config.learning_rate_end > config.learning_rate:
+    raise ConfigError(
+      f"config.learning_rate_end must be at most config.learning_rate={config.learning_rate}, got "
+      f"{config.learning_rate_end}."
+    )
 
 
 def batch_size(config: Any) -> int:
@@ -74,10 +117,10 @@ def batch_size(config: Any) -> int:
   whole = config.global_batch_size
   if whole is None:
     return config.batch_size
-  parts = config.num_workers * config.micro_batches
+  parts = num_workers(config) * config.micro_batches
   if whole % parts:
     raise ConfigError(
-      f"config.global_batch_size must be a multiple of {parts}, num_workers={config.num_workers} times "
+      f"config.global_batch_size must be a multiple of {parts}, num_workers={num_workers(config)} times "
       f"micro_batches={config.micro_batches}, got {whole}."
     )
   return whole // parts

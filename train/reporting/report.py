@@ -46,7 +46,9 @@ def table(records: list[dict[str, Any]], score: Score) -> str:
     spread = f" ± {score.shown(values.std(ddof=1))}" if len(values) > 1 else ""
     end = ends[method][0]
     ratio = "not measured"
-    if "none" in ends:
+    if not end["link_bytes"]:
+      ratio = "nothing sent"  # one worker alone
+    elif "none" in ends:
       dense = ends["none"][0]
       ratio = (
         f"{dense['link_bytes'] / end['link_bytes']:.1f} "

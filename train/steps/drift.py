@@ -42,17 +42,25 @@ def check(fingerprints: np.ndarray, step: int) -> None:
   """Stops a run whose workers have parted.
 
   Args:
-    fingerprints: one of each worker.
+    fingerprints: one of each device, (n, chips, shards). Those of one shard must be the same.
     step: that was taken last.
 
   Raises:
-    DriftError: when they are not all equal; it names the workers that differ from most others.
+    DriftError: when they are not; it names the workers that differ from most others.
   """
-  (common, count), *others = Counter(fingerprints.tolist()).most_common()
-  if others:
-    drifted = ", ".join(str(i) for i, x in enumerate(fingerprints.tolist()) if x != common)
+  workers, chips, shards = fingerprints.shape
+  drifted: dict[str, None] = {}
+  for shard in range(shards):
+    column = fingerprints[:, :, shard]
+    (common, _), *others = Counter(column.reshape(-1).tolist()).most_common()
+    for worker, chip in np.argwhere(column != common).tolist() if others else []:
+      place = [f"chip {chip}"] * (chips > 1) + [f"shard {shard}"] * (shards > 1)
+      drifted[f"{worker} ({', '.join(place)})" if place else str(worker)] = None
+  if drifted:
+    copies = workers * chips * shards
+    kind = "workers" if copies == workers else "devices"
     raise DriftError(
-      f"After step {step} worker {drifted} has other weights than the {count} of "
-      f"{len(fingerprints)} workers that agree. Since all take the same steps, a device, a link or "
+      f"After step {step} worker {', '.join(drifted)} has other weights than the {copies - len(drifted)} of "
+      f"{copies} {kind} that agree. Since all take the same steps, a device, a link or "
       "memory is at fault; go on from the last checkpoint without it."
     )

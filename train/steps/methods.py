@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import rtopk_jax
 from configs.schema import ConfigError
+from train.steps import links
+from train.steps.layout import AXIS, CHIPS
+from train.steps.optimizers import optimizer
 from train.steps.rounds import Distributed, Federated, Loss, Rounds
 from train.steps.schedules import learning_rate
-
-AXIS = "workers"
 
 _SELECTORS = {
   "rtopk": lambda density, config: rtopk_jax.rtop_k(
@@ -68,7 +68,7 @@ def exchange(
     The exchange.
   """
   if method == "none":
-    return rtopk_jax.dense_exchange(AXIS, average=config.average, **local)
+    return rtopk_jax.dense_exchange(AXIS, average=config.average, inner_axis=CHIPS, **local)
   return rtopk_jax.sparse_exchange(
     _SELECTORS[method](_density(config, per_epoch), config),
     AXIS,
@@ -77,10 +77,11 @@ def exchange(
     error_feedback=config.error_feedback,
     momentum_masking=config.momentum_masking,
     dense=config.dense,
-    collective=config.collective,
+    collective=links.collective(config),
     wire=rtopk_jax.Wire(config.wire_values, config.wire_indices),
     memory_decay=config.memory_decay,
     memory_dtype=config.memory_dtype,
+    delay=config.delay,
     seed=seed,
     **local,
   )
@@ -89,30 +90,26 @@ def exchange(
 def _distributed(
   config: Any, method: str, loss: Loss, per_epoch: int, total: int, batches: int, seed: Seed
 ) -> Rounds:
-  momentum = dict(momentum=config.momentum, nesterov=config.nesterov)
-  parts: list[optax.GradientTransformation] = [
-    exchange(config, method, per_epoch, seed, clip_norm=config.clip_norm, **momentum)
-  ]
-  if config.weight_decay:
-    parts.append(rtopk_jax.add_decayed_weights(config.weight_decay, **momentum))
-  parts.append(optax.scale_by_learning_rate(learning_rate(config, per_epoch, total)))
+  own = optimizer(config)
+  before = exchange(
+    config, method, per_epoch, seed, clip_norm=config.clip_norm, **own.before(config)
+  )
+  after = own.after(config, learning_rate(config, per_epoch, total))
   # A step that is skipped moves neither decay nor schedule.
-  return Distributed(loss, rtopk_jax.lockstep(optax.chain(*parts), AXIS), batches)
+  return Distributed(loss, rtopk_jax.lockstep(optax.chain(before, after), AXIS), batches)
 
 
 def _federated(
   config: Any, method: str, loss: Loss, per_epoch: int, total: int, batches: int, seed: Seed
 ) -> Rounds:
-  rate = learning_rate(config, per_epoch, total)
+  rate = learning_rate(config, per_epoch * batches, total * batches)
 
   def local(count: jax.Array) -> optax.GradientTransformation:
-    parts: list[optax.GradientTransformation] = []
-    if config.clip_norm is not None:
-      parts.append(optax.clip_by_global_norm(config.clip_norm))
-    if config.weight_decay:
-      parts.append(optax.add_decayed_weights(config.weight_decay))
-    sgd = optax.sgd(jnp.asarray(rate(count)), config.momentum or None, config.nesterov)
-    return optax.chain(*parts, sgd)
+    # An optimizer that is kept has counted the local steps of all rounds so far.
+    step = optimizer(config).local(config, lambda i: rate(count * batches + i % batches))
+    if config.clip_norm is None:
+      return step
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
 
   outer = optax.sgd(
     config.outer_learning_rate, config.outer_momentum or None, config.outer_nesterov

@@ -1,4 +1,4 @@
-"""Workers as devices of a mesh, or simulated on one device: the same step, the same state.
+"""Workers as groups of devices of a mesh, or simulated on one device: the same step, the same state.
 
 Either way the state of a run is the one a mesh would hold: what differs between workers is an array
 ``(num_workers, …)``. Simulated workers take their gradients one after another, each by a call of its own:
@@ -18,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
-from configs.schema import ConfigError
-from train.steps import drift
-from train.steps.methods import AXIS
+from train.steps import drift, layout
+from train.steps.layout import AXES, AXIS
 from train.steps.rounds import Rounds
 
 # For programs that run once or for a moment: optimising them takes longer than running them.
@@ -49,36 +48,6 @@ class _Part(NamedTuple):
   sums: dict[str, jax.Array]
 
 
-def choose_mesh(kind: str, num_workers: int) -> Mesh | None:
-  """The mesh of the workers, or None where they are simulated.
-
-  Args:
-    kind: "devices", "simulated", or "auto" for devices if there are enough.
-    num_workers: how many workers there are.
-
-  Returns:
-    A mesh of one axis, or None.
-
-  Raises:
-    ConfigError: when devices are asked for and too few, and when several processes don't have a device for
-      each worker and a worker for each device.
-  """
-  devices, processes = jax.devices(), jax.process_count()
-  if processes > 1 and (kind == "simulated" or len(devices) != num_workers):
-    raise ConfigError(
-      f"config.num_workers must be {len(devices)}, the devices of {processes} processes, got {num_workers} with "
-      f"config.workers={kind!r}: between processes every device is one worker."
-    )
-  if kind == "devices" and len(devices) < num_workers:
-    raise ConfigError(
-      f"config.workers must be 'simulated' or 'auto' with config.num_workers={num_workers} and "
-      f"{len(devices)} devices, got 'devices'."
-    )
-  if kind == "simulated" or len(devices) < num_workers or num_workers == 1:
-    return None
-  return Mesh(np.array(devices[:num_workers]), (AXIS,))
-
-
 def mean_over_workers(mesh: Mesh | None) -> Callable[[Any], Any]:
   """A function of arrays (n, …) to their means, the same to the bit however workers are spread.
 
@@ -105,7 +74,7 @@ class Workers:
     make_rounds: how they train, for a seed of the selector. The seed is an argument of the compiled
       functions, so that the runs of several seeds share one compilation.
     num_workers: n.
-    mesh: their devices, or None to simulate them.
+    mesh: their devices, of ``layout.make_mesh``, or None to simulate them.
     like: workers of another method, whose programs are used where they are the same.
   """
 
@@ -119,11 +88,8 @@ class Workers:
     self.make_rounds, self.num_workers, self.mesh = make_rounds, num_workers, mesh
     # What needs no seed: all but the exchange.
     self.rounds = make_rounds(0)
-    devices = [None] * num_workers if mesh is None else list(mesh.devices.flat)
     # The workers whose batches this process supplies.
-    self.local = tuple(
-      i for i, d in enumerate(devices) if d is None or d.process_index == jax.process_index()
-    )
+    self.local = tuple(range(num_workers)) if mesh is None else layout.local_workers(mesh)
     on_mesh = mesh is not None
     self._init = jax.jit(self._init_on_mesh if on_mesh else self._init_simulated)
     self._begin = jax.jit(self._begin_on_mesh if on_mesh else self._begin_one)
@@ -135,8 +101,9 @@ class Workers:
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
     self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
-    self._mean = mean_over_workers(mesh)
-    self._fingerprints = jax.jit(self._fingerprints_on_mesh)
+    # These know nothing of the method.
+    self._mean = like._mean if like else mean_over_workers(mesh)
+    self._fingerprints = like._fingerprints if like else jax.jit(self._fingerprints_on_mesh)
 
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     """The state before the first step.
@@ -168,9 +135,9 @@ class Workers:
     """
     if self.mesh is None:
       return self._step_simulated(state, iter(batches), seed, present)
-    sharding = NamedSharding(self.mesh, P(AXIS))
-    place = lambda x: jax.make_array_from_process_local_data(sharding, x)
-    placed = (jax.tree.map(place, batch) for batch in batches)
+    mesh = self.mesh
+    place = lambda batch: layout.place_batch(mesh, self.local, batch)
+    placed = map(place, batches)
     if present is not None:
       present = place(np.asarray(present)[list(self.local)])
     first = next(placed)
@@ -190,61 +157,82 @@ class Workers:
 
   def mean(self, tree: Any) -> Any:
     """The mean over workers of arrays ``(n, …)``, for this process's own use."""
-    return self.here(self._mean(tree))
+    return self._here(self._mean(tree), lambda mean: jax.tree.map(lambda _: P(), mean))
 
-  def here(self, tree: Any) -> Any:
-    """What is the same everywhere as arrays on one device of this process."""
-    if self.mesh is None:
-      return tree
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+  def here(self, params: Any) -> Any:
+    """The weights for this process's own use: on one device, or on as many as there are shards."""
+    return self._here(params, self._param_specs)
+
+  def _here(self, tree: Any, specs: Callable[[Any], Any]) -> Any:
+    return tree if self.mesh is None else layout.here(self.mesh, tree, specs(tree))
 
   def fingerprints(self, params: Any) -> np.ndarray | None:
-    """A hash of each worker's weights, uint32 (n,); None where they share one copy."""
+    """A hash of the weights on each device, uint32 (n, chips, shards); None where there is one copy."""
     if self.mesh is None:
       return None
-    return np.asarray(self.here(self._fingerprints(params)))
+    return np.asarray(self._fingerprints(params).addressable_data(0))
 
   def shardings(self, state: RunState) -> RunState:
     """Where each leaf of a state belongs; arrays or ``ShapeDtypeStruct``."""
     if self.mesh is None:
       return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
-    mesh = self.mesh
-    place = lambda spec, tree: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)
-    return jax.tree.map(place, self._specs(state), state, is_leaf=lambda x: isinstance(x, P))
+    return layout.shardings(self.mesh, self._specs(state), state)
 
   # Workers on the devices of a mesh.
 
-  def _specs(self, state: RunState) -> Any:
-    return RunState(P(), rtopk_jax.state_specs(self.rounds.tx, state.params, AXIS), P(AXIS))  # pyright: ignore[reportArgumentType]
+  def _param_specs(self, params: Any) -> Any:
+    assert self.mesh is not None
+    return layout.param_specs(self.mesh, params)
 
-  def _on_mesh(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+  def _specs(self, state: RunState) -> RunState:
+    params = self._param_specs(state.params)
+    opt_state = rtopk_jax.state_specs(self.rounds.tx, state.params, AXIS, params)
+    return RunState(params, opt_state, P(AXIS))
+
+  def _alone(self, function: Callable[..., Any], params: Any, in_specs: Any, *args: Any) -> Any:
+    """What every worker makes by itself, as rows. Its chips and shards are left to the compiler."""
+    assert self.mesh is not None
+    mapped = jax.shard_map(
+      lambda *args: _row(function(*args)),
+      mesh=self.mesh,
+      axis_names={AXIS},
+      in_specs=layout.by_worker(in_specs),
+      out_specs=P(AXIS),
+    )
+    made = mapped(*args)
+    specs = layout.specs_like(made, params, self._param_specs(params))
+    return layout.constrain(self.mesh, specs, made)
+
+  def _together(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+    """What all do together, each device with its own part."""
     return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
 
   def _init_on_mesh(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     assert self.mesh is not None
-    mesh = self.mesh
-    place = lambda tree, spec: lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
-    opt_state = rtopk_jax.init(self.make_rounds(seed).tx, params, mesh, AXIS)
-    return RunState(place(params, P()), opt_state, place(self._rows(model_state), P(AXIS)))
+    specs = self._param_specs(params)
+    opt_state = rtopk_jax.init(self.make_rounds(seed).tx, params, self.mesh, AXIS, specs)
+    state = RunState(params, opt_state, self._rows(model_state))
+    return layout.constrain(self.mesh, self._specs(state), state)
 
   def _begin_on_mesh(self, state: RunState, batch: Any) -> _Part:
     zeros = self._no_metrics(state, batch)
 
     def begin(state):
-      local = self.rounds.begin(state.params, state.opt_state, _mine(state.model_state))
-      return _row(_Part(local, zeros()))
+      return _Part(
+        self.rounds.begin(state.params, state.opt_state, _mine(state.model_state)), zeros()
+      )
 
-    return self._on_mesh(begin, (self._specs(state),), P(AXIS))(state)
+    return self._alone(begin, state.params, (self._specs(state),), state)
 
   def _more_on_mesh(self, params: Any, part: _Part, batch: Any) -> tuple[_Part, jax.Array]:
-    more = lambda params, part, batch: _row(self._more_of_one(params, _mine(part), _mine(batch)))
-    part, tickets = self._on_mesh(more, (P(), P(AXIS), P(AXIS)), P(AXIS))(params, part, batch)
-    return part, tickets
+    more = lambda params, part, batch: self._more_of_one(params, _mine(part), _mine(batch))
+    return self._alone(more, params, (P(), P(AXIS), P(AXIS)), params, part, batch)
 
   def _exchange_on_mesh(
     self, state: RunState, part: _Part, seed: jax.Array, present: Any
   ) -> tuple[RunState, dict[str, jax.Array]]:
     rounds, specs = self.make_rounds(seed), self._specs(state)
+    local = layout.specs_like(part.local, state.params, specs.params)
 
     def exchange(state, local, present):
       params, opt_state, model_state = rounds.exchange(
@@ -252,7 +240,7 @@ class Workers:
       )
       return RunState(params, opt_state, _row(model_state))
 
-    state = self._on_mesh(exchange, (specs, P(AXIS), P(AXIS)), specs)(state, part.local, present)
+    state = self._together(exchange, (specs, local, P(AXIS)), specs)(state, part.local, present)
     return state, self._metrics(part.sums, present, state.opt_state)
 
   def _whole_on_mesh(
@@ -262,9 +250,10 @@ class Workers:
     return self._exchange_on_mesh(state, part, seed, present)
 
   def _fingerprints_on_mesh(self, params: Any) -> jax.Array:
-    each = self._on_mesh(lambda params: drift.fingerprint(params)[None], P(), P(AXIS))(params)
     assert self.mesh is not None
-    return lax.with_sharding_constraint(each, NamedSharding(self.mesh, P()))
+    own = lambda params: drift.fingerprint(params).reshape(1, 1, 1)
+    each = self._together(own, (self._param_specs(params),), P(*AXES))(params)
+    return layout.constrain(self.mesh, P(), each)
 
   # Workers simulated on one device.
 

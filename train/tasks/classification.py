@@ -1,7 +1,7 @@
 """Image classification: what a step minimises and what an evaluation counts."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax.experimental import multihost_utils
 
 import data
 from train import models
-from train.tasks.task import Fields, Score
+from train.tasks import named
+from train.tasks.task import Score
 
 _FIGURES = ("test_loss", "test_accuracy")
 
@@ -27,11 +28,11 @@ class Classification:
 
   score = Score("test_accuracy", "test accuracy", percent=True)
   unit = "images"
-  fields: ClassVar[Fields] = {"model": models.resnet.FIELDS}
 
   def __init__(self, config: Any, images: data.Images):
     self.config, self.images = config, images
     self.examples = config.batch_size
+    self._model = named.find("config.model.name", config.model.name, models.IMAGE_MODELS)
     # Weights are drawn once: optimising that program takes longer than running it.
     self.init = jax.jit(self._init, compiler_options={"xla_backend_optimization_level": 0})
     self._evaluate = jax.jit(self._sums)
@@ -40,15 +41,11 @@ class Classification:
     """Each worker's share of the training images."""
     return data.ImageSource(self.images, self.config.num_workers, self.config.batch_size, seed)
 
-  def _network(self, rngs: nnx.Rngs) -> models.ResNet:
-    config = self.config.model
-    return models.ResNet(
-      stages=tuple(config.stages),
-      width=config.width,
+  def _network(self, rngs: nnx.Rngs) -> Any:
+    return self._model(
+      **named.sizes(self.config),
       num_classes=self.images.num_classes,
       channels=self.images.channels,
-      stem=config.stem,
-      dtype=config.dtype,
       rngs=rngs,
     )
 
@@ -96,8 +93,12 @@ class Classification:
       min(size, self.config.eval_batch_size),
       part=(jax.process_index(), processes),
     )
-    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in loaded]
-    found = np.array([[x[name] for name in _FIGURES] for x in sums], np.float32)
+    sums: list[dict[str, jax.Array]] = []
+    for batch in loaded:
+      sums.append(self._evaluate(params, statistics, batch))
+      # The device has the next batch while the one before is waited for, and no more than that.
+      jax.block_until_ready(sums[-2:][0])
+    found = np.array([[x[name] for name in _FIGURES] for x in jax.device_get(sums)], np.float32)
     if processes > 1:
       found = _of_all(found.reshape(-1, len(_FIGURES)), -(-size // self.config.eval_batch_size))
     # In the order of the batches, whoever took them: the same to the bit with any number of processes.

@@ -1,7 +1,7 @@
-"""Language modelling: predicting the next word of contiguous text, the hidden state carried over."""
+"""Language modelling: predicting the next word, or character, of a text."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,62 +13,58 @@ from jax import lax
 import data
 from data import streams
 from train import models
-from train.tasks.task import Fields, Score
+from train.tasks import named
+from train.tasks.task import Score
+
+_SCORES = {
+  "words": Score("test_perplexity", "test perplexity"),
+  "characters": Score("valid_loss", "validation loss"),
+}
 
 
 class Language:
-  """An LSTM that is trained by truncated backpropagation through time.
+  """A model of a text.
 
-  The state of the model is the hidden state after the last batch; it is each worker's own, like the
-  streams it reads, and begins with zeros every epoch. The loss is summed over the unrolled words and
-  averaged over the streams, as in Zaremba et al., whose learning rate and clipping go with that.
+  What a model carries is each worker's own, like the streams of text it reads, and starts anew every epoch:
+  truncated backpropagation through time. A model that carries nothing reads windows from anywhere in its
+  worker's part of the text. The loss is the mean over the words of a window, or the sum where the model
+  says so, and the mean over the streams.
 
   Args:
     config: the experiment.
     text: the corpus.
   """
 
-  score = Score("test_perplexity", "test perplexity")
-  unit = "words"
-  fields: ClassVar[Fields] = {"model": models.lstm.FIELDS}
-
   def __init__(self, config: Any, text: data.Text):
     self.config, self.text = config, text
+    self.unit, self.score = text.unit, _SCORES[text.unit]
     self.examples = config.batch_size * config.unroll
+    self._model = named.find("config.model.name", config.model.name, models.LANGUAGE_MODELS)
+    self._carries = bool(jax.tree.leaves(self._start(1)))
     self.init = jax.jit(self._init)
     self._evaluate = jax.jit(self._total)
 
   def source(self, seed: int) -> data.Source:
-    """The training text, cut into every worker's streams."""
+    """The training text, cut into every worker's streams, or its part that windows are taken of."""
     config = self.config
-    return data.StreamSource(
-      self.text.train, config.num_workers, config.batch_size, config.unroll, seed
-    )
+    source = data.StreamSource if self._carries else data.WindowSource
+    return source(self.text.train, config.num_workers, config.batch_size, config.unroll, seed)
 
-  def _network(self, rngs: nnx.Rngs) -> models.LSTM:
-    config = self.config.model
-    return models.LSTM(
-      vocabulary=len(self.text.vocabulary),
-      units=config.units,
-      layers=config.layers,
-      dropout=config.dropout,
-      init_scale=config.init_scale,
-      dtype=config.dtype,
-      rngs=rngs,
-    )
+  def _network(self, rngs: nnx.Rngs) -> Any:
+    return self._model(**named.sizes(self.config), vocabulary=len(self.text.vocabulary), rngs=rngs)
 
-  def _silence(self, count: int) -> jax.Array:
-    config = self.config.model
-    return jnp.zeros((config.layers, 2, count, config.units), jnp.float32)
+  def _start(self, count: int) -> Any:
+    """What is carried into the first window of so many streams."""
+    return nnx.eval_shape(lambda: self._network(nnx.Rngs(0))).start(count)
 
   def _init(self, key: jax.Array) -> tuple[Any, Any]:
     """Initial weights, and the state before the first word."""
     (params,) = models.init(self._network, key, nnx.Param)
-    return params, self._silence(self.config.batch_size)
+    return params, self._start(self.config.batch_size)
 
   def _apply(
-    self, params: Any, carry: jax.Array, batch: Any, key: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array]:
+    self, params: Any, carry: Any, batch: Any, key: jax.Array | None
+  ) -> tuple[jax.Array, Any]:
     """Cross entropy of every word of a window, and the carry after it."""
     network = models.rebuild(self._network, Param=params)
     logits, carry = network(batch["input"], carry, key)
@@ -77,11 +73,16 @@ class Language:
   def loss(
     self, params: Any, model_state: Any, batch: Any
   ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-    """Cross entropy, summed over time and averaged over streams; beside it the carry."""
-    carry = jnp.where(batch["start"], jnp.zeros_like(model_state), model_state)
+    """Cross entropy, averaged over streams, and averaged or summed over time; beside it the carry."""
+    carry = model_state
+    if self._carries:
+      start = self._start(self.config.batch_size)
+      carry = jax.tree.map(lambda x, y: jnp.where(batch["start"], x, y), start, model_state)
     key = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
     losses, carry = self._apply(params, carry, batch, key)
-    return losses.sum(axis=1).mean(), (carry, {"train_loss": losses.mean()})
+    mean = losses.mean()
+    loss = losses.sum(axis=1).mean() if self._model.total_over_time else mean
+    return loss, (carry, {"train_loss": mean})
 
   def _total(self, params: Any, words: jax.Array) -> jax.Array:
     """Cross entropy summed over all words of a text that is cut into streams, but the first of each."""
@@ -98,12 +99,12 @@ class Language:
       real = start + jnp.arange(unroll) < length - 1
       return (carry, total + jnp.sum(jnp.where(real[None], losses, 0))), None
 
-    start = (self._silence(count), jnp.float32(0))
+    start = (self._start(count), jnp.float32(0))
     (_, total), _ = lax.scan(window, start, unroll * jnp.arange(steps))
     return total
 
   def statistics(self, model_state: Any) -> Any:
-    """Nothing: every text begins with silence."""
+    """Nothing: every text begins anew."""
     del model_state
     return ()
 
@@ -134,12 +135,21 @@ class Language:
     """
     network = models.rebuild(self._network, Param=params)
     apply = jax.jit(lambda words, carry: network(words, carry))
-    carry, found = self._silence(1), []
+    carry, found = self._start(1), []
+    known, unroll = list(prompt), self.config.unroll
     words = jnp.asarray(prompt, jnp.int32).reshape(1, -1)
     for own in jax.random.split(key, count):
-      logits, carry = apply(words, carry)
-      last = logits[0, -1]
+      if self._carries:
+        logits, carry = apply(words, carry)
+        last = logits[0, -1]
+      else:
+        # All that fits a window is read again; what pads it comes after, where nobody looks.
+        window = np.zeros((1, unroll), np.int32)
+        seen = known[-unroll:]
+        window[0, : len(seen)] = seen
+        last = apply(window, carry)[0][0, len(seen) - 1]
       drawn = jax.random.categorical(own, last / max(temperature, 1e-6))
       found.append(int(jnp.argmax(last) if temperature == 0 else drawn))
+      known.append(found[-1])
       words = jnp.full((1, 1), found[-1], jnp.int32)
     return found

@@ -1,7 +1,5 @@
-"""From a config to its task: one of the data sets here, or one of the user's own."""
+"""From a config to its task: a model and a data set, each by its name, or a task of the user's own."""
 
-import difflib
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,7 +7,9 @@ from typing import Any, cast
 import data
 from configs import schema
 from configs.schema import ConfigError
+from train import models
 from train.errors import UserError
+from train.tasks import named
 from train.tasks.classification import Classification
 from train.tasks.language import Language
 from train.tasks.task import Task
@@ -23,40 +23,57 @@ def make_task(config: Any) -> Task:
 
   Args:
     config: the experiment. Its ``task`` may name a class or function, "package.module:name", that takes
-      the config and returns a ``train.Task``; otherwise ``dataset`` decides.
+      the config and returns a ``train.Task``; otherwise ``dataset`` and ``model.name`` decide.
 
   Returns:
     The task.
 
   Raises:
-    ConfigError: for an unknown data set, a name that is not a task's, and fields that its model cannot have.
+    ConfigError: for a name of nothing, a model that is not for such data, and fields that it cannot have.
     UserError: when the data set is not there; the message says how to get it.
   """
   if config.task is not None:
     return _own(config)
   name = config.dataset
-  if name in data.IMAGES:
-    _check(config, Classification)
-    images = _loaded(data.IMAGES[name], config)
-    _check_count(config, images.train.size, "images")
-    return Classification(config, images.first(config.train_examples))
-  if name in data.TEXTS:
-    _check(config, Language)
-    text = _loaded(data.TEXTS[name], config)
-    _check_count(config, len(text.train), "words")
-    for part, words in (("validation", text.valid), ("test", text.test)):
-      if config.eval_batch_size > len(words) // 2:
-        raise ConfigError(
-          f"config.eval_batch_size must be at most {len(words) // 2}, so that each stream of the {part} text "
-          f"has two of its {len(words)} words, got {config.eval_batch_size}."
-        )
-    return Language(config, text.first(config.train_examples))
-  known = (*data.IMAGES, *data.TEXTS)
-  near = difflib.get_close_matches(str(name), known, 1)
-  raise ConfigError(
-    f"config.dataset must be one of {', '.join(known)}, got {name!r}"
-    f"{f'; did you mean {near[0]!r}?' if near else '.'}"
-  )
+  load = named.find("config.dataset", name, data.IMAGES | data.TEXTS)
+  if name in data.IMAGES or name in data.TEXTS:
+    _check_model(config, name in data.TEXTS)
+  loaded = _loaded(load, config)
+  if not isinstance(loaded, data.Images | data.Text):
+    raise ConfigError(
+      f"config.dataset={name!r} must return data.Images or data.Text, got {type(loaded).__name__}."
+    )
+  _check_model(config, isinstance(loaded, data.Text))
+  if isinstance(loaded, data.Images):
+    _check_count(config, loaded.train.size, "images")
+    return Classification(config, loaded.first(config.train_examples))
+  unit = loaded.unit
+  _check_count(config, len(loaded.train), unit)
+  for part, words in (("validation", loaded.valid), ("test", loaded.test)):
+    if config.eval_batch_size > len(words) // 2:
+      raise ConfigError(
+        f"config.eval_batch_size must be at most {len(words) // 2}, so that each stream of the {part} text "
+        f"has two of its {len(words)} {unit}, got {config.eval_batch_size}."
+      )
+  return Language(config, loaded.first(config.train_examples))
+
+
+def _check_model(config: Any, of_text: bool) -> None:
+  """Refuses a model that is not for such data, and fields that it cannot have."""
+  known = models.LANGUAGE_MODELS if of_text else models.IMAGE_MODELS
+  name = config.model.get("name")
+  model = named.find("config.model.name", name, models.IMAGE_MODELS | models.LANGUAGE_MODELS)
+  fields = getattr(model, "fields", None)
+  if fields is None:
+    raise ConfigError(
+      f"config.model.name={name!r} is no model: it has no fields (train/models/protocol.py)."
+    )
+  if hasattr(model, "start") != of_text:
+    raise ConfigError(
+      f'config.model.name must be one of {", ".join(known)}, or "package.module:name" of one\'s own, with '
+      f"config.dataset={config.dataset!r}, got {name!r}."
+    )
+  schema.check(config.model, {"name": schema.text(name, "of the model"), **fields}, "config.model")
 
 
 def _check(config: Any, task: Any) -> None:
@@ -81,17 +98,8 @@ def _check_count(config: Any, count: int, what: str) -> None:
 
 def _own(config: Any) -> Task:
   path = config.task
-  module, _, name = path.partition(":")
   form = f'config.task must be "package.module:name", got {path!r}'
-  if not module or not name:
-    raise ConfigError(f"{form}.")
-  try:
-    make: Any = getattr(importlib.import_module(module), name)
-  except (ModuleNotFoundError, AttributeError) as error:
-    # A module that the user's own one lacks is theirs to see whole.
-    if isinstance(error, ModuleNotFoundError) and not module.startswith(str(error.name)):
-      raise
-    raise ConfigError(f"{form}, which cannot be imported: {error}.") from error
+  make = named.imported("config.task", path)
   lacks = [part for part in _METHODS if inspect.isclass(make) and not hasattr(make, part)]
   if not callable(make) or len(lacks) == len(_METHODS):
     raise ConfigError(f"{form}, which is not a task: no class or function that makes one.")

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
+from benchmarks import hlo
 from tests.rtopk_jax import harness, reference
 from tests.rtopk_jax.exchange import meshes
 
@@ -42,6 +43,59 @@ def test_hierarchical_is_the_exchange_of_means(outer):
   for name in params:
     np.testing.assert_allclose(updates[name], expected[name][0], atol=1e-6)
   np.testing.assert_allclose(state.residual["w"], after.residual["w"][0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "outer", [rtopk_jax.AllGather(), pytest.param("reduce_scatter", marks=pytest.mark.slow), None]
+)
+def test_chips_with_the_same_gradient_each_send_a_part(outer):
+  """None is the dense exchange."""
+  mesh = meshes.of_two(("slice", "chip"))
+  make = lambda axis, *inner: (
+    rtopk_jax.dense_exchange(axis, momentum=0.9, inner_axis=inner[0] if inner else None)
+    if outer is None
+    else rtopk_jax.sparse_exchange(
+      rtopk_jax.rtop_k(0.1),
+      axis,
+      momentum=0.9,
+      dense={"w": False, "b": True},
+      collective=rtopk_jax.Hierarchical(*inner, outer, averaged=True) if inner else outer,
+    )
+  )
+  tx = make("slice", "chip")
+  params = {"w": jnp.zeros((40, 30)), "b": jnp.zeros(301)}
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.standard_normal((2, *x.shape)).astype(np.float32)
+  grads = jax.tree.map(draw, params)
+  specs = rtopk_jax.state_specs(tx, params, "slice")
+  update = jax.jit(
+    jax.shard_map(
+      lambda g, state: tx.update(jax.tree.map(lambda x: x[0], g), state),
+      mesh=mesh,
+      in_specs=(P("slice"), specs),
+      out_specs=(P(), specs),
+    )
+  )
+  state = rtopk_jax.init(tx, params, mesh, "slice")
+  text = update.lower(grads, state).compile().as_text()
+  sent = [x for x in hlo.Program(text).collectives() if x.crosses({0: 0, 1: 0, 2: 1, 3: 1})]
+  # A chip has half of the dense leaves, of a message, or of a table with a row for every owner.
+  assert max(array.entries for x in sent for array in x.arrays) <= {None: 751}.get(outer, 2 * 256)
+  found, after = update(grads, state)
+  expected, plain = harness.run("shard_map", make(AXIS), jax.tree.map(lambda x: x[None], grads))
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_array_equal(a, b[0])
+  np.testing.assert_array_equal(after.momentum["w"], plain.momentum["w"][0])
+
+
+def test_averaged_gradients_have_no_axis_of_the_exchange():
+  collective = rtopk_jax.Hierarchical("chip", averaged=True)
+  with pytest.raises(
+    ValueError, match=r"axis_name=\('slice', 'chip'\) must not have the inner_axis='chip'"
+  ):
+    rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.1), ("slice", "chip"), collective=collective)
+  with pytest.raises(TypeError, match="averaged must be True or False, got 1"):
+    rtopk_jax.Hierarchical("chip", averaged=1)
 
 
 PARAM_SPECS = {"w": P(None, "fsdp"), "n": P()}

@@ -32,13 +32,18 @@ def _config(*arguments, file=QUICKSTART):
     ("--config.dense=None", "dense", None),
     ("--config.compilation_cache=None", "compilation_cache", None),
     ("--config.max_steps=4", "max_steps", 4),
+    ("--config.mesh.workers=4", "mesh.workers", 4),
+    ("--config.mesh.workers=None", "mesh.workers", None),
+    ("--config.mesh={'chips': 2}", "mesh.chips", 2),
     ("--config.max_steps=none", "max_steps", None),
     ("--config.data_dir=/a=b", "data_dir", "/a=b"),
     ("-config.epochs=3", "epochs", 3),
   ],
 )
 def test_values(argument, field, value):
-  found = _config(argument)[field]
+  found = _config(argument)
+  for name in field.split("."):
+    found = found[name]
   assert found == value
   assert type(found) is type(value)
 

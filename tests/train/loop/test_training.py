@@ -1,8 +1,12 @@
 """The real loop, on real digits, for a few steps."""
 
+import collections
+import contextlib
 import itertools
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -15,8 +19,9 @@ import data
 from configs.rows import METHODS
 from tests.train.runs import ROOT
 from train import train_and_evaluate
+from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
-from train.steps.workers import Workers, choose_mesh
+from train.steps.workers import Workers
 from train.tasks.make import make_task
 
 # Learning rate schedules of optax divide an int32 count by a float.
@@ -46,10 +51,37 @@ def test_compares_methods_from_the_same_start(digits, tmp_path):
   assert dense == {1: 2 * 4 * 5122, 2: 4 * 4 * 5122}
 
 
-def test_methods_and_seeds_are_paired(config, tmp_path):
+@contextlib.contextmanager
+def _compiled():
+  """How often programs are compiled, by their names."""
+  found, log = collections.Counter(), logging.getLogger("jax._src.dispatch")
+
+  class Note(logging.Handler):
+    def emit(self, record):
+      if name := re.match(r"Finished XLA compilation of jit\((\S+)\)", record.getMessage()):
+        found[name[1]] += 1
+
+  note, passes, level = Note(), log.propagate, log.level
+  log.addHandler(note)
+  log.propagate = False
+  log.setLevel(logging.DEBUG)
+  try:
+    yield found
+  finally:
+    log.removeHandler(note)
+    log.propagate = passes
+    log.setLevel(level)
+
+
+def test_methods_and_seeds_are_paired_and_share_programs(config, tmp_path):
   config.methods, config.seeds = METHODS, (0, 1)
   config.epochs, config.warmup_epochs, config.max_steps = 1, 0, 1
-  records = train_and_evaluate(config, str(tmp_path))
+  with _compiled() as programs:
+    records = train_and_evaluate(config, str(tmp_path))
+  # Each method has its state and its exchange; all else is compiled once for all runs.
+  once = ("_first_one", "mean", "schedule")
+  assert [programs[name] for name in once] == [1, 1, 1]
+  assert programs["_init_simulated"] == programs["_exchange_simulated"] == len(METHODS)
   assert [(r["method"], r["seed"]) for r in records] == [*itertools.product(METHODS, (0, 1))]
   # The first step's loss is that of the initial weights on the first batch.
   losses = {seed: {r["train_loss"] for r in records if r["seed"] == seed} for seed in (0, 1)}
@@ -77,7 +109,8 @@ def _compare_layouts(config, method):
   batches = list(data.load(task.source(seed=0), range(n), steps=3))
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(make, n, choose_mesh(kind, n))
+    config.workers = kind
+    workers = Workers(make, n, choose_mesh(config))
     assert workers.local == tuple(range(n))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in batches:
@@ -101,10 +134,12 @@ def test_loss_falls_on_the_digits(digits, tmp_path):
   assert records[-1]["train_loss"] < records[0]["train_loss"] - 0.2
 
 
-def test_too_few_devices_are_refused():
+def test_too_few_devices_are_refused(config):
+  config.workers, config.num_workers = "devices", 1000
   with pytest.raises(ValueError, match=r"config.num_workers=1000 and 8 devices"):
-    choose_mesh("devices", 1000)
-  assert choose_mesh("auto", 1000) is None
+    choose_mesh(config)
+  config.workers = "auto"
+  assert choose_mesh(config) is None
 
 
 def _main(*arguments: str) -> subprocess.CompletedProcess:

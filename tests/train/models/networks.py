@@ -148,3 +148,56 @@ def lstm_gradients(params, words, masks, tape, d_logits):
     if i == 0:
       np.add.at(grads["embedding"], words[:, t], d_out)
   return grads
+
+
+def _rms_norm(x, scale):
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
+def _turned(x, base):
+  """Each pair of entries (i, i + half) as a complex number that is turned by the position."""
+  half = x.shape[-1] // 2
+  pairs = x[..., :half] + 1j * x[..., half:]
+  for position in range(x.shape[0]):
+    pairs[position] *= np.exp(1j * position * base ** (-np.arange(half) / half))
+  return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+
+def _gelu(x):
+  return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def transformer(params, words, heads, base):
+  """A decoder-only transformer, one window, head and query after another.
+
+  Args:
+    params: "embedding" (v, w), "layers": {i: …}, "norm", and "head" (w, v) where it is not tied.
+    words: (batch, time).
+    heads: of attention.
+    base: of the rotation.
+
+  Returns:
+    Logits (batch, time, v).
+  """
+  found = []
+  for window in words:
+    x = params["embedding"][window]
+    for layer in params["layers"].values():
+      own = layer["attention"]
+      y = _rms_norm(x, layer["before_attention"]["scale"])
+      query, key, value = (
+        np.split(y @ own[name], heads, axis=1) for name in ("query", "key", "value")
+      )
+      out = np.zeros((heads, *value[0].shape))
+      for h in range(heads):
+        turned_query, turned_key = _turned(query[h], base), _turned(key[h], base)
+        for t in range(len(window)):
+          logits = turned_key[: t + 1] @ turned_query[t] / np.sqrt(query[h].shape[1])
+          shares = np.exp(logits - logits.max())
+          out[h, t] = shares / shares.sum() @ value[h][: t + 1]
+      x = x + np.concatenate(out, axis=1) @ own["out"]
+      y = _rms_norm(x, layer["before_network"]["scale"])
+      x = x + _gelu(y @ layer["network"]["up"]) @ layer["network"]["down"]
+    head = params["head"] if "head" in params else params["embedding"].T
+    found.append(_rms_norm(x, params["norm"]["scale"]) @ head)
+  return np.stack(found)

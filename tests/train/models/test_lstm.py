@@ -84,7 +84,7 @@ def test_gradients_agree_with_numpy(example, dropout, monkeypatch):
     # The model is given these masks in the place of random ones, in the order in which it asks.
     given = iter(masks)
     dropped = lambda x, rate, key: x * jnp.asarray(next(given), jnp.float32)
-    monkeypatch.setattr(lstm, "_dropout", dropped)
+    monkeypatch.setattr(lstm, "dropout", dropped)
   targets = rng.integers(0, 11, words.shape)
 
   def loss(params):
@@ -106,11 +106,11 @@ def test_gradients_agree_with_numpy(example, dropout, monkeypatch):
 
 def test_dropout_keeps_the_mean_and_follows_the_key():
   x = jnp.ones((200, 300))
-  dropped = lstm._dropout(x, 0.65, jax.random.key(1))
+  dropped = lstm.dropout(x, 0.65, jax.random.key(1))
   assert set(np.unique(dropped).tolist()) == {0.0, float(np.float32(1 / np.float32(0.35)))}
   np.testing.assert_allclose(np.mean(dropped), 1, atol=0.02)
-  np.testing.assert_array_equal(dropped, lstm._dropout(x, 0.65, jax.random.key(1)))
-  assert (dropped != lstm._dropout(x, 0.65, jax.random.key(2))).any()
+  np.testing.assert_array_equal(dropped, lstm.dropout(x, 0.65, jax.random.key(1)))
+  assert (dropped != lstm.dropout(x, 0.65, jax.random.key(2))).any()
 
 
 def test_dropout_is_between_layers_only(example):

@@ -177,7 +177,9 @@ def _corrupted(params, worker):
   def leaf(x):
     copies = [np.array(s.data) for s in sorted(x.addressable_shards, key=lambda s: s.device.id)]
     copies[worker].reshape(-1).view(np.uint32)[3] ^= 1 << 20
-    placed = [jax.device_put(c, d) for c, d in zip(copies, x.sharding.mesh.devices, strict=True)]
+    placed = [
+      jax.device_put(c, d) for c, d in zip(copies, x.sharding.mesh.devices.flat, strict=True)
+    ]
     return jax.make_array_from_single_device_arrays(
       x.shape, NamedSharding(x.sharding.mesh, P()), placed
     )
@@ -217,7 +219,7 @@ def test_fingerprints_see_every_bit():
   assert len(seen) == 1 + 3 * (35 + 3)
   swapped = {**tree, "a": tree["a"][::-1].copy()}
   assert int(hashed(swapped)) not in seen
-  drift.check(np.array([4, 4, 4], np.uint32), 1)
+  drift.check(np.array([4, 4, 4], np.uint32).reshape(3, 1, 1), 1)
 
 
 def test_who_takes_part():

@@ -1,5 +1,6 @@
 """Language modelling through the real loop, and its loss and perplexity against NumPy."""
 
+import dataclasses
 import importlib
 import json
 
@@ -7,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import data
 from configs import language_quickstart, variants
 from tests.train.models import networks
-from train import train_and_evaluate
+from train import models, train_and_evaluate
 from train.planning import settings
+from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
-from train.steps.workers import Workers, choose_mesh
+from train.steps.workers import Workers
 from train.tasks.language import Language
 from train.tasks.make import make_task
 
@@ -102,6 +105,68 @@ def test_dropout_is_off_in_evaluation_and_follows_the_batch_in_training(config, 
   assert loss(batch) != loss({**batch, "key": source.batch(0, 0, worker=1)["key"]})
 
 
+@pytest.fixture
+def window_config(config):
+  """A tiny transformer in place of the LSTM."""
+  config.model = ConfigDict(
+    dict(
+      {name: field.default for name, field in models.transformer.FIELDS.items()},
+      name="transformer",
+      layers=1,
+      heads=2,
+      width=8,
+    )
+  )
+  return config
+
+
+def test_a_model_that_carries_nothing_reads_windows(window_config, text):
+  task = Language(window_config, text)
+  source = task.source(seed=0)
+  assert isinstance(source, data.WindowSource)
+  params, state = task.init(jax.random.key(0))
+  assert state == ()
+  exact = _exact(params)
+  batch = source.batch(0, 0, worker=1)
+  logits = networks.transformer(exact, batch["input"], 2, 1e4)
+  loss, (state, metrics) = jax.jit(task.loss)(params, (), batch)
+  # The mean over time, too.
+  mean = networks.cross_entropy(logits, batch["target"]).mean()
+  np.testing.assert_allclose([loss, metrics["train_loss"]], mean, rtol=1e-5)
+  assert state == ()
+  # Evaluation reads windows side by side, to the last word of each of 3 streams.
+  streams = text.valid[:48].reshape(3, -1)
+  losses = [
+    networks.cross_entropy(
+      networks.transformer(exact, streams[:, i : min(i + 6, 15)], 2, 1e4),
+      streams[:, i + 1 : i + 7],
+    )
+    for i in range(0, 15, 6)
+  ]
+  found = task.evaluate(params, ())
+  np.testing.assert_allclose(found["valid_loss"], np.concatenate(losses, axis=1).mean(), rtol=1e-5)
+
+
+def test_a_window_model_makes_up_text_of_what_fits_the_window(window_config, text):
+  task = Language(window_config, text)
+  params, _ = task.init(jax.random.key(3))
+  prompt = [1, 2, 3, 4, 5, 6, 7, 8]
+  found = task.sample(params, prompt, 4, jax.random.key(0), temperature=0)
+  known, exact = prompt, _exact(params)
+  for number in found:
+    logits = networks.transformer(exact, np.array([known[-6:]]), 2, 1e4)
+    assert number == logits[0, -1].argmax()
+    known = [*known, number]
+  assert task.sample(params, [1], 3, jax.random.key(0), temperature=0) != []
+
+
+def test_characters_are_scored_by_their_loss(window_config, text):
+  characters = dataclasses.replace(text, unit="characters")
+  task = Language(window_config, characters)
+  assert (task.unit, task.score.key) == ("characters", "valid_loss")
+  assert task.score.key in task.evaluate(task.init(jax.random.key(0))[0], ())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "rtopk"])
 def test_simulated_workers_do_what_devices_do(config, text, method):
@@ -110,7 +175,8 @@ def test_simulated_workers_do_what_devices_do(config, text, method):
   make = make_rounds(config, method, task.loss, per_epoch=6, total=12, batches=1)
   states = []
   for kind in ("simulated", "devices"):
-    workers = Workers(make, 5, choose_mesh(kind, 5))
+    config.workers = kind
+    workers = Workers(make, 5, choose_mesh(config))
     state = workers.init(*task.init(jax.random.key(0)), jnp.int32(0))
     for batch in data.load(task.source(seed=0), workers.local, steps=7):
       state, metrics = workers.step(state, (batch,), jnp.int32(0))
