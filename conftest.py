@@ -1,5 +1,6 @@
 """What every test runs under, the doctests of the package too: eight CPU devices and strict arithmetic."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -10,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Versions of jaxlib after 0.10 do not know the last of these flags, and end a process that names it.
 os.environ["XLA_FLAGS"] = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+  "--xla_cpu_parallel_codegen_split_count=1 "
   f"{'--xla_cpu_use_fusion_emitters=false ' * importlib.metadata.version('jaxlib').startswith('0.10.')}"
   f"{os.environ.get('XLA_FLAGS', '')}"
 )
@@ -17,6 +19,9 @@ os.environ["XLA_FLAGS"] = (
 import hypothesis
 import jax
 import pytest
+
+# What tracing makes stays for long: garbage is looked for less often than it would be.
+gc.set_threshold(20_000, 20, 20)
 
 jax.config.update("jax_num_cpu_devices", 8)
 # The library promises not to promote silently; a test that needs the usual rules asks for them by name.

@@ -236,7 +236,8 @@ def _is_packed(collective: hlo.Collective) -> bool:
   if sum(array.bytes for array in collective.arrays) <= least:
     return True
   gathers = collective.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
-  return gathers and all(array.dtype == "u32" for array in collective.arrays)
+  # A compiler may let the loss travel with the words.
+  return gathers and all(x.dtype == "u32" or x.bytes <= least for x in collective.arrays)
 
 
 def _longest(params: Any, scope: str) -> int:

@@ -33,7 +33,7 @@ class Row:
     axes: of the mesh, that their members differ by.
     kind: "all-gather" and so on.
     dtype: of what they carry.
-    count: how many there are.
+    count: how many arrays they carry.
     bytes: that a device gets of all of them.
   """
 
@@ -88,13 +88,17 @@ def axes_of(collective: hlo.Collective, mesh: Mesh) -> tuple[str, ...]:
 
 def rows(found: Sequence[hlo.Collective], mesh: Mesh) -> list[Row]:
   """Collectives, those of one kind along the same axes together."""
-  counts, sizes = collections.Counter(), collections.Counter()
+  counts: collections.Counter[tuple[tuple[str, ...], str, str]] = collections.Counter()
+  sizes = counts.copy()
   for x in found:
     for array in x.arrays:
       key = axes_of(x, mesh), x.kind, array.dtype
       counts[key] += 1
       sizes[key] += array.bytes
-  return [Row(*key, counts[key], sizes[key]) for key in sorted(counts)]
+  return [
+    Row(axes, kind, dtype, counts[axes, kind, dtype], sizes[axes, kind, dtype])
+    for axes, kind, dtype in sorted(counts)
+  ]
 
 
 def examine(
@@ -150,7 +154,7 @@ def examine(
 def table(found: Sequence[Found]) -> str:
   """Collectives by axis, as a Markdown table."""
   lines = [
-    "| hardware | workers × chips × shards | along | collective | how many | MB to a device |",
+    "| hardware | workers × chips × shards | along | collective | arrays | MB to a device |",
     "|---|---|---|---|---|---|",
   ]
   lines += [

@@ -9,22 +9,20 @@ what part of the last is waiting for the loader. No evaluation, one method, one 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 import data
-from train.planning import settings
+from train.command import program
+from train.errors import UserError
+from train.planning.experiment import settled
 from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
 from train.steps.workers import Workers
 from train.tasks.make import make_task
-
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="What is trained.")
-_STEPS = flags.DEFINE_integer("steps", 5, "Steps that are timed, after one that is not.")
 
 
 def _seconds(steps: int, step: Callable[[], object]) -> float:
@@ -35,11 +33,16 @@ def _seconds(steps: int, step: Callable[[], object]) -> float:
   return time.perf_counter() - begun
 
 
-def main(_: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
   """Measures, and prints a line of JSON."""
+  parser = program.Parser("benchmarks.loaders", __doc__)
+  parser.add_argument("--steps", type=int, default=5, help="that are timed, after one that is not")
+  options, config = program.with_config(parser, arguments)
+  steps = options.steps
+  if steps < 1:
+    raise UserError(f"--steps must be at least 1, got {steps}.")
   logging.set_verbosity(logging.WARNING)
-  config, steps = _CONFIG.value, _STEPS.value
-  settings.check(config)
+  config = settled(config)
   task = make_task(config)
   source = task.source(seed=0)
   make = make_rounds(config, config.methods[0], task.loss, source.steps_per_epoch, steps + 1, 1)
@@ -80,5 +83,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  program.run(main)

@@ -42,7 +42,7 @@ FIELDS: dict[str, Field] = dict(
     'the network: its name is resnet, lstm, transformer or "package.module:name"; its fields are its own',
     dict,
   ),
-  data_threads=integer(2, "that read, decode and augment ahead of the step", least=0),
+  data_threads=integer(2, "that read, decode and augment ahead of the step", least=0, most=1024),
   # workers
   num_workers=integer(5, "how many workers train together", least=1),
   workers=text(
@@ -125,6 +125,9 @@ FIELDS: dict[str, Field] = dict(
   wire_indices=text("int32", "of indices on the wire: int32, elias_fano or block"),
   memory_decay=number(1.0, "what the memory is multiplied by each step", least=0),
   memory_dtype=text("float32", "of what is remembered"),
+  delay=integer(
+    0, "steps from sending to applying; 1: messages travel under the next gradient", least=0, most=1
+  ),
   warmup_epochs=integer(4, "epochs at a higher density; federated: of rounds", least=0),
   # the optimizer
   optimizer=section("of the step after an exchange; federated: of local steps", **OPTIMIZER),
@@ -170,7 +173,10 @@ FIELDS: dict[str, Field] = dict(
     10, "exchanges in a row, skipped for what is not finite, that a run survives", least=1
   ),
   peer_timeout=number(
-    30.0, "seconds after which a process that is not heard of is taken for dead", least=2
+    30.0,
+    "seconds after which a process that is not heard of is taken for dead",
+    least=2,
+    most=86_400,
   ),
   profile_from=integer(3, "the first exchange of a profile", least=1),
   profile_steps=integer(0, "exchanges in it", least=0),

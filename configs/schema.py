@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -84,6 +85,7 @@ class Field:
     if self.choices and value not in self.choices:
       return self.wanted
     if self.kind in (int, float):
+      value = value if self.kind is int else _float32(value)
       if not math.isfinite(value):
         return "a finite number" if self.wanted == _KINDS[float] else f"finite and {self.wanted}"
       within = (
@@ -92,6 +94,8 @@ class Field:
         and (self.most is None or value <= self.most)
         and (self.below is None or value < self.below)
       )
+      if within and self.kind is int and not -(2**31) <= value < 2**31:
+        return "an integer of 32 bits"
       return None if within else self.wanted
     return None
 
@@ -111,6 +115,14 @@ class Field:
     if self.optional and text in ("None", "none"):
       return None
     return read(self.kind, text)
+
+
+def _float32(value: float) -> float:
+  """A number as steps compute with it: infinite where it is too large, 0 where it is too small."""
+  try:
+    return struct.unpack("f", struct.pack("f", value))[0]
+  except OverflowError:
+    return math.inf
 
 
 _KINDS = {

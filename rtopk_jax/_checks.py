@@ -123,7 +123,7 @@ def floating_dtype(name: str, value: Any) -> np.dtype:
   """A floating point dtype; refused where it is another one, or none."""
   try:
     dtype = jnp.dtype(value)
-  except TypeError:
+  except (TypeError, ValueError):  # NumPy reads what looks like a record in its own way
     dtype = None
   if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(f"{name} must be a floating point dtype, such as jnp.bfloat16, got {value!r}.")

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# The name of what hardly ever runs, for those who count what a compiled program does.
+SELDOM = "seldom"
+
 
 def fori_loop(
   lower: int | jax.Array,
@@ -19,3 +22,9 @@ def fori_loop(
   """``lax.fori_loop``; under ``jax.disable_jit`` that one counts with Python integers."""
   turn = lambda i, state: body(jnp.asarray(i, jnp.int32), state)
   return lax.fori_loop(lower, upper, turn, start, unroll=unroll or None)
+
+
+def seldom(is_needed: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:
+  """``turn`` of ``turn`` of … ``start`` as long as it is needed, which it hardly ever is."""
+  with jax.named_scope(SELDOM):
+    return lax.while_loop(is_needed, turn, start)

@@ -7,6 +7,7 @@ statistics that an evaluation needs. The file has flat names, "params.head.kerne
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -24,9 +25,9 @@ def main(arguments: Sequence[str]) -> None:
   options = program.checked(parser, arguments)
   if not options.to:
     raise UserError("--to is missing, such as --to=weights.safetensors.")
-  path = folder.local(options.to)
-  if path.exists():
+  if os.path.lexists(os.path.expanduser(options.to)):
     raise UserError(f"--to={options.to} is there already; name another, or delete it.")
+  path = folder.local(options.to, "--to")
   from train.checkpointing import trained
 
   run = trained.load_trained(

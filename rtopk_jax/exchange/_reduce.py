@@ -48,8 +48,6 @@ def reduce(
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
-  sums = here().sums(where)
-
   def add(worker, state):
     totals, senders = state
     positions, values = contributions.read(worker)
@@ -62,6 +60,7 @@ def reduce(
   # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a size,
   # and copy it for each.
   positions, values = contributions.read(jnp.int32(0))
+  sums = here().sums(where, contributions.count * values.size)
   count = len(sums.sizes)
   nothing = jnp.zeros_like(values, shape=(count,)).at[positions[0] + 1 + count].set(1)
   numbers = offsets(range(count))
@@ -81,4 +80,4 @@ def reduce(
   if by_senders:
     divided = zip(leaves, sums.leaves(senders.arrays), strict=True)
     leaves = [total / jnp.maximum(count, 1).astype(jnp.float32) for total, count in divided]
-  return leaves, totals.nonzero
+  return leaves, sums.nonzero(totals)

@@ -13,15 +13,17 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels import _prefix_sum
+from rtopk_jax.kernels import _bitpack, _prefix_sum
 from rtopk_jax.kernels._dispatch import here
-from rtopk_jax.kernels._offsets import offsets
+from rtopk_jax.kernels._offsets import Offset, offsets
 from rtopk_jax.kernels._scatter import add_counted
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
 
 # Entries that are added to a leaf at a time where that is done in turns.
 _CHUNK = 1024
+# Entries of a row that are counted together.
+_ROW = 512
 # Entries that a GPU copies in the time that the messages of a few workers take it for one leaf more.
 _OF_LEAF = 1 << 22
 
@@ -34,12 +36,29 @@ class Sums(NamedTuple):
 
 
 class Part(NamedTuple):
-  """Some entries of a message: from one on, up to another; their numbers in a leaf, beyond it after its end."""
+  """What of a message a leaf takes.
 
-  index: jax.Array
+  Attributes:
+    positions: of the message.
+    values: likewise.
+    first: the position of the leaf's first entry.
+    begin: the number of the first entry that the leaf takes.
+    end: and of the first one after it that the leaf does not take.
+  """
+
+  positions: jax.Array
   values: jax.Array
+  first: Offset
   begin: jax.Array
   end: jax.Array
+
+  def window(self, begin: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """So many entries, which include those from one on, as many as there are: numbers in the leaf, values, which."""
+    start = jnp.minimum(begin, self.positions.size - length)
+    cut = lambda x: lax.dynamic_slice(x, (start,), (length,))
+    number = start + lax.iota(jnp.int32, length)
+    taken = (number >= begin) & (number < self.end)
+    return cut(self.positions) - jnp.int32(self.first), cut(self.values), taken
 
 
 class InPlace:
@@ -47,10 +66,12 @@ class InPlace:
 
   Args:
     where: the places of the leaves.
+    counts_late: whether entries that are not zero are counted at the end, in a read of all sums.
   """
 
-  def __init__(self, where: Sequence[Place]):
+  def __init__(self, where: Sequence[Place], counts_late: bool = False):
     self.where = where
+    self.counts_late = counts_late
     self.sizes = [place.size for place in where]
     # Out of the loop over workers that adds.
     self._numbers = offsets(range(len(where)))
@@ -64,11 +85,20 @@ class InPlace:
     arrays, nonzero = [], sums.nonzero
     for array, number, first in zip(sums.arrays, self._numbers, self._firsts, strict=True):
       begin, end = (lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (begins, ends))
-      part = Part(positions - jnp.int32(first), values, begin, end)
+      part = Part(positions, values, first, begin, end)
+      if self.counts_late:
+        arrays.append(add_uncounted(array, part))
+        continue
       array, change = here().add_part(array, part)
       arrays.append(array)
       nonzero += change
     return Sums(arrays, nonzero)
+
+  def nonzero(self, sums: Sums) -> jax.Array:
+    """How many entries are not zero."""
+    if not self.counts_late:
+      return sums.nonzero
+    return sums.nonzero + sum(_nonzero(x) for x in sums.arrays)
 
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """The arrays as leaves."""
@@ -97,6 +127,10 @@ class InOne:
     array, change = add_counted(sums.arrays[0], positions, values, wanted, unique=True)
     return Sums([array], sums.nonzero + change)
 
+  def nonzero(self, sums: Sums) -> jax.Array:
+    """As ``InPlace.nonzero``."""
+    return sums.nonzero
+
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """As ``InPlace.leaves``."""
     cut = lambda place: arrays[0][place.first : place.first + place.size]
@@ -105,18 +139,19 @@ class InOne:
 
 def add_at_once(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
   """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
-  length = min(part.index.size, leaf.size)
-  return _add_window(leaf, part, length)
+  length = min(part.positions.size, leaf.size)
+  index, values, taken = part.window(part.begin, length)
+  return add_counted(leaf, index, values, taken & (index < leaf.size), unique=True)
 
 
 def add_in_turns(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
   """The same a chunk at a time, for what does one thing after another."""
-  length = min(_CHUNK, part.index.size, leaf.size)
+  length = min(_CHUNK, part.positions.size, leaf.size)
 
   def turn(state):
     leaf, nonzero, begin = state
-    window = part._replace(begin=begin, end=jnp.minimum(begin + length, part.end))
-    leaf, change = _add_window(leaf, window, length)
+    index, values, taken = part.window(begin, length)
+    leaf, change = add_counted(leaf, index, values, taken & (index < leaf.size), unique=True)
     return leaf, nonzero + change, begin + length
 
   none = _axis.varying_like(jnp.int32(0), leaf)
@@ -125,10 +160,23 @@ def add_in_turns(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
   return leaf, nonzero
 
 
-def _add_window(leaf: jax.Array, part: Part, length: int) -> tuple[jax.Array, jax.Array]:
-  """Adds up to so many entries, and says by how many the entries that are not zero have become more."""
-  start = jnp.minimum(part.begin, part.index.size - length)
-  at, new = (lax.dynamic_slice(x, (start,), (length,)) for x in (part.index, part.values))
-  number = start + lax.iota(jnp.int32, length)
-  here = (number >= part.begin) & (number < part.end) & (at < leaf.size)
-  return add_counted(leaf, at, new, here, unique=True)
+def add_uncounted(leaf: jax.Array, part: Part) -> jax.Array:
+  """The same without a count."""
+  length = min(_CHUNK, part.positions.size, leaf.size)
+
+  def turn(state):
+    leaf, begin = state
+    index, values, taken = part.window(begin, length)
+    index = jnp.where(taken, index, np.int32(leaf.size))
+    return leaf.at[index].add(values, mode="drop", unique_indices=True), begin + length
+
+  begin = _axis.varying_like(part.begin, leaf)
+  return lax.while_loop(lambda state: state[1] < part.end, turn, (leaf, begin))[0]
+
+
+def _nonzero(array: jax.Array) -> jax.Array:
+  """How many entries are not zero, by rows, which compilers for CPUs make vector instructions of."""
+  whole = array.size // _ROW * _ROW
+  count = lambda x: (x != 0).astype(jnp.int32)
+  by_row = _bitpack.by_halves(lax.add, count(array[:whole].reshape(-1, _ROW)), axis=1)
+  return jnp.sum(by_row) + jnp.sum(count(array[whole:]))

@@ -58,9 +58,17 @@ def by_halves(
 
 def of_members(members: jax.Array) -> jax.Array:
   """RaggedRows of bools as rows of words, the first in the lowest bit; a row ends with a whole word."""
+  rows = members.shape[0]
   members = jnp.pad(members, ((0, 0), (0, -members.shape[1] % 32)))
   bits = members.reshape(-1, 32).astype(jnp.uint32) << lax.iota(jnp.uint32, 32)[None]
-  return by_halves(lax.bitwise_or, bits, axis=1).reshape(members.shape[0], -1)
+  # Two results of one reduction, as in `by_halves`, but of whole words: of halves of each it takes four times as long.
+  half = -(-bits.shape[0] // 2)
+  bits = jnp.pad(bits, ((0, 2 * half - bits.shape[0]), (0, 0)))
+  zero = _axis.varying_like(jnp.uint32(0), bits)
+  made = lax.reduce(
+    (bits[:half], bits[half:]), (zero, zero), lambda a, b: (a[0] | b[0], a[1] | b[1]), (1,)
+  )
+  return jnp.concatenate(made)[: rows * (members.shape[1] // 32)].reshape(rows, -1)
 
 
 def _fields(width: int) -> list[tuple[int, int]]:

@@ -49,7 +49,43 @@ class BitSet:
     in_group, low, high = self._counts()
     ends = running_total(in_group, 32 * GROUP)
     group = jnp.minimum(count_at_most(ends, ranks, most), ends.size - 1)
-    left = ranks - at(ends - in_group, group)
+    return self._in_group(group, ranks - at(ends - in_group, group), low, high)
+
+  def locate_in_rows(self, ranks: jax.Array) -> jax.Array:
+    """The columns of some members, of words in rows that each are a set of their own.
+
+    Args:
+      ranks: which members of each row, counted from 0; int32, shape (rows, m).
+
+    Returns:
+      Their positions in their rows, int32; something in range for a rank that is not there.
+    """
+    rows, width = self.words.shape
+    words = jnp.pad(self.words, ((0, 0), (0, -width % GROUP)))
+    groups = words.shape[1] // GROUP
+    padded = BitSet(words.reshape(-1), self.width)
+    in_group, low, high = padded._counts()
+    row = lax.iota(jnp.int32, rows)[:, None]
+    group, left = jnp.broadcast_to(row, ranks.shape), ranks
+    if groups > 1:
+      # A row has few groups: all are compared with all.
+      number = lax.iota(jnp.int32, groups)
+      in_group = in_group.reshape(rows, groups)
+      up_to = (number[:, None] <= number[None])[None]
+      ends = _bitpack.by_halves(lax.add, jnp.where(up_to, in_group[:, :, None], 0), axis=1)
+      passed = (ends[:, :, None] <= ranks[:, None]).astype(jnp.int32)
+      group = jnp.minimum(_bitpack.by_halves(lax.add, passed, axis=1), np.int32(groups - 1))
+      group += row * np.int32(groups)
+      begins = (ends - in_group).reshape(-1)
+      left = ranks - begins.at[group].get(mode="promise_in_bounds")
+    found = padded._in_group(group, left, low, high)
+    return found - row * np.int32(words.shape[1] * (32 // self.width))
+
+  def _in_group(
+    self, group: jax.Array, left: jax.Array, low: jax.Array, high: jax.Array
+  ) -> jax.Array:
+    """The positions of the members of some groups that have so many before them there; counts as ``_counts``."""
+    at = lambda array, index: array.at[index].get(mode="promise_in_bounds")
     # Members up to the end of each word but the last: at most 7 · 32, a byte each.
     low, high = low * EVERY_BYTE, high * EVERY_BYTE + (low * EVERY_BYTE >> 24) * EVERY_BYTE
     low, high = at(low, group), at(high, group)

@@ -1,8 +1,12 @@
 """CPUs: few cores, each of which does one thing after another, with caches and memory that fetches ahead."""
 
-from rtopk_jax.kernels import _gather, _offsets, _prefix_sum
+from rtopk_jax.kernels import _accumulate, _bitpack, _gather, _offsets, _prefix_sum, _scatter
 from rtopk_jax.kernels._portable import Portable
 from rtopk_jax.kernels._statistics import Statistics
+from rtopk_jax.vector import _vector
+
+# One entry in so many that is put to a leaf is many.
+_MANY = 256
 
 
 class CPU(Portable):
@@ -25,6 +29,25 @@ class CPU(Portable):
   def read_all(self, vector, piece):
     """A chunk at a time, where what is flat would be worked out of many axes."""
     return _gather.read_in_chunks(vector, piece)
+
+  def put(self, leaves, where, positions, values, keep, are_zero):
+    """Many at a time as bits or in turns: each leaf would look at all that it may take."""
+    span = _vector.span(where)
+    if _MANY * positions.size < span:
+      return super().put(leaves, where, positions, values, keep, are_zero)
+    if are_zero:
+      return _scatter.put_zeros_by_words(leaves, where, positions, keep)
+    return _scatter.put_in_turns(leaves, where, positions, values, keep)
+
+  def sums(self, where, entries):
+    """Many are counted at the end: what is looked up beforehand takes ten times as long as what is added."""
+    if _MANY * entries < _vector.span(where):
+      return super().sums(where, entries)
+    return _accumulate.InPlace(where, counts_late=True)
+
+  def join(self, parts):
+    """Each part by itself."""
+    return _bitpack.join(parts)
 
   def take(self, vector, positions, shares):
     """No piece is asked for what lies in another."""

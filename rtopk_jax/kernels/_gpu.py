@@ -49,8 +49,9 @@ class GPU(Portable):
     """A thread for each word."""
     return _flat_packing_gpu.pack_by_threads(pieces, packed, groups)
 
-  def sums(self, where):
+  def sums(self, where, entries):
     """One array for many leaves, each of which would be some kernels more."""
+    del entries
     return (_accumulate.InOne if _accumulate.InOne.is_quicker(where) else _accumulate.InPlace)(
       where
     )

@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rtopk_jax._loops import SELDOM as SELDOM
 from rtopk_jax._loops import fori_loop
-
-# The name of what hardly ever runs, for those who count what a compiled program does.
-SELDOM = "seldom"
 
 
 def once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:

@@ -40,7 +40,7 @@ class Portable:
   prefers_tables = True
   unrolls_search = False
   makes_zeros_late = False
-  keys_at_once = 1 << 18
+  keys_at_once = 1 << 20
 
   # Loops
 
@@ -135,6 +135,10 @@ class Portable:
     del shares
     return _gather.take_from_all(vector, positions)
 
+  def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+    """One flat array after another."""
+    return jnp.concatenate(parts)
+
   # Writing leaves
 
   def put(
@@ -156,8 +160,9 @@ class Portable:
     """As ``_scatter.in_folds``."""
     return [list(leaves) for leaves in function(where, [list(leaves) for leaves in lists])]
 
-  def sums(self, where: Sequence[Place]) -> Any:
-    """What adds up messages to leaves."""
+  def sums(self, where: Sequence[Place], entries: int) -> Any:
+    """What adds up messages of so many entries in all to leaves."""
+    del entries
     return _accumulate.InPlace(where)
 
   def add_part(self, leaf: jax.Array, part: _accumulate.Part) -> tuple[jax.Array, jax.Array]:

@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rtopk_jax import _axis
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.kernels._offsets import offsets
+from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
+
+# Bits of a word.
+_WORD = 32
+# Entries that are put to a leaf at a time where that is done in turns.
+_CHUNK = 1024
+# From so many entries on the last axis of a leaf is long.
+_LONG = 128
 
 # From the places of leaves in some shape, and lists of leaves in it, to such lists.
 OfLeaves = Callable[[Sequence[Place], list[list[jax.Array]]], Sequence[Sequence[jax.Array]]]
@@ -70,6 +79,69 @@ def put_in_place(
     )
     index = place.index(jnp.where(kept, here, np.int32(-1)), first)
     written.append(_set(leaf, index, cast(new, leaf.dtype)))
+  return written
+
+
+def put_in_turns(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  values: jax.Array,
+  keep: jax.Array | bool,
+) -> list[jax.Array]:
+  """``put`` a chunk at a time, for many positions: of each leaf as many are looked at as it takes."""
+  keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
+  values = jnp.broadcast_to(values, positions.shape)
+  firsts = [*(place.first for place in where), np.iinfo(np.int32).max]
+  begins = _prefix_sum.count_below(positions, jnp.array(firsts, jnp.int32))
+  numbers = offsets(range(len(where)))
+  hidden = offsets([place.first for place in where])
+  written = []
+  for leaf, place, number, first in zip(leaves, where, numbers, hidden, strict=True):
+    length = min(_CHUNK, positions.size, place.size)
+    begin, end = (
+      lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (begins[:-1], begins[1:])
+    )
+
+    def turn(state, place=place, first=first, length=length, end=end):
+      leaf, begin = state
+      start = jnp.minimum(begin, np.int32(positions.size - length))
+      here, new, kept = (
+        lax.dynamic_slice(x, (start,), (length,)) for x in (positions, values, keep)
+      )
+      # What was put before is put again.
+      index = place.index(jnp.where(kept, here, np.int32(-1)), first)
+      return _set(leaf, index, cast(new, leaf.dtype)), begin + length
+
+    begin = _axis.varying_like(begin, leaf)
+    is_open = lambda state, end=end: state[1] < end
+    written.append(lax.while_loop(is_open, turn, (leaf, begin))[0])
+  return written
+
+
+def put_zeros_by_words(
+  leaves: Sequence[jax.Array],
+  where: Sequence[Place],
+  positions: jax.Array,
+  keep: jax.Array | bool,
+) -> list[jax.Array]:
+  """Zeros put to leaves while they are written anyway: each entry looks at a bit of its own."""
+  count = -(-_vector.span(where) // _WORD)
+  word = jnp.where(keep, positions // _WORD, np.int32(count))
+  bit = jnp.uint32(1) << (positions % _WORD).astype(jnp.uint32)
+  words = _axis.varying_like(jnp.zeros(count, jnp.uint32), word)
+  words = words.at[word].add(bit, mode="drop")
+  begins = offsets([place.first // _WORD for place in where])
+  written = []
+  for leaf, place, begin in zip(leaves, where, begins, strict=True):
+    mine = lax.dynamic_slice(words, (begin,), (-(-place.size // _WORD),))
+    bits = mine[:, None] >> lax.iota(jnp.uint32, _WORD)[None] & np.uint32(1)
+    is_zero = (bits > 0).reshape(-1)[: place.size].reshape(place.shape)
+    if place.shape[-1] < _LONG:
+      # Worked out along short axes it would take ten times as long.
+      is_zero = lax.optimization_barrier(is_zero)
+    # In the leaf's own shape: reshaped it could not be updated in place.
+    written.append(jnp.where(is_zero, jnp.zeros_like(leaf), leaf))
   return written
 
 

@@ -275,6 +275,10 @@ class InTiles:
     array, change = self._tiled.add(sums.arrays[0], positions, values, wanted)
     return Sums([array], sums.nonzero + change)
 
+  def nonzero(self, sums: Sums) -> jax.Array:
+    """As ``_accumulate.InPlace.nonzero``."""
+    return sums.nonzero
+
   def leaves(self, arrays: list[jax.Array]) -> list[jax.Array]:
     """As ``_accumulate.InPlace.leaves``."""
     return self._tiled.leaves(arrays[0])

@@ -34,6 +34,7 @@ class TPU(Portable):
       return super().in_folds(where, lists, function)
     return _scatter_tpu.work_in_folds(where, lists, function)
 
-  def sums(self, where):
+  def sums(self, where, entries):
     """One array, to which a TPU can write single entries."""
+    del entries
     return InTiles(where) if Tiled.fits(where) else _accumulate.InPlace(where)

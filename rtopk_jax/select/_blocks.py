@@ -1,26 +1,24 @@
 """Selection within blocks of a leaf: each run of so many entries has r and k of its own.
 
-Blocks lie as rows below one another, and the exact thresholds of all rows are found together by counting, a chunk of
-rows at a time, so that their keys stay in a processor's cache. What is above the thresholds are bits of words; which k of
-the r are sent is found in the same way, of random keys. Nothing is sorted, and no more than a chunk is put together.
+Blocks lie as rows below one another. ``_rows`` lists a few candidates of each row, with their entries, in one read of
+the vector. The rest is done with the lists of all rows at once: exactly r of a row's largest are told from the others
+by counting, k of those are drawn by random keys, and what is drawn is listed in order. Nothing is sorted.
 
-Passes over d: one, in which entries become keys, and one for the statistics. What is counted is in the cache.
+Passes over d: one, from which the statistics come as well. What is counted is in the cache.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
-from rtopk_jax._loops import fori_loop
-from rtopk_jax.kernels import _bitpack, here
-from rtopk_jax.kernels._bitset import GROUP, BitSet
+from rtopk_jax.kernels import _bitpack
+from rtopk_jax.kernels._bitset import BitSet
+from rtopk_jax.kernels._statistics import Statistics
 from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
 from rtopk_jax.select._keys import (
   LARGEST_KEY,
@@ -28,23 +26,14 @@ from rtopk_jax.select._keys import (
   SORT_BELOW,
   magnitude_keys,
   random_keys,
-  top_k_of_keys,
 )
+from rtopk_jax.select._rows import Candidates, Rows, Tile
 from rtopk_jax.select._selection import Selection
 from rtopk_jax.select._slices import Blocks
-from rtopk_jax.vector._vector import MAX_SIZE, Vector
+from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Vector
 
-# Bits of a word.
-_WORD = 32
-# Words for one bit that is looked for.
-_FEW = 2
-# So many keys more than wanted are let through at first, give or take as many.
-_SLACK = 8
 # Keys of a row that are compared with each other.
 _SHORT = 64
-
-# Keys of so many rows from one on, some turn of a loop: shape (count, width), -1 for what is not there.
-Read = Callable[[jax.Array, int], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +63,7 @@ class _Set:
       if len(place.runs) == 1 and whole:
         begins = size * np.arange(whole)
         # Words of a row are its own, and bits are counted in int32.
-        together = MAX_SIZE // (size + _WORD)
+        together = MAX_SIZE // (size + ALIGN)
         for part in np.split(begins, range(together, whole, together)):
           sets.append(cls(i, part, np.zeros_like(part), np.full_like(part, size), size))
         rest = place.size - whole * size
@@ -100,18 +89,18 @@ class _Set:
       np.all(np.diff(self.begins) == self.width)
     )
 
-  def read(self, vector: Vector, key: jax.Array | None) -> Read:
-    """Keys by magnitude, of a vector of flat arrays, or random ones under a key."""
+  def read(self, vector: Vector, key: jax.Array | None) -> Callable[[jax.Array, int], Tile]:
+    """What reads so many rows of a vector of flat arrays, from one on; with random keys under a key."""
 
-    def drawn(first: jax.Array, count: int) -> jax.Array:
-      keys = random_keys(jax.random.fold_in(key, first), count * self.width)  # pyright: ignore[reportArgumentType]
-      return jnp.where(rows(first, count) >= 0, keys.reshape(count, self.width), -1)
-
-    def rows(first: jax.Array, count: int) -> jax.Array:
+    def rows(
+      first: jax.Array, count: int
+    ) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
+      """The first entry of each row, the entries, and which of some keys are of the block."""
       if self.is_regular:
-        begin = first * self.width + np.int32(self.begins[0])
+        begin = first * np.int32(self.width) + np.int32(self.begins[0])
         entries = vector.read(self.piece, begin, count * self.width)
-        return magnitude_keys(entries).reshape(count, self.width)
+        begins = begin + np.int32(self.width) * lax.iota(jnp.int32, count)
+        return begins, entries.reshape(count, self.width), lambda keys: keys
       begins, skipped, lengths = (
         lax.dynamic_slice(jnp.asarray(x, jnp.int32), (first,), (count,))
         for x in (self.begins, self.skipped, self.lengths)
@@ -119,9 +108,18 @@ class _Set:
       entries = jax.vmap(lambda begin: vector.read(self.piece, begin, self.width))(begins)
       number = lax.iota(jnp.int32, self.width)[None] - skipped[:, None]
       there = (number >= 0) & (number < lengths[:, None])
-      return jnp.where(there, magnitude_keys(entries), -1)
+      return begins, entries, lambda keys: jnp.where(there, keys, -1)
 
-    return rows if key is None else drawn
+    def tile(first: jax.Array, count: int) -> Tile:
+      begins, entries, where_there = rows(first, count)
+      drawn = None
+      if key is not None:
+        drawn = random_keys(jax.random.fold_in(key, first), entries.size)
+        drawn = where_there(drawn.reshape(entries.shape))
+      take = lambda columns: vector.take_from(self.piece, begins[:, None] + columns)
+      return Tile(where_there(magnitude_keys(entries)), drawn, take, entries.dtype)
+
+    return tile
 
 
 class Ranked(Protocol):
@@ -139,18 +137,6 @@ class Ranked(Protocol):
   def scales(self, sizes: Sequence[int], num_workers: int | None = None) -> jax.Array | None:
     """The factor of every value sent of blocks of some sizes."""
     ...
-
-
-class _Listed(NamedTuple):
-  """A few entries of each block, the largest among them.
-
-  Attributes:
-    positions: theirs, ascending in a row, shape (blocks, m); anything for what is not there.
-    keys: theirs, -1 for what is not there.
-  """
-
-  positions: jax.Array
-  keys: jax.Array
 
 
 def select(
@@ -174,7 +160,7 @@ def select(
   """
   flat = vector.flat()
   sets = _Set.all_of(flat, size)
-  listed, sent, large, begins = [], [], [], []
+  parts, sent, large = [], [], []
   for number, blocks in enumerate(sets):
     k, r = _counts(selector, blocks.lengths, num_workers)
     is_random = bool(np.all(r == blocks.lengths))
@@ -182,28 +168,18 @@ def select(
     wanted = k if is_random else r
     read = blocks.read(flat, key_of(number) if is_random else None)
     is_short = blocks.lengths.size * blocks.width <= SORT_BELOW
-    if is_short or selector.method == "sort":
-      listed.append(_by_sorting(blocks, flat, read, wanted))
-    else:
-      listed.append(_by_counting(blocks, flat, read, wanted, is_random))
+    parts.append(Rows(read, wanted, blocks.width, is_random, is_short or selector.method == "sort"))
     sent.append(k)
     large.append(wanted)
-    begins.append(np.repeat(blocks.begins + blocks.skipped + flat.where[blocks.piece].first, k))
+  found = Candidates.of(parts, flat.read(0, jnp.int32(0), 1))
+  begins = np.concatenate([blocks.begins + flat.where[blocks.piece].first for blocks in sets])
   k, r = np.concatenate(sent), np.concatenate(large)
-  width = max(part.keys.shape[1] for part in listed)
-  wide = lambda x, fill: jnp.pad(
-    x, ((0, 0), (0, width - x.shape[1])), constant_values=np.int32(fill)
-  )
-  positions = jnp.concatenate([wide(part.positions, 0) for part in listed])
-  keys = jnp.concatenate([wide(part.keys, -1) for part in listed])
-  chosen = _largest_of(keys, r, LARGEST_KEY)
-  if not np.array_equal(k, r):
-    drawn = random_keys(key_of(len(sets)), keys.size).reshape(keys.shape)
-    chosen = _largest_of(jnp.where(chosen, drawn, -1), k, RANDOM_BELOW)
-  row, column = _places(_bitpack.of_members(chosen), int(sum(k)))
-  selection = Selection.of(vector, positions.at[row, column].get(mode="promise_in_bounds"))
+  positions, entries = _chosen(found, begins, key_of(len(sets)), k, r)
+  statistics = Statistics(jnp.sum(found.square), jnp.max(found.largest))
   lengths = np.concatenate([blocks.lengths for blocks in sets]).tolist()
-  of_entries = Blocks(np.concatenate(begins).astype(np.int32), size)
+  firsts = begins + np.concatenate([blocks.skipped for blocks in sets])
+  of_entries = Blocks(np.repeat(firsts, k).astype(np.int32), size)
+  selection = Selection(positions, entries, entries, statistics)
   return selection, of_entries, selector.scales(lengths, num_workers)
 
 
@@ -214,6 +190,38 @@ def _counts(
   different, which = np.unique(lengths, return_inverse=True)
   counts = np.array([selector.counts(int(x), num_workers) for x in different])[which]
   return counts[:, 0], counts[:, 1]
+
+
+def _chosen(
+  found: Candidates, begins: np.ndarray, key: jax.Array, k: np.ndarray, r: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+  """Positions and entries of a random k of the r largest candidates of each row.
+
+  Args:
+    found: the candidates.
+    begins: the position of each row's first column.
+    key: of the draw.
+    k: how many of each row are drawn.
+    r: of how many.
+  """
+  rows, room = found.columns.shape
+  keys = magnitude_keys(found.entries) if found.keys is None else found.keys
+  there = lax.iota(jnp.int32, room)[None] < found.count[:, None]
+  chosen = _largest_of(jnp.where(there, keys, -1), r, LARGEST_KEY)
+  if not np.array_equal(k, r):
+    drawn = random_keys(key, keys.size).reshape(keys.shape)
+    chosen = _largest_of(jnp.where(chosen, drawn, -1), k, RANDOM_BELOW)
+  most = int(max(k))
+  ranks = jnp.broadcast_to(lax.iota(jnp.int32, most)[None], (rows, most))
+  slots = BitSet(_bitpack.of_members(chosen), 1).locate_in_rows(ranks)
+  slots += lax.iota(jnp.int32, rows)[:, None] * np.int32(room)
+  at = lambda x: x.reshape(-1).at[slots].get(mode="promise_in_bounds")
+  positions = at(found.columns) + jnp.asarray(begins, jnp.int32)[:, None]
+  positions, entries = positions.reshape(-1), at(found.entries).reshape(-1)
+  if min(k) == most:
+    return positions, entries
+  drawn = np.flatnonzero(np.arange(most) < k[:, None]).astype(np.int32)
+  return tuple(x.at[drawn].get(mode="promise_in_bounds") for x in (positions, entries))
 
 
 def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
@@ -227,123 +235,6 @@ def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
       one = keys[:, i : i + 1]
       ranks += ((one > keys) | ((one == keys) & (i < number))).astype(jnp.int32)
     return ranks < wanted[:, None]
-  there = _count(keys >= 0)
+  there = _bitpack.by_halves(lax.add, (keys >= 0).astype(jnp.int32), axis=1)
   zero = jnp.zeros_like(wanted)
   return above(keys, lists, exact_threshold(keys, lists, wanted, there, zero, zero + highest))
-
-
-def _by_sorting(blocks: _Set, vector: Vector, read: Read, counts: np.ndarray) -> _Listed:
-  """The largest keys of each row, by ``jax.lax.top_k`` of all rows."""
-  keys = read(jnp.int32(0), counts.size)
-  columns = top_k_of_keys(keys, int(max(counts)))
-  there = np.arange(columns.shape[1]) < counts[:, None]
-  columns = jnp.sort(jnp.where(there, columns, np.int32(blocks.width)), axis=1)
-  at = jnp.minimum(columns, np.int32(blocks.width - 1))
-  keys = jnp.take_along_axis(keys, at, axis=1)
-  return _Listed(_positions(blocks, vector, columns), jnp.where(there, keys, -1))
-
-
-def _by_counting(
-  blocks: _Set, vector: Vector, read: Read, counts: np.ndarray, is_random: bool
-) -> _Listed:
-  """The largest keys of each row and a few more, of which words tell."""
-  like = vector.arrays[blocks.piece][0]
-  # Random keys can't be looked up again.
-  slack = 0 if is_random else _SLACK
-  highest = RANDOM_BELOW if is_random else LARGEST_KEY
-  words, found = _above_thresholds(read, like, counts, blocks.width, highest, slack)
-  room = np.minimum(counts + 2 * slack, blocks.lengths)
-  _, columns = _places(words, int(sum(room)))
-  number = lax.iota(jnp.int32, int(max(room)))[None]
-  ranks = (jnp.cumsum(found) - found)[:, None] + jnp.minimum(number, found[:, None] - 1)
-  columns = columns.at[ranks].get(mode="promise_in_bounds")
-  at = jnp.asarray(blocks.begins, jnp.int32)[:, None] + columns
-  keys = magnitude_keys(vector.take_from(blocks.piece, at.reshape(-1))).reshape(at.shape)
-  return _Listed(_positions(blocks, vector, columns), jnp.where(number < found[:, None], keys, -1))
-
-
-def _positions(blocks: _Set, vector: Vector, columns: jax.Array) -> jax.Array:
-  first = vector.where[blocks.piece].first
-  return jnp.asarray(blocks.begins + first, jnp.int32)[:, None] + columns
-
-
-def _places(words: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-  """RaggedRows and columns of so many bits, row by row; something in range for those that are not there."""
-  flat = words.reshape(-1)
-  found = BitSet(jnp.pad(flat, (0, -flat.size % GROUP)), 1)
-  # Of few bits it is less work to look for each, and of many to go through all words.
-  is_few = _FEW * count < flat.size
-  places = found.locate(lax.iota(jnp.int32, count)) if is_few else found.first(count)
-  row, column = jnp.divmod(places, np.int32(_WORD * words.shape[1]))
-  return jnp.minimum(row, np.int32(words.shape[0] - 1)), column
-
-
-def _above_thresholds(
-  read: Read, like: jax.Array, counts: np.ndarray, width: int, highest: int, slack: int = 0
-) -> tuple[jax.Array, jax.Array]:
-  """The largest keys of each row as bits of words.
-
-  Args:
-    read: the keys.
-    like: what they are made of.
-    counts: how many of each row, from 1 to those that are there.
-    width: of a row.
-    highest: no key is above.
-    slack: up to twice as many more of each row will do.
-
-  Returns:
-    The words, a row each, and how many bits they have.
-  """
-  rows, words_of_row = counts.size, -(-width // _WORD)
-
-  def turn(number, state, together):
-    words, listed = state
-    # The last chunk begins where it ends with the last row.
-    first = jnp.minimum(number * together, rows - together)
-    keys = read(first, together)
-    least = lax.dynamic_slice(jnp.asarray(counts, jnp.int32), (first,), (together,))
-    there, low, high = _bounds(keys, least, int(max(counts)), highest)
-    lists, wanted = UniformRows(keys.shape), jnp.minimum(least + slack, there)
-    threshold = exact_threshold(keys, lists, wanted, there, low, high, wanted - least)
-    made = _bitpack.of_members(above(keys, lists, threshold))
-    return (
-      lax.dynamic_update_slice(words, made, (first, 0)),
-      lax.dynamic_update_slice(listed, threshold.count, (first,)),
-    )
-
-  start = (jnp.zeros((rows, words_of_row), jnp.uint32), jnp.zeros(rows, jnp.int32))
-  start = jax.tree.map(lambda x: _axis.varying_like(x, like), start)
-
-  together = min(rows, max(1, here().keys_at_once // (_WORD * words_of_row)))
-  one = functools.partial(turn, together=together)
-  return fori_loop(0, -(-rows // together), one, start)
-
-
-def _bounds(
-  keys: jax.Array, least: jax.Array, most: int, highest: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """How many keys of each row are not below a bound, that bound, and one that none is above.
-
-  Of the largest key of several columns each, as many are not below the bound as are wanted, so that at least as many
-  of all keys are not, and not many more.
-  """
-  rows, width = keys.shape
-  columns = width
-  while columns % 2 == 0 and columns >= 3 * most and width < 64 * columns:
-    columns //= 2
-  low, high = jnp.zeros_like(least), jnp.full_like(least, highest)
-  if columns == width:
-    return _count(keys >= 0), low, high
-  largest = keys.reshape(rows, -1, columns).max(axis=1)
-  there, high = _count(largest >= 0), _bitpack.by_halves(lax.max, largest, axis=1)
-  # Any bound will do that is not far below.
-  wanted = jnp.minimum(least + jnp.maximum(least // 4, _SLACK), there)
-  lists = UniformRows(largest.shape)
-  low = exact_threshold(largest, lists, wanted, there, low, high, wanted - least).value
-  low = jnp.where(there >= least, low, 0)
-  return _count(keys >= low[:, None]), low, high
-
-
-def _count(members: jax.Array) -> jax.Array:
-  """How many of each row are true."""
-  return _bitpack.by_halves(lax.add, members.astype(jnp.int32), axis=1)

@@ -103,6 +103,11 @@ def switch(stages: Stages, count: jax.Array, branch: Callable[[int], Any]) -> An
 
   The predicate is the replicated step count, so that a collective may sit in a branch.
   """
+  return choose(stages, stages.stage(count), branch)
+
+
+def choose(stages: Stages, stage: jax.Array, branch: Callable[[int], Any]) -> Any:
+  """``branch(stage)`` for a stage that is the same on all workers; in a dry run for the stage of its step."""
   last = len(stages.densities) - 1
   measurement = _modes.measurement()
   if measurement is not None:
@@ -110,4 +115,4 @@ def switch(stages: Stages, count: jax.Array, branch: Callable[[int], Any]) -> An
     return branch(last if step is None else min(step // stages.steps_per_stage, last))
   if last == 0:
     return branch(0)
-  return jax.lax.switch(stages.stage(count), [lambda i=i: branch(i) for i in range(last + 1)])
+  return jax.lax.switch(stage, [lambda i=i: branch(i) for i in range(last + 1)])

@@ -48,7 +48,7 @@ class InFlight(NamedTuple):
   """What workers have sent, and not applied yet.
 
   Attributes:
-    count: of which messages there are, float32, (num_workers, messages): 0 before the first step and of a worker that
+    senders: of which messages there are, float32, (num_workers, messages): 0 before the first step and of a worker that
       took no part. A row has several messages only where the number of workers has just become smaller.
     dense: the leaves that are sent as they are, float32, a row a worker each; the sum of its messages.
     words: messages of the compressed leaves one after another, uint32, a row a worker.
@@ -58,11 +58,11 @@ class InFlight(NamedTuple):
     >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data", delay=1)
     >>> mesh = jax.make_mesh((1,), ("data",))
     >>> state = rtopk_jax.init(tx, {"w": jnp.zeros((100, 20))}, mesh, "data")
-    >>> float(state.in_flight.count.sum()), state.in_flight.words.shape[0]
+    >>> float(state.in_flight.senders.sum()), state.in_flight.words.shape[0]
     (0.0, 1)
   """
 
-  count: jax.Array
+  senders: jax.Array
   dense: tuple[jax.Array, ...]
   words: jax.Array
 
@@ -75,7 +75,7 @@ class InFlight(NamedTuple):
     Returns:
       The same messages, dealt out.
     """
-    old, slots = self.count.shape
+    old, slots = self.senders.shape
     deep = max(1, -(-old * slots // new_count))
     places = old * slots
 
@@ -91,7 +91,7 @@ class InFlight(NamedTuple):
       np.add.at(total, (np.arange(old) * slots + slots - 1) // deep, np.asarray(x, np.float64))
       return jnp.asarray(total.astype(np.float32))
 
-    return InFlight(dealt(self.count), tuple(map(summed, self.dense)), dealt(self.words))
+    return InFlight(dealt(self.senders), tuple(map(summed, self.dense)), dealt(self.words))
 
 
 def longest(message: Callable[[int], jax.Array], stages: int) -> int:
@@ -131,7 +131,13 @@ class _Arrived(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DelayedStep(Step):
-  """A step whose messages arrive one step later; attributes as of ``Step``."""
+  """A step whose messages arrive one step later; attributes as of ``Step``, and one more.
+
+  Attributes:
+    stage: of the warm-up, that in which the messages in flight were written; the same on all workers.
+  """
+
+  stage: jax.Array = dataclasses.field(default_factory=lambda: jnp.int32(0))
 
   def message(self, selector: Selector, scale: jax.Array | None = None) -> jax.Array:
     """This worker's message at one density, shape (1, words)."""
@@ -151,14 +157,13 @@ class DelayedStep(Step):
     if self.layout.compressed:
       once = _once if len(selector.stages.densities) == 1 else lambda f: f
       outgoings = once(lambda stage: self._outgoings(selector.at(stage), scale))
-      room = in_flight.words.size // in_flight.count.shape[-1]
+      room = in_flight.words.size // in_flight.senders.shape[-1]
       sent = _warmup.switch(
         selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
       )
-      before = self.count - 1
-      arrived = _warmup.switch(
+      arrived = _warmup.choose(
         selector.stages,
-        before,
+        self.stage,
         lambda s: self._receive(outgoings(s), in_flight, sent, dense_finite),
       )
     else:
@@ -182,7 +187,7 @@ class DelayedStep(Step):
     over = zeros_after(arrived.metrics.sent_square.reshape(1)).astype(jnp.uint32)
     present = self._present(jnp.bool_(True)).astype(jnp.float32)
     after = InFlight(
-      present.reshape(*in_flight.count.shape[:-1], 1),
+      present.reshape(*in_flight.senders.shape[:-1], 1),
       tuple(x.reshape(y.shape) for x, y in zip(directions, in_flight.dense, strict=True)),
       (sent.words + over).reshape(*in_flight.words.shape[:-1], -1),
     )
@@ -228,7 +233,7 @@ class DelayedStep(Step):
     """What comes of the messages in flight, which are of the sizes of some others."""
     options, wire = self.options, self.options.wire
     length = self._length(outgoing)
-    slots = in_flight.count.shape[-1]
+    slots = in_flight.senders.shape[-1]
     words = in_flight.words.reshape(1, -1)
     if words.size != slots * length:
       words = words.reshape(slots, -1)[:, :length].reshape(1, -1)
@@ -270,7 +275,7 @@ class DelayedStep(Step):
       rows, rest = rest[: len(segment.leaves)], rest[len(segment.leaves) :]
       own = [x.reshape(where.shape) for x, where in zip(rows, segment.where, strict=True)]
       with _axis.in_parts(self.options.collective.parts_axis):
-        mean = mean_dense(own, self.workers, in_flight.count.sum(), "workers")
+        mean = mean_dense(own, self.workers, in_flight.senders.sum(), "workers")
       place(mean.leaves, segment, updates)
       finite &= mean.wrong == 0
     return finite

@@ -193,7 +193,7 @@ def _unless_skipped(after: Any, before: Any, taken: jax.Array, keep_memory: bool
         fields[name] = jax.tree.map(choose, value, past)._replace(
           skipped=jnp.where(taken, value.skipped, past.skipped + 1)
         )
-      elif name in ("residual", "momentum", "in_flight"):
+      elif name in ("residual", "momentum", "in_flight", "stage"):
         fields[name] = value if keep_memory else jax.tree.map(memory_of(new, old), value, past)
       else:
         fields[name] = jax.tree.map(visit, value, past, is_leaf=is_exchange)

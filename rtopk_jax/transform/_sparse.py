@@ -18,6 +18,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax._precision import in_32_bits
 from rtopk_jax.exchange import _names
 from rtopk_jax.exchange._collective import Collective
+from rtopk_jax.kernels import here
 from rtopk_jax.kernels._offsets import hidden_by, offsets
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.memory._rule import Memory
@@ -42,6 +43,7 @@ class SparseExchangeState(NamedTuple):
     momentum: this worker's momentum, a row a leaf; ``()`` without momentum.
     metrics: of the last exchange, the same on all workers.
     in_flight: an ``InFlight`` with what this worker has sent and nobody applied yet; ``()`` without delay.
+    stage: of a warm-up, that in which it was sent, int32, the same on all workers; ``()`` without delay.
 
   Examples:
     >>> import jax, jax.numpy as jnp, rtopk_jax
@@ -57,6 +59,7 @@ class SparseExchangeState(NamedTuple):
   momentum: Any
   metrics: ExchangeMetrics
   in_flight: Any = ()
+  stage: Any = ()
 
   per_worker = ("residual", "momentum", "in_flight")
 
@@ -204,7 +207,7 @@ def sparse_exchange(
 
   def step_of(kind, layout, raw, momenta, residuals, count, workers, serving=chosen, **taking_part):
     """The step of some leaves and a state."""
-    leaves = Leaves(*(layout.join(x) for x in (raw, momenta, residuals)))
+    leaves = Leaves(*(layout.join(x, here().join) for x in (raw, momenta, residuals)))
     own = dataclasses.replace(options, collective=serving)
     return kind(own, workers, leaves, layout, count, **taking_part)
 
@@ -244,6 +247,7 @@ def sparse_exchange(
       momentum=rows() if momentum else (),
       metrics=no_metrics(),
       in_flight=in_flight_before(params, workers, is_known) if delay else (),
+      stage=jnp.zeros((), jnp.int32) if delay else (),
     )
 
   @in_32_bits
@@ -270,6 +274,7 @@ def sparse_exchange(
     layout = layout_of(updates, [x.shape or (1,) for x in momenta or residuals or raw], workers)
     taking_part = {"present": present, "summed": summed, "share": share}
     kind = DelayedStep if delay else Step
+    taking_part |= {"stage": state.stage} if delay else {}
     lists = raw, momenta, residuals
     step = step_of(kind, layout, *lists, state.count, workers, serving, **taking_part)
     with hidden_by(state.count):
@@ -283,6 +288,7 @@ def sparse_exchange(
       momentum=_state.write_rows(momenta, state.momentum) if momentum else (),
       metrics=_state.settle(finite, metrics, state.metrics),
       in_flight=in_flight,
+      stage=selector.stages.stage(state.count) if delay else (),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -28,6 +28,8 @@ BUNDLED_BELOW = 1 << 18
 
 # From numbers to numbers that a compiler may not know.
 Offsets = Callable[[Sequence[int]], Sequence[int | jax.Array]]
+# From flat arrays to one.
+Join = Callable[[Sequence[jax.Array]], jax.Array]
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
 
@@ -132,8 +134,8 @@ class Bundle:
     sizes = zip(self._begins, map(math.prod, self.shapes), strict=False)
     return tuple(Run(begin, size, group + i) for i, (begin, size) in enumerate(sizes))
 
-  def join(self, leaves: Sequence[jax.Array]) -> jax.Array:
-    """The bundle out of all leaves."""
+  def join(self, leaves: Sequence[jax.Array], join: Join = jnp.concatenate) -> jax.Array:
+    """The bundle out of all leaves; ``join`` puts flat arrays one after another."""
     if len(self.leaves) == 1:
       return leaves[self.leaves[0]].reshape(self.shape)
     parts = [leaves[i].reshape(-1) for i in self.leaves]
@@ -149,7 +151,7 @@ class Bundle:
       parts = [
         y for x, gap in filled for y in ([x, jnp.zeros_like(x, shape=(gap,))] if gap else [x])
       ]
-    return jnp.concatenate(parts)
+    return join(parts)
 
   def begins(self, offsets: Offsets) -> Sequence[int | jax.Array]:
     """Where each leaf begins; ``offsets`` may hide numbers from a compiler."""
@@ -178,9 +180,14 @@ class Layout:
   compressed: tuple[Segment, ...]
   dense: tuple[Segment, ...]
 
-  def join(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """All bundles out of all leaves; nothing out of nothing."""
-    return [bundle.join(leaves) for bundle in self.bundles] if leaves else []
+  def join(self, leaves: Sequence[jax.Array], join: Join = jnp.concatenate) -> list[jax.Array]:
+    """All bundles out of all leaves; nothing out of nothing.
+
+    Args:
+      leaves: all of them.
+      join: puts flat arrays one after another.
+    """
+    return [bundle.join(leaves, join) for bundle in self.bundles] if leaves else []
 
   def split(self, lists: Sequence[Sequence[jax.Array]], offsets: Offsets) -> list[list[jax.Array]]:
     """For each list of all bundles one of all leaves, in any shape; nothing out of nothing.

@@ -152,7 +152,13 @@ def test_sends_between_slices_are_collectives():
   assert found.crosses({0: 0, 1: 0})
 
 
-@pytest.mark.parametrize("name", scaling.transformations(0.01))
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=pytest.mark.slow if x == "ReduceScatter" else [])
+    for x in scaling.transformations(0.01)
+  ],
+)
 def test_compiled_exchanges_send_what_is_counted(name):
   tx = scaling.transformations(0.01)[name]
   for workers in (2, 4):

@@ -122,7 +122,7 @@ def test_at_density_one_it_is_the_dense_program(recipe):
 
 
 # Those that differ most from each other; that the others run is seen at density one.
-_DIFFERENT = ("Plain pytrees with `jax.set_mesh`", "Flax NNX with", "Restoring on")
+_DIFFERENT = ("Plain pytrees with `jax.set_mesh`", "Restoring on")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,15 @@ def exchange(axis=AXIS, **options):
   return rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.05), axis, **{"dense": False, **options})
 
 
-@pytest.mark.parametrize("workers", [1, 3, 8])
-@pytest.mark.parametrize("mode", harness.MODES)
+@pytest.mark.parametrize(
+  ("mode", "workers"),
+  [
+    # Each mode and each number once; all with all in `make test-slow`.
+    pytest.param(mode, n, marks=[] if i == j else pytest.mark.slow)
+    for i, mode in enumerate(("vmap", "pmap", "shard_map"))
+    for j, n in enumerate((1, 3, 8))
+  ],
+)
 def test_it_is_an_all_gather(mode, workers):
   grads = harness.gradients(SHAPES, 2, workers, powers=False)
   options = {"momentum": 0.5, "wire": "int8", "scope": "leaf"}
@@ -54,7 +61,7 @@ def test_workers_may_be_absent():
   def updates(collective):
     tx = exchange(collective=collective)
     one = lambda g: tx.update(g, tx.init(g), present=number(AXIS) > 0)[0]
-    return jax.vmap(one, out_axes=None, axis_name=AXIS)(first)
+    return jax.jit(jax.vmap(one, out_axes=None, axis_name=AXIS))(first)
 
   jax.tree.map(np.testing.assert_array_equal, updates(Ring()), updates("all_gather"))
 

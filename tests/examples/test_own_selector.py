@@ -49,8 +49,15 @@ def _expected(grads, steps, scope):
     yield update, dict(residual)
 
 
-@pytest.mark.parametrize("scope", ["global", "leaf"])
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize(
+  ("mode", "scope"),
+  [
+    ("vmap", "global"),
+    ("shard_map", "leaf"),
+    pytest.param("vmap", "leaf", marks=pytest.mark.slow),
+    pytest.param("shard_map", "global", marks=pytest.mark.slow),
+  ],
+)
 def test_an_exchange_is_the_one_written_out(mode, scope):
   grads = harness.gradients(SHAPES, 3, 4)
   tx = rtopk_jax.sparse_exchange(SELECTOR, AXIS, dense=False, scope=scope)
@@ -61,16 +68,24 @@ def test_an_exchange_is_the_one_written_out(mode, scope):
       np.testing.assert_array_equal(states.residual[name][step], residual[name])
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"], indirect=True)
+OPTIONS = [
+  {"scope": rtopk_jax.Block(16), "momentum": 0.5},
+  {"scope": "leaf", "average": "mean", "wire": rtopk_jax.Wire("float32", "elias_fano")},
+  {"collective": "reduce_scatter", "momentum": 0.5},
+  {"collective": rtopk_jax.ReduceScatter(0.2), "scope": rtopk_jax.Block(16), "wire": Float8()},
+  {"scope": "leaf", "collective": Ring(), "wire": "int8"},
+]
+
+
 @pytest.mark.parametrize(
-  "options",
+  ("platform", "options"),
   [
-    {"scope": rtopk_jax.Block(16), "momentum": 0.5},
-    {"scope": "leaf", "average": "mean", "wire": rtopk_jax.Wire("float32", "elias_fano")},
-    {"collective": "reduce_scatter", "momentum": 0.5},
-    {"collective": rtopk_jax.ReduceScatter(0.2), "scope": rtopk_jax.Block(16), "wire": Float8()},
-    {"scope": "leaf", "collective": Ring(), "wire": "int8"},
+    # Each on one platform; all on all in `make test-slow`.
+    pytest.param(name, options, marks=[] if i % 3 == j else pytest.mark.slow)
+    for i, options in enumerate(OPTIONS)
+    for j, name in enumerate(("cpu", "gpu", "tpu"))
   ],
+  indirect=["platform"],
 )
 def test_nothing_is_lost(options, platform):
   tx = rtopk_jax.sparse_exchange(SELECTOR, AXIS, dense=False, **options)

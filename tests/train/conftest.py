@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import quickstart
 from tests.train import tiny
@@ -16,6 +17,8 @@ def compiled(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   yield
   jax.config.update("jax_compilation_cache_dir", None)
+  # Else JAX goes on with the folder that it knows, and with the names of what was compiled first.
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="package")

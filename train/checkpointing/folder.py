@@ -19,28 +19,33 @@ from train.errors import DISK, UserError, of_disk
 LOCK = "lock"
 
 
-def local(workdir: str) -> pathlib.Path:
-  """The path of a work directory.
+def local(workdir: str, flag: str = "--workdir") -> pathlib.Path:
+  """The path of a work directory, or of something else that is written.
 
   Remote folders are refused: that a run survives being killed at any moment rests on renames that are
   atomic, on fsync and on locks, which stores of objects do not have. A mounted folder has them.
 
   Args:
     workdir: as the user gave it.
+    flag: by which it was given.
 
   Returns:
     The path.
 
   Raises:
-    UserError: for an address.
+    UserError: for an address, and for what lies within a file.
   """
-  if re.match(r"\w+:/", workdir):
+  if re.match(r"[\w+.-]+:/", workdir):
     raise UserError(
-      f"--workdir must be a folder of this machine, got {workdir!r}; mount it, or copy what is done there."
+      f"{flag} must be a folder of this machine, got {workdir!r}; mount it, or copy what is done there."
     )
   if not workdir:
-    raise UserError("--workdir is empty; name a folder.")
-  return pathlib.Path(workdir).expanduser()
+    raise UserError(f"{flag} is empty; name a folder.")
+  path = pathlib.Path(os.path.expanduser(workdir))
+  for part in (path, *path.parents):
+    if os.path.isfile(part):
+      raise UserError(f"{flag} must be a folder, got {workdir!r}, and {part} is a file.")
+  return path
 
 
 @contextlib.contextmanager
@@ -51,10 +56,14 @@ def held(path: pathlib.Path) -> Iterator[None]:
     path: the folder.
 
   Raises:
-    UserError: when another run has it; it says which.
+    UserError: when it cannot be made, and when another run has it; it says which.
   """
-  path.mkdir(parents=True, exist_ok=True)
-  lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+  except FileNotFoundError as error:
+    # Where no folder can be made, as in /proc.
+    raise UserError(f"{path} cannot be made: {error.strerror}.", DISK) from error
   try:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

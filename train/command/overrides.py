@@ -99,6 +99,8 @@ def _set(config: Any, path: str, text: str | None) -> None:
   for part in outer:
     section = _within(section, where, part)
     where = f"{where}.{part}"
+  if (outer or [name])[0] == "variants":
+    raise ConfigError("config.variants is the config's own; config.variant chooses one of them.")
   own_model = config.task or ":" in str(config.model.get("name"))
   free = bool(outer) and (outer[0] == "task_options" or (outer[0] == "model" and own_model))
   if name not in section and not free:

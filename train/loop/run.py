@@ -23,9 +23,8 @@ from train.reporting.progress import Progress
 from train.reporting.writer import Writer
 from train.steps import drift
 from train.steps.participation import present
-from train.steps.schedules import of_exchanges
 from train.steps.totals import Totals
-from train.steps.workers import QUICKLY, RunState, Workers
+from train.steps.workers import RunState, Workers
 
 Record = dict[str, Any]
 
@@ -59,10 +58,7 @@ class Run:
     self.name = f"{method} seed {seed}"
     self._costs = experiment.costs[method]
     self._densities = [1.0] if method == "none" else experiment.densities
-    self._rate = jax.jit(
-      of_exchanges(self.config, self.plan.per_epoch, self.plan.exchanges, self.plan.batches),
-      compiler_options=QUICKLY,
-    )
+    self._rate = experiment.rate
     self._seed = jnp.int32(seed)
     self._source = self.task.source(seed)
     self._waited = 0.0

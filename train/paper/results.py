@@ -121,11 +121,14 @@ def _measured(table: Table, outcome: Outcome) -> list[str]:
   ends, config = outcome.ends, outcome.config
   if not ends:
     return ["not run", paper, *["–"] * 6]
-  scores = np.array([end[table.score.key] for end in ends])
+  key = table.score.key
+  scored = [[r[key] for r in records if key in r] for records in outcome.seeds.values()]
+  scores = np.array([values[-1] for values in scored if values], np.float64)
+  shown = table.score.shown(scores.mean()) if len(scores) else "none yet"
   spread = f" ± {table.score.shown(scores.std(ddof=1))}" if len(scores) > 1 else ""
   mean = lambda key: float(np.mean([end[key] for end in ends]))
   return [
-    table.score.shown(scores.mean()) + spread,
+    shown + spread,
     paper,
     config["variant"],
     f"{min(end['epoch'] for end in ends)} of {config['epochs']}",
@@ -134,6 +137,16 @@ def _measured(table: Table, outcome: Outcome) -> list[str]:
     f"{mean('sent_bytes') / 1e6:.4g}",
     f"{sum(end['seconds'] for end in ends) / 60:.1f}",
   ]
+
+
+def _of_all(outcome: Outcome, key: str) -> list[list[Record]]:
+  """By seed, the records of the epochs in which all seeds have a figure; evaluations may be rarer."""
+  by_epoch = [
+    {record["epoch"]: record for record in records if record.get(key) is not None}
+    for records in outcome.seeds.values()
+  ]
+  common = sorted(set.intersection(*map(set, by_epoch)))
+  return [[records[epoch] for epoch in common] for records in by_epoch]
 
 
 def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
@@ -150,13 +163,9 @@ def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
   panels = figure.subplots(2, 2)
   score = table.score
   scale = 100 if score.percent else 1
-  quantities: list[tuple[str, Callable[[Record], float], bool]] = [
-    ("training loss", lambda r: r["train_loss"], False),
-    (
-      score.name + (", %" if score.percent else ""),
-      lambda r: scale * r[score.key],
-      not score.percent,
-    ),
+  quantities: list[tuple[str, str, float, bool]] = [
+    ("training loss", "train_loss", 1, False),
+    (score.name + (", %" if score.percent else ""), score.key, scale, not score.percent),
   ]
   ways: list[tuple[str, Callable[[Record], float], bool]] = [
     ("epochs", lambda r: r["epoch"], False),
@@ -173,16 +182,13 @@ def draw(table: Table, outcomes: list[Outcome], path: pathlib.Path) -> None:
     row = outcome.row
     label = NAMES[row.method] + (f", {_compression(row)}" if row.compression else "")
     style = {"color": COLOURS[row.method], "linestyle": dashes.get(row.compression or "", "-")}
-    # Where seeds have come to different epochs, the mean is over what all have.
-    runs = list(outcome.seeds.values())
-    common = min(map(len, runs))
-    mean = lambda of, runs=runs, common=common: np.mean(
-      [[of(r) for r in run[:common]] for run in runs], axis=0
-    )
-    for line, (_, value, _) in zip(panels, quantities, strict=True):
+    for line, (_, key, factor, _) in zip(panels, quantities, strict=True):
+      runs = _of_all(outcome, key)
+      mean = lambda of, runs=runs: np.mean([[of(r) for r in run] for run in runs], axis=0)
+      values = mean(lambda r, key=key, factor=factor: factor * r[key])
       for panel, (_, place, _) in zip(line, ways, strict=True):
-        panel.plot(mean(place), mean(value), label=label, marker=".", markersize=4, **style)
-  for line, (name, _, logarithmic) in zip(panels, quantities, strict=True):
+        panel.plot(mean(place), values, label=label, marker=".", markersize=4, **style)
+  for line, (name, _, _, logarithmic) in zip(panels, quantities, strict=True):
     for panel, (way, _, many) in zip(line, ways, strict=True):
       panel.set_xlabel(way)
       panel.set_ylabel(name)

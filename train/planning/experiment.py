@@ -14,6 +14,8 @@ from train.planning.plan import Plan, make_plan
 from train.steps import methods
 from train.steps.layout import choose_mesh, piece
 from train.steps.rounds import Rounds
+from train.steps.schedules import of_exchanges
+from train.steps.workers import QUICKLY
 from train.tasks.make import make_task
 from train.tasks.task import Task
 
@@ -30,6 +32,7 @@ class Experiment(NamedTuple):
     makes: by method, how it trains, for a seed.
     costs: by method, bytes of an exchange in the first epochs, of which the last stay.
     densities: the share of entries that is sent in those epochs.
+    rate: the learning rate after so many exchanges, one compiled program for all runs.
   """
 
   config: Any
@@ -40,6 +43,7 @@ class Experiment(NamedTuple):
   makes: dict[str, Callable[[Any], Rounds]]
   costs: dict[str, list[rtopk_jax.WireBytes]]
   densities: list[float]
+  rate: Callable[[int], jax.Array]
 
   @property
   def size(self) -> int:
@@ -106,7 +110,10 @@ def make_experiment(config: Any) -> Experiment:
       for method, make in makes.items()
     }
   densities = methods.densities(config, plan.per_epoch)
-  return Experiment(config, task, plan, mesh, params, makes, costs, densities)
+  rate = jax.jit(
+    of_exchanges(config, plan.per_epoch, plan.exchanges, plan.batches), compiler_options=QUICKLY
+  )
+  return Experiment(config, task, plan, mesh, params, makes, costs, densities, rate)
 
 
 def _cost(

@@ -68,7 +68,10 @@ def _table(experiment: Experiment) -> str:
       f"{_state(experiment, Workers(make, config.num_workers, experiment.mesh)) / 1e6:10.2f}{times}"
     )
   kind = "on a device" if experiment.mesh else "of all workers together"
-  lines.append(f"The state is what stays in memory from step to step {kind}.\n")
+  lines.append(
+    f"The state is what stays in memory from step to step {kind}. The peak of a step is known once it is compiled, "
+    "which this does not do: python -m train.footprint says it.\n"
+  )
   return "\n".join(lines)
 
 

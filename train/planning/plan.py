@@ -32,8 +32,13 @@ def make_plan(config: Any, batches_per_epoch: int) -> Plan:
     The plan.
 
   Raises:
-    ConfigError: when an epoch has fewer batches than are asked for between two exchanges.
+    ConfigError: when an epoch has no batch, or fewer than are asked for between two exchanges.
   """
+  if batches_per_epoch < 1:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} with config.num_workers={config.num_workers} leaves no batch for an "
+      "epoch; a smaller one does."
+    )
   if config.setting == "federated":
     name, batches = "local_steps", config.local_steps or batches_per_epoch
   else:

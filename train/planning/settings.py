@@ -1,6 +1,7 @@
 """What a config must satisfy before anything is compiled, beside what each field says of itself."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -40,8 +41,9 @@ def check(config: Any) -> None:
   """
   schema.check(config, FIELDS)
   for name in ("data_dir", "compilation_cache"):
-    if config[name] and re.match(r"\w+:/", config[name]):
-      raise ConfigError(f"config.{name} must be a folder of this machine, got {config[name]!r}.")
+    where = config[name] or ""
+    if re.match(r"[\w+.-]+:/", where) or os.path.isfile(os.path.expanduser(where)):
+      raise ConfigError(f"config.{name} must be a folder of this machine, got {where!r}.")
   for name, value in _UNUSED[config.setting].items():
     if config[name] != value:
       raise ConfigError(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from train.errors import GONE, MISTAKE, UserError
+from train.errors import FAILED, GONE, MISTAKE, UserError
 from train.processes import hub
 
 
@@ -143,7 +143,8 @@ class Member:
     if "gone" in message:
       self._end(message["gone"], GONE)
     elif "failed" in message:
-      self._end(message["failed"], MISTAKE if message["code"] == MISTAKE else GONE)
+      # One code for all processes of a job, so that every host's supervisor does the same.
+      self._end(message["failed"], message["code"])
     elif "complete" in message:
       self._first = message["complete"]
       self._answers.pop("complete").set_result(None)
@@ -193,7 +194,9 @@ class Member:
 
   def _end(self, text: str, code: int) -> None:
     """Ends the process, whatever its other threads wait for."""
-    more = "" if code == MISTAKE else " The same command goes on from the last checkpoint."
+    more = (
+      "" if code in (FAILED, MISTAKE) else " The same command goes on from the last checkpoint."
+    )
     sys.stdout.flush()
     print(f"error: {text.rstrip('.')}.{more}", file=sys.stderr, flush=True)
     os._exit(code)

@@ -35,6 +35,16 @@ def check(config: Any) -> None:
     raise ConfigError(
       f"config.collective must be {between!r} with config.mesh.chips=1, got {name!r}: one chip sends all."
     )
+  if config.delay and between == "reduce_scatter":
+    raise ConfigError(
+      f"config.collective must hand every message to everybody with config.delay={config.delay}, as all_gather does, "
+      f"got {name!r}."
+    )
+  if config.delay and config.mesh.shards > 1:
+    raise ConfigError(
+      f"config.mesh.shards must be 1 with config.delay={config.delay}, which needs parameters that are whole, got "
+      f"{config.mesh.shards}."
+    )
   if between == "auto" and config.bandwidth is None:
     raise ConfigError(
       f"config.bandwidth must be that of a worker's link, such as '1Gbit/s', with config.collective={name!r}, "

@@ -81,6 +81,7 @@ def exchange(
     wire=rtopk_jax.Wire(config.wire_values, config.wire_indices),
     memory_decay=config.memory_decay,
     memory_dtype=config.memory_dtype,
+    delay=config.delay,
     seed=seed,
     **local,
   )

@@ -15,7 +15,9 @@ def _cosine(config: Any, per_epoch: int, total: int, rise: int) -> optax.Schedul
 
 
 def _step(config: Any, per_epoch: int, total: int, rise: int) -> optax.Schedule:
-  drops = {epoch * per_epoch: config.step_factor for epoch in config.step_epochs}
+  # What comes after the end may be too far for an int32.
+  ends = [epoch * per_epoch for epoch in config.step_epochs if epoch * per_epoch < total]
+  drops = dict.fromkeys(ends, float(config.step_factor))
   return optax.piecewise_constant_schedule(config.learning_rate, drops)
 
 
@@ -24,7 +26,7 @@ def _zaremba(config: Any, per_epoch: int, total: int, rise: int) -> optax.Schedu
     config.learning_rate,
     per_epoch,
     1 / config.decay,
-    transition_begin=(config.constant_epochs - 1) * per_epoch,
+    transition_begin=min((config.constant_epochs - 1) * per_epoch, total),
     staircase=True,
   )
 

@@ -1,4 +1,4 @@
-"""Workers as devices of a mesh, or simulated on one device: the same step, the same state.
+"""Workers as groups of devices of a mesh, or simulated on one device: the same step, the same state.
 
 Either way the state of a run is the one a mesh would hold: what differs between workers is an array
 ``(num_workers, …)``. Simulated workers take their gradients one after another, each by a call of its own:
@@ -101,8 +101,9 @@ class Workers:
       self._exchange_on_mesh if on_mesh else self._exchange_simulated, donate_argnums=0
     )
     self._whole = jax.jit(self._whole_on_mesh, donate_argnums=0)
-    self._mean = mean_over_workers(mesh)
-    self._fingerprints = jax.jit(self._fingerprints_on_mesh)
+    # These know nothing of the method.
+    self._mean = like._mean if like else mean_over_workers(mesh)
+    self._fingerprints = like._fingerprints if like else jax.jit(self._fingerprints_on_mesh)
 
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     """The state before the first step.
@@ -160,7 +161,7 @@ class Workers:
 
   def here(self, params: Any) -> Any:
     """The weights for this process's own use: on one device, or on as many as there are shards."""
-    return self._here(params, lambda params: self._param_specs(params))
+    return self._here(params, self._param_specs)
 
   def _here(self, tree: Any, specs: Callable[[Any], Any]) -> Any:
     return tree if self.mesh is None else layout.here(self.mesh, tree, specs(tree))

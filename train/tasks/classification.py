@@ -93,8 +93,12 @@ class Classification:
       min(size, self.config.eval_batch_size),
       part=(jax.process_index(), processes),
     )
-    sums = [jax.device_get(self._evaluate(params, statistics, batch)) for batch in loaded]
-    found = np.array([[x[name] for name in _FIGURES] for x in sums], np.float32)
+    sums: list[dict[str, jax.Array]] = []
+    for batch in loaded:
+      sums.append(self._evaluate(params, statistics, batch))
+      # The device has the next batch while the one before is waited for, and no more than that.
+      jax.block_until_ready(sums[-2:][0])
+    found = np.array([[x[name] for name in _FIGURES] for x in jax.device_get(sums)], np.float32)
     if processes > 1:
       found = _of_all(found.reshape(-1, len(_FIGURES)), -(-size // self.config.eval_batch_size))
     # In the order of the batches, whoever took them: the same to the bit with any number of processes.

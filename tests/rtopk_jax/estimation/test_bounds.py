@@ -10,7 +10,7 @@ from rtopk_jax import estimation
 
 GRID = [
   (d, s, k)
-  for d in (64, 1000, 20_000)
+  for d in (64, 1000, 8000)
   for s in (2, 5, 30)
   for k in sorted({2 * math.ceil(math.log2(d + 1)), 60, 150, int(s * math.log2(d))})
   if 2 * math.ceil(math.log2(d + 1)) <= k <= s * math.log2(d)

@@ -58,6 +58,7 @@ def test_samples_have_independent_entries_of_the_right_law():
   assert low < 0.25 * -0.5 < high
 
 
+@pytest.mark.slow
 def test_small_probabilities_are_not_rounded():
   # Uniforms that are multiples of 2⁻²³ would turn 2e-8 into 1.2e-7, and 2 hits in all into 12.
   model = estimation.SparseBernoulli(1_000_000, 10)

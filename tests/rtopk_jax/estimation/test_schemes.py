@@ -46,7 +46,7 @@ def messages(model, scheme, theta, count):
 THETA = np.array([0.3, 0.5, 0.7, 0.4, 0.2], np.float32)
 
 
-@pytest.mark.parametrize("ones", [1, 2])
+@pytest.mark.parametrize("ones", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_simulation_and_bit_strings_have_the_exact_law(ones):
   law = exact_law(THETA.astype(np.float64), ones)
   assert math.isclose(sum(law.values()), 1)
@@ -99,7 +99,11 @@ def test_risk_is_what_simulation_shows(scheme):
     assert high - low < 0.15 * risk + 1e-6
 
 
-@pytest.mark.parametrize("scheme", [SCHEMES[1], estimation.OneBit(25, signed=True)], ids=repr)
+@pytest.mark.parametrize(
+  "scheme",
+  [pytest.param(SCHEMES[1], marks=pytest.mark.slow), estimation.OneBit(25, signed=True)],
+  ids=repr,
+)
 def test_risk_of_refined_models(scheme):
   model = estimation.SparseBernoulli(60, 8, **REFINED)
   theta = model.power_law(KEY)

@@ -76,11 +76,13 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(zygote, tmp_path):
 def test_a_place_that_cannot_be_written_to_is_one_line(zygote, tmp_path):
   (tmp_path / "file").write_text("")
   child = zygote.start(tmp_path / "file", log="taken")
+  assert child.wait() == 2
+  file = tmp_path / "file"
+  said = f"error: --workdir must be a folder, got '{file}', and {file} is a file.\n"
+  assert child.output() == said
+  child = zygote.main(tmp_path / "proc", "--config=tests/train/tiny.py", "--workdir=/proc/job")
   assert child.wait() == 74
-  assert child.output() == (
-    f"error: {tmp_path / 'file'} cannot be written to: File exists: {tmp_path / 'file'}; nothing of it was saved "
-    "yet.\n"
-  )
+  assert child.output() == "error: /proc/job cannot be made: No such file or directory.\n"
   disk = tmp_path / "disk"
   with _disk(disk, "ro"):
     child = zygote.main(

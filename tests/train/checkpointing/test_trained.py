@@ -133,6 +133,7 @@ def test_explained_without_training(tmp_path, capsys):
   assert "77,754 parameters" in text
   # 4 bytes of each parameter.
   assert f"no compression   {4 * 77754 / 1e6:9.3f}" in text
+  assert "python -m train.footprint" in text  # for the peak of a step
   assert f"{tmp_path / 'job'}/metrics.jsonl" in text
   assert not (tmp_path / "job").exists()
 

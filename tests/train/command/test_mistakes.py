@@ -15,6 +15,9 @@ FIELDS = {
   "epochs=0": "epochs must be at least 1, got 0.",
   "epochs=x": "epochs must be an integer, got 'x'.",
   "epochs=1.5": "epochs must be an integer, got '1.5'.",
+  "epochs=2147483648": "epochs must be an integer of 32 bits, got 2147483648.",
+  "step_epochs=(1,2147483648)": "step_epochs must be a tuple whose items are each an integer of 32 bits, got (1, "
+  "2147483648).",
   "epochs": "epochs needs a value, as in --config.epochs=VALUE.",
   "batch_size=0": "batch_size must be at least 1, got 0.",
   "batch_size=-1": "batch_size must be at least 1, got -1.",
@@ -30,14 +33,16 @@ FIELDS = {
   "train_examples=0": "train_examples must be at least 1 or None, got 0.",
   "train_examples=1438": "train_examples must be at most 1437, the images there are, got 1438.",
   "unroll=0": "unroll must be at least 1, got 0.",
-  "data_threads=-1": "data_threads must be at least 0, got -1.",
+  "data_threads=-1": "data_threads must be at least 0 and at most 1024, got -1.",
   "max_steps=0": "max_steps must be at least 1 or None, got 0.",
   "log_every=0": "log_every must be at least 1, got 0.",
   "keep_checkpoints=1": "keep_checkpoints must be at least 2, got 1.",
   "checkpoint_every=-1": "checkpoint_every must be at least 0 or None, got -1.",
   "check_every=-1": "check_every must be at least 0, got -1.",
   "max_skipped=0": "max_skipped must be at least 1, got 0.",
-  "peer_timeout=0.1": "peer_timeout must be at least 2, got 0.1.",
+  "data_threads=1025": "data_threads must be at least 0 and at most 1024, got 1025.",
+  "peer_timeout=0.1": "peer_timeout must be at least 2 and at most 86400, got 0.1.",
+  "peer_timeout=1e9": "peer_timeout must be at least 2 and at most 86400, got 1000000000.0.",
   "profile_from=0": "profile_from must be at least 1, got 0.",
   "profile_steps=-1": "profile_steps must be at least 0, got -1.",
   "warmup_epochs=-1": "warmup_epochs must be at least 0, got -1.",
@@ -50,6 +55,8 @@ FIELDS = {
   # the optimizer
   "learning_rate=inf": "learning_rate must be finite and at least 0, got inf.",
   "learning_rate=nan": "learning_rate must be finite and at least 0, got nan.",
+  "learning_rate=1e39": "learning_rate must be finite and at least 0, got 1e+39.",
+  "clip_norm=1e-50": "clip_norm must be above 0 or None, got 1e-50.",
   "learning_rate=-0.1": "learning_rate must be at least 0, got -0.1.",
   "learning_rate=fast": "learning_rate must be a number, got 'fast'.",
   "schedule=linear": "schedule must be one of cosine, step, zaremba, got 'linear'.",
@@ -78,6 +85,7 @@ FIELDS = {
   "wire_values=float12": "wire_values must be one of",
   "wire_indices=int7": "wire_indices must be one of",
   "memory_dtype=int8": "memory_dtype must be a floating point dtype, such as jnp.bfloat16, got 'int8'.",
+  "memory_dtype=10**9": "memory_dtype must be a floating point dtype, such as jnp.bfloat16, got '10**9'.",
   "memory_dtype=foo": "memory_dtype must be a floating point dtype, such as jnp.bfloat16, got 'foo'.",
   "memory_decay=-1": "memory_decay must be at least 0, got -1.0.",
   "nesterov momentum=0": "nesterov=True has no effect with momentum=0; give a momentum in (0, 1).",
@@ -103,6 +111,10 @@ FIELDS = {
   "setting=federated micro_batches=2": "micro_batches must be 1 with config.setting='federated', where it has no "
   "effect, got 2.",
   "setting=federated local_steps=99": "local_steps must be at most 17, the batches of a worker in an epoch, got 99.",
+  "delay=2": "delay must be at least 0 and at most 1, got 2.",
+  "delay=1 collective=reduce_scatter": "collective must hand every message to everybody with config.delay=1, as all_gather "
+  "does, got 'reduce_scatter'.",
+  "delay=1 mesh.shards=2": "mesh.shards must be 1 with config.delay=1, which needs parameters that are whole, got 2.",
   "setting=federated participation=0.5 collective=reduce_scatter": "collective must be 'all_gather' with "
   "config.participation=0.5, got 'reduce_scatter': a worker that is absent cannot add up what others send it.",
   "outer_momentum=0.5": "outer_momentum must be 0.0 with config.setting='distributed', where it has no effect, got "
@@ -129,6 +141,7 @@ FIELDS = {
   "'1Gbit/s'.",
   "workers=cloud": "workers must be one of auto, devices, simulated, got 'cloud'.",
   "workers=devices": "workers must be 'simulated' or 'auto' with config.num_workers=5 and 1 devices, got 'devices'.",
+  "variants={'full':3}": "variants is the config's own; config.variant chooses one of them.",
   "variant=huge": "variant must be one of full, got 'huge'.",
   # the model and the data set
   "model.width=0": "model.width must be at least 1, got 0.",
@@ -141,6 +154,8 @@ FIELDS = {
   "dataset=digit": "dataset must be one of digits, cifar10,",
   "dataset=ptb": 'model.name must be one of lstm, transformer, or "package.module:name" of one\'s own, with '
   "config.dataset='ptb', got 'resnet'.",
+  "data_dir=Makefile": "data_dir must be a folder of this machine, got 'Makefile'.",
+  "compilation_cache=Makefile": "compilation_cache must be a folder of this machine, got 'Makefile'.",
   "data_dir=gs://b/d": "data_dir must be a folder of this machine, got 'gs://b/d'.",
   # fields that there are not
   "learnin_rate=1": "learnin_rate is not a field; did you mean config.learning_rate?",
@@ -202,6 +217,7 @@ FLAGS = {
   "--workdirr=x": "--workdirr=x is not an option; did you mean --workdir?",
   "--workdir=gs://bucket/run": "--workdir must be a folder of this machine, got 'gs://bucket/run'; mount it, or copy what "
   "is done there.",
+  "--workdir=abfs+x://bucket/run": "--workdir must be a folder of this machine, got 'abfs+x://bucket/run'; mount it,",
   "--cluster=perhaps": "--cluster must be true or false, got 'perhaps'; --help lists what there is.",
 }
 

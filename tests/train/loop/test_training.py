@@ -1,8 +1,12 @@
 """The real loop, on real digits, for a few steps."""
 
+import collections
+import contextlib
 import itertools
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -47,10 +51,37 @@ def test_compares_methods_from_the_same_start(digits, tmp_path):
   assert dense == {1: 2 * 4 * 5122, 2: 4 * 4 * 5122}
 
 
-def test_methods_and_seeds_are_paired(config, tmp_path):
+@contextlib.contextmanager
+def _compiled():
+  """How often programs are compiled, by their names."""
+  found, log = collections.Counter(), logging.getLogger("jax._src.dispatch")
+
+  class Note(logging.Handler):
+    def emit(self, record):
+      if name := re.match(r"Finished XLA compilation of jit\((\S+)\)", record.getMessage()):
+        found[name[1]] += 1
+
+  note, passes, level = Note(), log.propagate, log.level
+  log.addHandler(note)
+  log.propagate = False
+  log.setLevel(logging.DEBUG)
+  try:
+    yield found
+  finally:
+    log.removeHandler(note)
+    log.propagate = passes
+    log.setLevel(level)
+
+
+def test_methods_and_seeds_are_paired_and_share_programs(config, tmp_path):
   config.methods, config.seeds = METHODS, (0, 1)
   config.epochs, config.warmup_epochs, config.max_steps = 1, 0, 1
-  records = train_and_evaluate(config, str(tmp_path))
+  with _compiled() as programs:
+    records = train_and_evaluate(config, str(tmp_path))
+  # Each method has its state and its exchange; all else is compiled once for all runs.
+  once = ("_first_one", "mean", "schedule")
+  assert [programs[name] for name in once] == [1, 1, 1]
+  assert programs["_init_simulated"] == programs["_exchange_simulated"] == len(METHODS)
   assert [(r["method"], r["seed"]) for r in records] == [*itertools.product(METHODS, (0, 1))]
   # The first step's loss is that of the initial weights on the first batch.
   losses = {seed: {r["train_loss"] for r in records if r["seed"] == seed} for seed in (0, 1)}

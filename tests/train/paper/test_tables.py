@@ -219,6 +219,13 @@ def test_a_table_is_collected_from_what_is_there(tmp_path):
     *("3 of 4", "1 of 1", f"{100 * (260 + 10 + 10) / (3 * 1040):.3g} %", "0.1235", "1.5"),
   ]
   assert cells(lines[3])[2:4] == ["not run", "89.34 %"]
+  # A row whose evaluations are rarer than its epochs, and one that has none yet.
+  rare = lambda epoch: {"test_accuracy": 0.7} if epoch == 2 else {}
+  records = [record(i, j, sent_bytes=1000, **rare(j)) for i in (0, 1) for j in (1, 2, 3)]
+  left_behind(tmp_path, table, table.rows[2], records)
+  left_behind(tmp_path, table, table.rows[3], records[:1])
+  lines = [line for line in runs.collect(table, tmp_path).splitlines() if line.startswith("| ")]
+  assert [cells(line)[2] for line in lines[3:5]] == ["70.00 % ± 0.00 %", "none yet"]
 
 
 def test_nothing_was_run(tmp_path):

@@ -4,6 +4,7 @@ Every process here is a real one. How long it takes is not measured; without the
 minutes each, JAX's own patience.
 """
 
+import configparser
 import importlib
 import os
 import re
@@ -14,9 +15,11 @@ import time
 
 import jax
 import pytest
+import yaml
 
 from tests.train.runs import ROOT, free_port, same_end, sealed, until
-from train.errors import GONE
+from train.errors import DISK, FAILED, GONE, MISTAKE
+from train.loop.preemption import EXIT_CODE
 from train.processes import identity
 
 # As many workers as processes; a short timeout, which a busy machine keeps nevertheless.
@@ -161,6 +164,20 @@ def test_processes_with_other_data_do_not_start(zygote, tmp_path):
   assert not (tmp_path / "job").exists()
 
 
+def test_a_bug_in_one_process_ends_all_with_its_code(zygote, tmp_path):
+  # A supervisor on each host sees it alike, and none of them starts again.
+  children = _start(zygote, tmp_path / "job", 2, environments=[{}, {"TINY_SHIFT": "bug"}])
+  for child in children.values():
+    assert child.wait() == 1, child.output()
+  assert "Traceback" in children[1].output()
+  (line,) = _said(children[0])
+  assert re.fullmatch(
+    r"error: process 1 \(host \S+, pid \d+\) has ended: ValueError: could not convert .*'bug'\.",
+    line,
+  )
+  assert not (tmp_path / "job").exists()
+
+
 def test_code_and_versions_have_digests(tmp_path, monkeypatch):
   module = tmp_path / "own_module.py"
   monkeypatch.syspath_prepend(tmp_path)
@@ -220,6 +237,27 @@ def _recipe(language):
   )
   assert found
   return found[1]
+
+
+def test_supervisors_of_the_docs_are_whole_and_know_the_exit_codes():
+  final = {FAILED, MISTAKE, DISK}
+  for language in ("sh", "bash"):
+    script = _recipe(language)
+    assert subprocess.run([language, "-n", "-c", script], check=False).returncode == 0
+    (codes,) = re.findall(r"case \$code in ([\d|]+)\)", script)
+    assert {int(x) for x in codes.split("|")} - {0} == final
+  unit = configparser.ConfigParser()
+  unit.read_string(_recipe("ini"))
+  assert {int(x) for x in unit["Service"]["RestartPreventExitStatus"].split()} == final
+  assert int(unit["Service"]["SuccessExitStatus"]) == EXIT_CODE
+  service, job = yaml.safe_load_all(_recipe("yaml"))
+  spec, pod = job["spec"], job["spec"]["template"]["spec"]
+  failing, _ = spec["podFailurePolicy"]["rules"]
+  assert set(failing["onExitCodes"]["values"]) == final
+  assert pod["subdomain"] == service["metadata"]["name"] == service["spec"]["selector"]["job-name"]
+  (arguments,) = pod["containers"][0]["args"]
+  assert f"--processes={spec['completions']}" in arguments
+  assert spec["completions"] == spec["parallelism"]
 
 
 @pytest.mark.slow
