@@ -25,7 +25,7 @@ lint: .venv/ready
 
 # A warning, such as a link that leads nowhere, is an error. Addresses elsewhere are asked by `make docs-links` alone.
 docs: .venv/ready
-	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	$(RUN) -m sphinx --builder html --fail-on-warning --quiet docs build/docs
 
 docs-links: .venv/ready
 	$(RUN) -m sphinx --builder linkcheck --quiet docs build/links
