@@ -183,6 +183,10 @@ REFUSED = {
     lambda: contrib.mechanize(optax.chain(exchange(), optax.sgd(0.1))),
     f"{PARTED}.*goes after the exchange",
   ),
+  "monitor after": (
+    lambda: optax.chain(exchange(), optax.monitor({"norm": optax.tree.norm})),
+    "state of another structure than tx.init",
+  ),
   "multi_steps with a condition around": (
     lambda: optax.MultiSteps(
       exchange(), 2, should_skip_update_fn=optax.skip_not_finite
@@ -199,9 +203,3 @@ REFUSED = {
     r"updates\['b'\].*workers would part ways",
   ),
 }
-# Not in the oldest optax that is allowed.
-if hasattr(optax, "monitor"):
-  REFUSED["monitor after"] = (
-    lambda: optax.chain(exchange(), optax.monitor({"norm": optax.tree.norm})),
-    "state of another structure than tx.init",
-  )
