@@ -12,8 +12,8 @@ def _cosine(config: Any, per_epoch: int, total: int) -> optax.Schedule:
 
 def _step(config: Any, per_epoch: int, total: int) -> optax.Schedule:
   # What comes after the end may be too far for an int32.
-  ends = [epoch * per_epoch for epoch in config.step_epochs if epoch * per_epoch < total]
-  drops = dict.fromkeys(ends, config.step_factor)
+  ends = (epoch * per_epoch for epoch in config.step_epochs)
+  drops = {end: config.step_factor for end in ends if end < total}
   return optax.piecewise_constant_schedule(config.learning_rate, drops)
 
 
