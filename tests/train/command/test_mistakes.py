@@ -146,6 +146,8 @@ FIELDS = {
   # the model and the data set
   "model.width=0": "model.width must be at least 1, got 0.",
   "model.width=-4": "model.width must be at least 1, got -4.",
+  "model.width=50000": "model makes blocks.0.conv1.kernel of 22,500,000,000 weights; an array that is compressed has at "
+  "most 2,147,483,647.",
   "model.width=x": "model.width must be an integer, got 'x'.",
   "model.stages=()": "model.stages must be a tuple of at least one, each at least 1, got ().",
   "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1, got (1, 0).",
