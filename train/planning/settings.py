@@ -100,6 +100,11 @@ def _check_optimizer(config: Any) -> None:
       f"config.{name} must be {type(config[name])()!r} with config.optimizer.name={own.name!r}, which has momentum of "
       f"its own, got {config[name]!r}: each gradient would have both."
     )
+  if own.name == "muon" and config.mesh.shards > 1 and config.setting == "distributed":
+    raise ConfigError(
+      f"config.mesh.shards must be 1 with config.optimizer.name='muon', which needs whole matrices, got "
+      f"{config.mesh.shards}; chips, and local steps (config.setting='federated'), are no hindrance."
+    )
   if config.learning_rate_end > config.learning_rate:
     raise ConfigError(
       f"config.learning_rate_end must be at most config.learning_rate={config.learning_rate}, got "

@@ -132,6 +132,8 @@ FIELDS = {
   "micro_batches=1, got 6.",
   "mesh.shards=2 workers=simulated": "mesh.shards must be 1 with config.workers='simulated', got 2: every shard "
   "selects by itself, and one device has all of a worker.",
+  "mesh.shards=2 optimizer.name=muon momentum=0": "mesh.shards must be 1 with config.optimizer.name='muon', which "
+  "needs whole matrices, got 2; chips, and local steps (config.setting='federated'), are no hindrance.",
   "collective=hierarchical": "collective must be 'all_gather' with config.mesh.chips=1, got 'hierarchical': one "
   "chip sends all.",
   "collective=auto": "bandwidth must be that of a worker's link, such as '1Gbit/s', with "
