@@ -79,9 +79,8 @@ def test_the_mean_takes_the_memory_of_a_gradient_that_is_donated(options):
   assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
 
-@pytest.mark.parametrize(
-  ("dtype", "bytes_an_entry"), [pytest.param("float16", 1, marks=pytest.mark.slow), ("bfloat16", 3)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bytes_an_entry"), [("float16", 1), ("bfloat16", 3)])
 def test_a_residual_of_16_bits_is_not_worked_on_in_float32(dtype, bytes_an_entry):
   """One of bfloat16 is written to as bits, of which CPUs make a copy."""
   step, size = compiled_step({"memory_dtype": dtype}, WORKERS, donated=(0,))

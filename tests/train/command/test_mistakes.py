@@ -255,7 +255,7 @@ def test_fields_are_refused_in_one_line(usual_promotion, capsys, tmp_path, confi
 @pytest.mark.parametrize(
   ("config", "every"),
   [
-    ("configs/quickstart.py", 30),
+    ("configs/quickstart.py", 60),
     ("configs/language_quickstart.py", 8),
     *(pytest.param(config, 1, marks=pytest.mark.slow) for config in CONFIGS),
   ],
