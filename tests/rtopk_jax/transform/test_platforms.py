@@ -52,7 +52,7 @@ ALL = itertools.product(("cpu", "gpu", "tpu"), OPTIONS, ("vmap", "shard_map"), (
   [
     ("cpu", "leaf", "vmap", FEW_SHAPES),
     ("gpu", "leaf", "vmap", FEW_SHAPES),
-    ("tpu", "global", "shard_map", FEW_SHAPES),
+    ("tpu", "global", "shard_map", SHAPES),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL),
   ],
   indirect=["platform"],

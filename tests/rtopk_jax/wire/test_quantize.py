@@ -84,7 +84,8 @@ def test_draws_are_even_and_unrelated():
 @pytest.mark.parametrize("values", LEVELS)
 def test_corners(values):
   key = jax.random.key(3)
-  for x in (np.zeros(5), [3e38, -3e38, 1.0], [2e-38, -2e-38], [2.5]):
+  # Of less than the smallest normal number times L, compiled code may make zero.
+  for x in (np.zeros(5), [3e38, -3e38, 1.0], [2e-36, -2e-36], [2.5]):
     x = np.asarray(x, np.float32)
     decoded = np.asarray(decode(encode(x, values, key), x.size, values))
     assert np.all(np.isfinite(decoded))
