@@ -25,7 +25,7 @@ lint: .venv/ready
 
 # A warning, such as a link that leads nowhere, is an error. Addresses elsewhere are asked by `make docs-links` alone.
 docs: .venv/ready
-	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	$(RUN) -m sphinx --builder html --fail-on-warning --quiet docs build/docs
 
 docs-links: .venv/ready
 	$(RUN) -m sphinx --builder linkcheck --quiet docs build/links
@@ -33,7 +33,7 @@ docs-links: .venv/ready
 # The wheel is made from the sdist. In an environment that has nothing else it runs, and its types are known.
 package: .venv/ready
 	rm -rf build/package
-	$(RUN) -m build --outdir build/package .
+	$(RUN) -m build --quiet --outdir build/package .
 	$(PYTHON) -m venv build/package/venv
 	build/package/venv/bin/python -m pip install --quiet $(PINNED) build/package/*.whl
 	cd build/package && venv/bin/python ../../tests/package/client.py

@@ -151,14 +151,13 @@ class Program:
     inner = re.findall(r"(?:calls|to_apply|comparator|select|scatter)=%?([\w.\-]+)", text)
     called = re.findall(r" call\(.*to_apply=%?([\w.\-]+)", text)
     self._inner = set(inner) - set(called)
-    # The computation that each loop's body is turned by, and how often, if that is known; what is named as running
+    # Who runs each computation, and how often in one run of its own, if that is known; what is named as running
     # hardly ever counts as if it never did.
-    self._loops: dict[str, tuple[str, int]] = {}
+    self._runners: dict[str, list[tuple[str, int]]] = {}
     for name, body in self._computations.items():
       for x in body:
-        turned = re.search(r"body=%?([\w.\-]+)", x.text) if x.opcode == "while" else None
-        if turned:
-          self._loops[turned[1]] = name, _turns_of(x)
+        for run, times in _run_by(x):
+          self._runners.setdefault(run, []).append((name, times))
 
   @property
   def instructions(self) -> int:
@@ -222,11 +221,9 @@ class Program:
 
   def _turns(self, computation: str) -> int:
     """How often a computation runs in one run of the program, as far as that is known."""
-    turns = 1
-    while computation in self._loops:
-      computation, times = self._loops[computation]
-      turns *= times
-    return turns
+    if computation not in self._runners:
+      return 1
+    return sum(times * self._turns(runner) for runner, times in self._runners[computation])
 
   def _moved(self, names: dict[str, Instruction], x: Instruction) -> float:
     sources = [names[name].results if name in names else () for name in x.operands]
@@ -238,6 +235,19 @@ class Program:
     if not body:
       return _plain(x, sources)
     return _fused(body, x, sources)
+
+
+def _run_by(x: Instruction) -> list[tuple[str, int]]:
+  """The computations that an instruction runs, and how often; each branch counts as if it were taken."""
+  if x.opcode == "while":
+    return [(name, _turns_of(x)) for name in re.findall(r"body=%?([\w.\-]+)", x.text)]
+  if x.opcode == "call":
+    return [(name, 1) for name in re.findall(r"to_apply=%?([\w.\-]+)", x.text)]
+  if x.opcode == "conditional":
+    listed = re.findall(r"branch_computations=\{([^}]*)\}", x.text)
+    names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", x.text)
+    return [(name, 1) for name in (*names, *re.findall(r"[\w.\-]+", " ".join(listed)))]
+  return []
 
 
 def _turns_of(loop: Instruction) -> int:

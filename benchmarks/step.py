@@ -10,6 +10,7 @@ the update. ``passes`` are bytes read and written, as the compiled program says,
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -120,25 +121,38 @@ def _torch_sgd(params: Any, device: str) -> Callable[[], Any]:
 
 
 def transformations(
-  density: float, scopes: Sequence[str | rtopk_jax.Block] = _SCOPES
+  density: float,
+  scopes: Sequence[str | rtopk_jax.Block] = _SCOPES,
+  selector: str = "rtop_k",
+  wires: Sequence[str] = (),
 ) -> dict[str, Any]:
   """What is timed.
 
   Args:
     density: k/d.
     scopes: of the exchange.
+    selector: by its name.
+    wires: of blocks, with indices within them, beside the plain one: the code of their values.
 
   Returns:
     A transformation by the name of its row.
   """
-  selector = rtopk_jax.rtop_k(density, subsample=_WORKERS)
+  chosen = (
+    rtopk_jax.top_k(density)
+    if selector == "top_k"
+    else rtopk_jax.rtop_k(density, subsample=_WORKERS)
+  )
   rivals: dict[str, Any] = {_SGD: optax.sgd(_RATE, _MOMENTUM)}
   for scope in scopes:
     of = scope if isinstance(scope, str) else f"blocks of {scope.size}"
     for name, memory in _MEMORIES.items():
-      rivals[f"{of}: {name}"] = rtopk_jax.sparse_exchange(
-        selector, AXIS, scope=scope, dense=False, **memory
+      exchange = functools.partial(
+        rtopk_jax.sparse_exchange, chosen, AXIS, scope=scope, dense=False, **memory
       )
+      rivals[f"{of}: {name}"] = exchange()
+      for values in wires if isinstance(scope, rtopk_jax.Block) else ():
+        wire = rtopk_jax.Wire(values=values, indices="block")
+        rivals[f"{of}: {name}, {values}"] = exchange(wire=wire)
   return rivals
 
 
@@ -174,6 +188,13 @@ def main() -> None:
     action="append",
     help="global, leaf or a block's entries; default: global, leaf and 4096",
   )
+  parser.add_argument("--selector", choices=("rtop_k", "top_k"), default="rtop_k")
+  parser.add_argument(
+    "--wire",
+    action="append",
+    default=[],
+    help="values of blocks whose indices are within them, such as float32 or int2, beside the plain wire",
+  )
   parser.add_argument("--density", type=float, default=0.001, help="k/d")
   parser.add_argument(
     "--donate-gradient", action="store_true", help="the update may have the gradient's memory"
@@ -189,7 +210,9 @@ def main() -> None:
   for name, params in _trees(names, options.size):
     updates = {
       rival: _update(tx, params, options.donate_gradient)
-      for rival, tx in transformations(options.density, options.scope or _SCOPES).items()
+      for rival, tx in transformations(
+        options.density, options.scope or _SCOPES, options.selector, options.wire
+      ).items()
     }
     rivals = {rival: update.run for rival, update in updates.items()}
     passes = {rival: update.passes for rival, update in updates.items()}

@@ -184,4 +184,4 @@ FIELDS: dict[str, Field] = dict(
 )
 
 # Dictionaries with fields of their own, which are checked beside what they are of.
-FREE = ("model", "optimizer", "task_options", "variants")
+FREE = ("model", "task_options", "variants")

@@ -109,7 +109,8 @@ def _ptb(data_dir: str | None) -> list[list[str]]:
 
 def ptb(data_dir: str | None = None) -> Text:
   """Penn Treebank in Mikolov's version: 929,589, 73,760 and 82,430 words, 10,000 of them different."""
-  return encode(*([sentence.split() for sentence in part] for part in _ptb(data_dir)))
+  train, valid, test = ([x.split() for x in part] for part in _ptb(data_dir))
+  return encode(train, valid, test)
 
 
 def ptb_characters(data_dir: str | None = None) -> Text:
@@ -133,8 +134,9 @@ def tiny_shakespeare(data_dir: str | None = None) -> Text:
 def tiny_shakespeare_words(data_dir: str | None = None) -> Text:
   """Its words and marks in lower case, the 5,000 most frequent; a line is a sentence."""
   split = re.compile(r"[a-z]+(?:'[a-z]+)?|[^\sa-z]").findall
-  parts = ([split(line) for line in x.lower().splitlines()] for x in _shakespeare(data_dir))
-  return encode(*parts, size=5000)
+  parts = _shakespeare(data_dir)
+  train, valid, test = ([split(line) for line in x.lower().splitlines()] for x in parts)
+  return encode(train, valid, test, size=5000)
 
 
 def _python_docs() -> list[list[str]]:
@@ -161,7 +163,8 @@ def python_docs(data_dir: str | None = None) -> Text:
     found = (re.findall(r"[a-z_]+|[0-9]+|[^\sa-z0-9_]", x) for x in paragraphs)
     return [["N" if word.isdigit() else word for word in words] for words in found if words]
 
-  return encode(*map(sentences, _python_docs()), size=1000)
+  train, valid, test = map(sentences, _python_docs())
+  return encode(train, valid, test, size=1000)
 
 
 def python_docs_characters(data_dir: str | None = None) -> Text:

@@ -56,16 +56,17 @@ def random_then_top_k(
     count, residual = jnp.zeros((), jnp.int32), jnp.zeros(size, jnp.float32)
     return SharedSubsetState(count, residual, exchange.init(subset))
 
-  def update(updates: Any, state: SharedSubsetState, params: Any = None, **extra_args: Any) -> Any:
+  def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
     del params
     gradient, restore = ravel_pytree(updates)
     vector = gradient.astype(jnp.float32) + state.residual
     # The memory of the subset before is not of these entries: what it kept lies in the residual.
-    inner = state.exchange._replace(residual=jnp.zeros_like(state.exchange.residual))
+    inner: Any = state.exchange._replace(residual=jnp.zeros_like(state.exchange.residual))
     # No worker's number is in the key.
     key = jax.random.fold_in(jax.random.key(seed), state.count)
     _, subset = jax.lax.top_k(jax.random.uniform(key, vector.shape), inner.residual.size)
-    mean, inner = exchange.update(vector[subset], inner, **extra_args)
+    result: Any = exchange.update(vector[subset], inner, **extra_args)
+    mean, inner = result
     kept = vector.at[subset].set(inner.residual.reshape(-1))
     everywhere = jnp.zeros(vector.shape, jnp.float32).at[subset].set(mean)
     return restore(everywhere), SharedSubsetState(state.count + 1, kept, inner)

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     options.workdir, options.method, options.seed, options.step, options.data_dir
   )
   with folder.told(path.parent):
+    folder.make(path.parent)
     save(run, path)
   print(f"{run.method} seed {run.seed} at step {run.step} is in {path}")
 

@@ -13,44 +13,67 @@ and ``figure2.png``.
 import pathlib
 import shlex
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from absl import app, flags
-
-from train.paper import runs
-from train.paper.printed import TABLES
-
-_TABLE = flags.DEFINE_integer("table", None, "Which table, 1 to 5.", 1, 5, required=True)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where rows, tables and pictures go.", required=True
-)
-_ROWS = flags.DEFINE_multi_string(
-  "row", [], "Only this row, such as distributed,rtopk,0.99; may be given several times."
-)
-_VARIANT = flags.DEFINE_string("variant", "full", "The config's variant: full, or small.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
-_MINUTES = flags.DEFINE_float(
-  "minutes", None, "Time a row may take; then it is stopped, and saved.", 0
-)
-_BUDGET = flags.DEFINE_float(
-  "budget", None, "Minutes that all rows may take together; then the running one is saved.", 0
-)
-_SET = flags.DEFINE_multi_string("set", [], "Another field of the config, such as epochs=3.")
-_COLLECT = flags.DEFINE_bool("collect", False, "Run nothing; write what is there.")
+from train.checkpointing import folder
+from train.command import program
+from train.errors import FAILED, UserError
+from train.paper.printed import TABLES, Table
 
 
-def main(_: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
   """Runs and collects."""
-  table, workdir = TABLES[_TABLE.value], pathlib.Path(_WORKDIR.value)
-  seeds = ",".join(_SEEDS.value)
-  fields = [f"variant={_VARIANT.value}", f"seeds=({seeds},)", *_SET.value]
+  parser = program.Parser("train.tables", __doc__)
+  parser.add_argument("--table", type=int, choices=TABLES, help="which one of the paper")
+  parser.add_argument("--workdir", metavar="DIR", help="where rows, tables and pictures go")
+  parser.add_argument(
+    "--row",
+    action="append",
+    default=[],
+    metavar="ROW",
+    help="this row alone, such as distributed,rtopk,0.99; may be given several times",
+  )
+  parser.add_argument("--variant", default="full", help="of the config: full, or small")
+  parser.add_argument("--seeds", default="0", metavar="SEED,…", help="separated by commas")
+  parser.add_argument(
+    "--minutes", type=float, help="that a row may take; then it is stopped, and saved"
+  )
+  parser.add_argument(
+    "--budget", type=float, help="minutes of all rows together; then the running one is saved"
+  )
+  parser.add_argument(
+    "--set", action="append", default=[], metavar="FIELD=VALUE", help="of the config, as epochs=3"
+  )
+  parser.add_argument(
+    "--collect", action=program.Switch, default=False, help="run nothing; write what is there"
+  )
+  options = parser.parse_args(arguments)
+  if options.table is None:
+    raise UserError("--table is missing, such as --table=1.")
+  if options.workdir is None:
+    raise UserError("--workdir is missing, such as --workdir=runs/tables.")
+  for name in ("minutes", "budget"):
+    value = getattr(options, name)
+    if value is not None and not 0 <= value < float("inf"):
+      raise UserError(f"--{name} must be at least 0, got {value}.")
+  table, workdir = TABLES[options.table], folder.local(options.workdir)
+  with folder.told(workdir):
+    _run(options, table, workdir)
+
+
+def _run(options: Any, table: Table, workdir: pathlib.Path) -> None:
+  from train.paper import runs
+
   try:
-    rows = runs.chosen(table, _ROWS.value)
+    rows = runs.chosen(table, options.row)
   except ValueError as error:
-    raise app.UsageError(str(error)) from None
+    raise UserError(f"--{error}") from error
+  fields = [f"variant={options.variant}", f"seeds=({options.seeds},)", *options.set]
   failed = False
-  end = None if _BUDGET.value is None else time.monotonic() + 60 * _BUDGET.value
-  for row in [] if _COLLECT.value else rows:
-    seconds = runs.remaining(_MINUTES.value, end, time.monotonic())
+  end = None if options.budget is None else time.monotonic() + 60 * options.budget
+  for row in [] if options.collect else rows:
+    seconds = runs.remaining(options.minutes, end, time.monotonic())
     if seconds == 0:
       print(f"{row.text}: not begun, the time is up", flush=True)
       continue
@@ -62,8 +85,8 @@ def main(_: list[str]) -> None:
     runs.collect(table, workdir)
   print(f"\n{runs.collect(table, workdir)}\nIt is in {workdir / f'table{table.number}.md'}")
   if failed:
-    raise SystemExit(1)
+    raise SystemExit(FAILED)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  program.run(main)

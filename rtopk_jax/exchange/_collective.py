@@ -198,7 +198,14 @@ class Collective:
     return self
 
   def with_delay(self) -> "Collective":
-    """This collective as it carries messages of the step before; refused where it does more than carry them."""
+    """This collective as it carries messages of the step before.
+
+    Returns:
+      The collective that is used with ``delay=1``.
+
+    Raises:
+      ValueError: where it does more than carry messages.
+    """
     if type(self).exchange is not Collective.exchange:
       raise ValueError(
         f"delay=1 needs a collective that hands every message to everybody, such as AllGather(), got {self!r}."
@@ -208,7 +215,16 @@ class Collective:
   def settled_for(
     self, outgoing: Sequence[Outgoing], wire: WireFormat, axis_name: AxisName
   ) -> "Collective":
-    """The collective that carries some messages, where this one leaves a choice: itself."""
+    """The collective that carries some messages, where this one leaves a choice.
+
+    Args:
+      outgoing: a vector each.
+      wire: the code of messages.
+      axis_name: the mapped axis of the workers.
+
+    Returns:
+      A collective: itself, but for ``Auto``.
+    """
     del outgoing, wire, axis_name
     return self
 

@@ -18,6 +18,10 @@ class CPU(Portable):
     """Hidden, so that kernels of leaves of one shape are compiled once."""
     return _offsets.hide(numbers, count)
 
+  def made_once(self, make, count):
+    """In a branch: what is cheap would be made anew by every kernel that reads it, out of all that it is made of."""
+    return _offsets.make_once(make, count)
+
   def running_total(self, counts, most):
     """A scan is a kernel for each power of two; a matrix product is a call."""
     return _prefix_sum.by_products(counts, most)

@@ -7,7 +7,7 @@ training of a hundred steps, the beginnings are handed to a kernel as arguments 
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,3 +58,14 @@ def settled(x: jax.Array) -> jax.Array:
 def settle(x: jax.Array, count: jax.Array) -> jax.Array:
   """The scalar as the result of a branch, which no compiler takes apart."""
   return jax.lax.cond(count >= 0, lambda x: x, jnp.zeros_like, x)
+
+
+def made_once(make: Callable[[], jax.Array]) -> jax.Array:
+  """What a function makes, as an array that every kernel reads, and none makes anew."""
+  count = _count.get()
+  return make() if count is None else here().made_once(make, count)
+
+
+def make_once(make: Callable[[], jax.Array], count: jax.Array) -> jax.Array:
+  """The array as the result of a branch, which no compiler takes apart."""
+  return jax.lax.cond(count >= 0, make, lambda: jnp.zeros_like(make()))

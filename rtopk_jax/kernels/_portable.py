@@ -83,6 +83,11 @@ class Portable:
     """As ``_offsets.settled``."""
     return _offsets.settle(x, count)
 
+  def made_once(self, make: Callable[[], jax.Array], count: jax.Array) -> jax.Array:
+    """As ``_offsets.made_once``."""
+    del count
+    return make()
+
   # Counting
 
   def running_total(self, counts: jax.Array, most: int) -> jax.Array:

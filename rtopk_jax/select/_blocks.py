@@ -18,6 +18,7 @@ from jax import lax
 
 from rtopk_jax.kernels import _bitpack
 from rtopk_jax.kernels._bitset import BitSet
+from rtopk_jax.kernels._offsets import made_once
 from rtopk_jax.kernels._statistics import Statistics
 from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
 from rtopk_jax.select._keys import (
@@ -116,8 +117,9 @@ class _Set:
       if key is not None:
         drawn = random_keys(jax.random.fold_in(key, first), entries.size)
         drawn = where_there(drawn.reshape(entries.shape))
+      magnitudes = made_once(lambda: where_there(magnitude_keys(rows(first, count)[1])))
       take = lambda columns: vector.take_from(self.piece, begins[:, None] + columns)
-      return Tile(where_there(magnitude_keys(entries)), drawn, take, entries.dtype)
+      return Tile(magnitudes, drawn, take, entries.dtype)
 
     return tile
 

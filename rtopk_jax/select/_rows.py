@@ -169,10 +169,13 @@ class Candidates(NamedTuple):
   def with_rows(self, new: "Candidates", begin: Offset) -> "Candidates":
     """The same with other rows from one on, whose lists may be shorter."""
     write = lambda x, y: lax.dynamic_update_slice(x, y, (begin, *(0,) * (x.ndim - 1)))
-    if self.keys is not None and new.keys is None:
-      new = new._replace(keys=magnitude_keys(new.entries))
-    pairs = zip(self, new, strict=True)
-    return Candidates(*(None if x is None else write(x, y) for x, y in pairs))
+    if self.keys is None:
+      keys = None
+    else:
+      keys = write(self.keys, magnitude_keys(new.entries) if new.keys is None else new.keys)
+    others = [name for name in self._fields if name != "keys"]
+    written = {name: write(getattr(self, name), getattr(new, name)) for name in others}
+    return Candidates(keys=keys, **written)
 
 
 def _add(lists: Candidates, part: Rows, begin: Offset) -> Candidates:

@@ -52,6 +52,14 @@ class InFlight(NamedTuple):
       took no part. A row has several messages only where the number of workers has just become smaller.
     dense: the leaves that are sent as they are, float32, a row a worker each; the sum of its messages.
     words: messages of the compressed leaves one after another, uint32, a row a worker.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, rtopk_jax
+    >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data", delay=1)
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> state = rtopk_jax.init(tx, {"w": jnp.zeros((100, 20))}, mesh, "data")
+    >>> float(state.in_flight.senders.sum()), state.in_flight.words.shape[0]
+    (0.0, 1)
   """
 
   senders: jax.Array
@@ -59,7 +67,14 @@ class InFlight(NamedTuple):
   words: jax.Array
 
   def resized(self, new_count: int) -> "InFlight":
-    """The same messages in the rows of another number of workers, every one as it is."""
+    """The same messages in the rows of another number of workers, every one as it is.
+
+    Args:
+      new_count: the number of workers to come.
+
+    Returns:
+      The same messages, dealt out.
+    """
     old, slots = self.senders.shape
     deep = max(1, -(-old * slots // new_count))
     places = old * slots

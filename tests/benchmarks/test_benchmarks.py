@@ -72,6 +72,8 @@ def test_a_step_of_trees_and_scopes_that_are_asked_for():
   names = list(step.transformations(0.01))
   assert names[0] == "optax.sgd"
   assert "blocks of 4096: residual" in names
+  names = list(step.transformations(0.01, [rtopk_jax.Block(64)], "top_k", ["int2"]))
+  assert names[1:3] == ["blocks of 64: residual", "blocks of 64: residual, int2"]
 
 
 def test_rivals_in_torch_run_where_jax_does():

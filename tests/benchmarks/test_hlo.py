@@ -165,3 +165,40 @@ def test_compiled_exchanges_send_what_is_counted(name):
     program = scaling.compiled(tx, 4096, workers)
     counted = rtopk_jax.wire_bytes(tx, jax.ShapeDtypeStruct((4096,), np.float32), workers).link
     assert scaling.traffic(program, workers) == pytest.approx(counted, abs=1)
+
+
+@pytest.mark.parametrize(
+  "branches", ["true_computation=%t, false_computation=%f", "branch_computations={%t, %f}"]
+)
+def test_branches_in_a_loop_move_as_often_as_it_turns(branches):
+  """Two branches of a loop of ten turns, each counted as if it were taken; one of them calls another computation."""
+  text = f"""
+%g (x: f32[1024]) -> f32[1024] {{
+  %x.4 = f32[1024]{{0}} parameter(0)
+  ROOT %n.4 = f32[1024]{{0}} negate(%x.4)
+}}
+
+%t (x: f32[1024]) -> f32[1024] {{
+  %x.1 = f32[1024]{{0}} parameter(0)
+  ROOT %n.1 = f32[1024]{{0}} call(%x.1), to_apply=%g
+}}
+
+%f (x: f32[1024]) -> f32[1024] {{
+  %x.2 = f32[1024]{{0}} parameter(0)
+  ROOT %n.2 = f32[1024]{{0}} negate(%x.2)
+}}
+
+%b (x: f32[1024]) -> f32[1024] {{
+  %x.3 = f32[1024]{{0}} parameter(0)
+  %p.3 = pred[] constant(true)
+  ROOT %n.3 = f32[1024]{{0}} conditional(%p.3, %x.3, %x.3), {branches}
+}}
+
+ENTRY %main (x: f32[1024]) -> f32[1024] {{
+  %x = f32[1024]{{0}} parameter(0)
+  ROOT %w = f32[1024]{{0}} while(%x), condition=%c, body=%b, backend_config={{"known_trip_count":{{"n":"10"}}}}
+}}
+"""
+  program = hlo.Program(text)
+  assert sum(moved for moved, _ in program.moved(turns=True)) == 10 * 2 * 2 * 4096
+  assert sum(moved for moved, _ in program.moved()) == 2 * 2 * 4096

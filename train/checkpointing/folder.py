@@ -48,6 +48,21 @@ def local(workdir: str, flag: str = "--workdir") -> pathlib.Path:
   return path
 
 
+def make(path: pathlib.Path) -> None:
+  """Makes a folder, with those that it lies in.
+
+  Args:
+    path: the folder.
+
+  Raises:
+    UserError: where none can be made, as in /proc.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except FileNotFoundError as error:
+    raise UserError(f"{path} cannot be made: {error.strerror}.", DISK) from error
+
+
 @contextlib.contextmanager
 def held(path: pathlib.Path) -> Iterator[None]:
   """Makes a folder, and holds it against other runs as long as this process lives.
@@ -58,12 +73,8 @@ def held(path: pathlib.Path) -> Iterator[None]:
   Raises:
     UserError: when it cannot be made, and when another run has it; it says which.
   """
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-  except FileNotFoundError as error:
-    # Where no folder can be made, as in /proc.
-    raise UserError(f"{path} cannot be made: {error.strerror}.", DISK) from error
+  make(path)
+  lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

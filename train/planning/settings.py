@@ -5,10 +5,15 @@ import os
 import re
 from typing import Any
 
+import jax
+
 from configs import schema
 from configs.fields import FIELDS, OPTIMIZER
 from configs.schema import ConfigError
 from train.steps import links
+
+# Of an array that is selected from: its entries are counted by int32.
+_MAX_SIZE = 2**31 - 1
 
 # What a setting has no use for, and the value that says so.
 _UNUSED = {
@@ -95,6 +100,11 @@ def _check_optimizer(config: Any) -> None:
       f"config.{name} must be {type(config[name])()!r} with config.optimizer.name={own.name!r}, which has momentum of "
       f"its own, got {config[name]!r}: each gradient would have both."
     )
+  if own.name == "muon" and config.mesh.shards > 1 and config.setting == "distributed":
+    raise ConfigError(
+      f"config.mesh.shards must be 1 with config.optimizer.name='muon', which needs whole matrices, got "
+      f"{config.mesh.shards}; chips, and local steps (config.setting='federated'), are no hindrance."
+    )
   if config.learning_rate_end > config.learning_rate:
     raise ConfigError(
       f"config.learning_rate_end must be at most config.learning_rate={config.learning_rate}, got "
@@ -124,6 +134,27 @@ def batch_size(config: Any) -> int:
       f"micro_batches={config.micro_batches}, got {whole}."
     )
   return whole // parts
+
+
+def check_sizes(config: Any, params: Any) -> None:
+  """Refuses a model with an array of weights that no exchange can select from.
+
+  Args:
+    config: the experiment.
+    params: shapes of the weights.
+
+  Raises:
+    ConfigError: when there is one; it is named.
+  """
+  if config.dense or all(method == "none" for method in config.methods):
+    return
+  for path, leaf in jax.tree.leaves_with_path(params):
+    if leaf.size > _MAX_SIZE:
+      where = jax.tree_util.keystr(path, simple=True, separator=".")
+      raise ConfigError(
+        f"config.model makes {where} of {leaf.size:,} weights; an array that is compressed has at most "
+        f"{_MAX_SIZE:,}."
+      )
 
 
 def check_density(config: Any, size: int) -> None:

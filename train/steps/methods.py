@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import rtopk_jax
@@ -106,7 +107,8 @@ def _federated(
 
   def local(count: jax.Array) -> optax.GradientTransformation:
     # An optimizer that is kept has counted the local steps of all rounds so far.
-    step = optimizer(config).local(config, lambda i: rate(count * batches + i % batches))
+    own = lambda i: rate(count * batches + jnp.asarray(i) % batches)
+    step = optimizer(config).local(config, own)
     if config.clip_norm is None:
       return step
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)

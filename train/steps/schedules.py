@@ -80,4 +80,8 @@ def of_exchanges(config: Any, per_epoch: int, total: int, batches: int) -> optax
   """
   steps = batches if config.setting == "federated" else 1
   rate = learning_rate(config, per_epoch * steps, total * steps)
-  return lambda count: rate(count * steps)
+
+  def schedule(count):
+    return rate(count * steps)
+
+  return schedule

@@ -43,7 +43,7 @@ class Task(Protocol):
 
   Attributes:
     score: what evaluations are compared by.
-    unit: what examples are: "images" or "words".
+    unit: what examples are: "images", "words" or "characters".
     examples: how many of them a worker's batch has.
   """
 

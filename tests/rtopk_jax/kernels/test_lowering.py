@@ -70,9 +70,8 @@ def lowered(traced, *platforms):
 
 
 WORDS_IN_TILES = re.compile(r"tensor<\d+x128xui32>")
-# A selection and steps of each kind on each platform; the rest in `make test-slow`.
-DEFAULT = {"rtop_k", "global"}
-ELSEWHERE = {("gpu", "owners"), ("tpu", "leaf"), ("gpu", "random_k")}
+# A selection on each platform, and more where there is more to go wrong; the rest in `make test-slow`.
+ELSEWHERE = {("gpu", "owners"), ("gpu", "random_k"), ("gpu", "global"), ("tpu", "global")}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ ELSEWHERE = {("gpu", "owners"), ("tpu", "leaf"), ("gpu", "random_k")}
     pytest.param(
       platform,
       name,
-      marks=[] if name in DEFAULT or (platform, name) in ELSEWHERE else pytest.mark.slow,
+      marks=[] if name == "rtop_k" or (platform, name) in ELSEWHERE else pytest.mark.slow,
     )
     for platform in LOWERED_FOR
     for name in PROGRAMS
@@ -102,6 +101,9 @@ def test_each_platform_has_its_own_branch(platform, name):
   assert bool(WORDS_IN_TILES.search(text)) == (platform == "tpu")
 
 
+@pytest.mark.parametrize(
+  "platform", ["cpu", pytest.param("gpu", marks=pytest.mark.slow), "tpu"], indirect=True
+)
 def test_one_program_for_all_platforms_has_the_branch_it_was_traced_for(platform):
   """Lowered for several platforms at once: the same branch for each of them."""
   text = lowered(PROGRAMS["rtop_k"](), *LOWERED_FOR.values())

@@ -71,7 +71,12 @@ def test_one_vector(count, packing):
 
 
 @pytest.mark.parametrize(
-  ("kind", "packing"), [("each", "tiles"), ("joined", "tiles"), ("joined", "exact tiles")]
+  ("kind", "packing"),
+  [
+    ("each", "tiles"),
+    ("joined", "exact tiles"),
+    pytest.param("joined", "tiles", marks=pytest.mark.slow),
+  ],
 )
 def test_groups(kind, packing):
   counts = [max(1, int(np.prod(shape)) // 9) for shape in TILED_SHAPES]

@@ -31,8 +31,15 @@ def memories(state, step):
   return jax.tree.map(lambda x: x[step], fields)
 
 
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
-@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize(
+  ("mode", "name"),
+  [
+    # Each in one mode; all in both in `make test-slow`.
+    pytest.param(mode, name, marks=[] if i % 2 == j else pytest.mark.slow)
+    for i, name in enumerate(EXCHANGES)
+    for j, mode in enumerate(("shard_map", "vmap"))
+  ],
+)
 def test_all_skip(name, mode):
   grads = harness.gradients(SHAPES, STEPS, WORKERS)
   grads["a"][BAD, 1, 2, 3] = np.nan if mode == "vmap" else np.inf

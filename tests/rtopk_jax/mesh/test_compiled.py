@@ -55,8 +55,18 @@ def sizes_of(text, operation):
   return [size for name, sizes in collectives(text) if name == operation for size in sizes]
 
 
-@pytest.mark.parametrize("build", STEPS)
-@pytest.mark.parametrize(("scope", "dense"), [("global", None), ("leaf", False)])
+# Scopes, and what is sent dense.
+_GLOBAL, _LEAF = ("global", None), ("leaf", False)
+
+
+@pytest.mark.parametrize(
+  ("build", "scope", "dense"),
+  [
+    pytest.param(build, *of, marks=[] if default == of else pytest.mark.slow)
+    for build, default in zip(STEPS, (_GLOBAL, _LEAF, _GLOBAL), strict=True)
+    for of in (_GLOBAL, _LEAF)
+  ],
+)
 def test_one_gather_for_all_that_is_sparse(build, scope, dense):
   tx = optax.chain(exchange(dense, scope=scope), optax.sgd(0.1))
   text = compiled(*build(tx, WORKERS))
@@ -75,7 +85,7 @@ def test_one_gather_for_all_that_is_sparse(build, scope, dense):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(x, marks=pytest.mark.slow if x in ("Elias-Fano", "owners") else [])
+    pytest.param(x, marks=pytest.mark.slow if x in ("Elias-Fano", "owners", "owners, leaf") else [])
     for x in OPERANDS
   ],
 )
@@ -164,21 +174,32 @@ def instructions(text):
   return len(re.findall(r"^\s*(?:ROOT )?%?[\w.-]+ = ", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
+COLLECTIVES = pytest.mark.parametrize(
   "options",
   [{"average": "senders"}, {"collective": "reduce_scatter"}],
   ids=["AllGather", "ReduceScatter"],
 )
+
+
+@COLLECTIVES
 def test_code_does_not_grow_with_the_number_of_workers(options):
   tx = optax.chain(exchange(**options), optax.sgd(0.1))
-  few, many = (compiled(*ready_made(tx, workers)) for workers in (2, 8))
-  assert instructions(few) > 100
-  assert abs(instructions(many) - instructions(few)) <= 0.05 * instructions(few)
-  lines = [
+  few, many = (
     len(step.lower(*arguments).as_text().splitlines())
     for step, arguments in (by_hand(tx, workers) for workers in (2, 8))
-  ]
-  assert lines[0] == lines[1]
+  )
+  assert few > 100
+  # How long a message is decides which way it is added up.
+  assert abs(many - few) <= 0.01 * few
+
+
+@pytest.mark.slow
+@COLLECTIVES
+def test_nor_does_what_is_compiled_of_it(options):
+  tx = optax.chain(exchange(**options), optax.sgd(0.1))
+  few, many = (instructions(compiled(*ready_made(tx, workers))) for workers in (2, 8))
+  assert few > 100
+  assert abs(many - few) <= 0.05 * few
 
 
 @pytest.mark.parametrize(
@@ -193,5 +214,5 @@ def test_code_does_not_grow_with_the_number_of_hosts(outer):
     mesh = jax.make_mesh(shape, TWO, axis_types=kinds, devices=jax.devices()[: math.prod(shape)])
     step, arguments = vectors(tx, mesh, axes=TWO)
     found.append(len(step.lower(*arguments).as_text().splitlines()))
-  assert found[0] > 100
-  assert len(set(found)) == 1
+  assert min(found) > 100
+  assert max(found) <= 1.01 * min(found)

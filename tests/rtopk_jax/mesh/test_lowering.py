@@ -23,9 +23,17 @@ from tests.rtopk_jax.mesh.steps import (
   vectors,
 )
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("scope", ["global", "leaf"])
-@pytest.mark.parametrize("selector", harness.SELECTORS)
+
+@pytest.mark.parametrize(
+  ("selector", "scope"),
+  [
+    pytest.param(name, scope, marks=[] if (name == "rtop_k") == (scope == "global") else SLOW)
+    for name in harness.SELECTORS
+    for scope in ("global", "leaf")
+  ],
+)
 def test_it_lowers_for_gpu_and_tpu(selector, scope):
   density = rtopk_jax.Stages((0.1, 0.01), 3)
   tx = rtopk_jax.sparse_exchange(
@@ -42,10 +50,7 @@ LARGE_SHAPES = {"w": (512, 256), "v": (300, 150), "b": (40, 30)}
 
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(x, marks=[] if x in ("int8", "blocks", "owners, int8") else pytest.mark.slow)
-    for x in OPERANDS
-  ],
+  [pytest.param(x, marks=[] if x in ("int8", "owners") else pytest.mark.slow) for x in OPERANDS],
 )
 def test_every_code_and_collective_lowers_for_gpu_and_tpu(name):
   step, arguments = vectors(exchange(False, **OPERANDS[name]), WORKERS, LARGE_SHAPES)
@@ -89,9 +94,9 @@ def step_of_two(inputs):
 @pytest.mark.parametrize(
   ("platform", "platforms", "inputs"),
   [
-    ("cpu", ["cpu"], 30),
-    ("gpu", ["cpu", "cuda", "tpu"], 30),
     ("tpu", ["cpu", "cuda", "tpu"], 30),
+    pytest.param("cpu", ["cpu"], 30, marks=pytest.mark.slow),
+    pytest.param("gpu", ["cpu", "cuda", "tpu"], 30, marks=pytest.mark.slow),
     # Searched, where the others are sorted.
     pytest.param("gpu", ["cpu", "cuda", "tpu"], 300, marks=pytest.mark.slow),
     pytest.param("tpu", ["cpu", "cuda", "tpu"], 300, marks=pytest.mark.slow),

@@ -37,10 +37,10 @@ def compiled_step(options, workers, donated):
   ids=["clip", "momentum", "residual"],
 )
 def test_passes_over_all_entries(options, passes):
-  """Those that ``rtopk_jax/transform/_step.py`` counts, and up to five more for words and small leaves."""
+  """Those that ``rtopk_jax/transform/_step.py`` counts, and up to four more for words and small leaves."""
   step, size = compiled_step(options, WORKERS, donated=(0, 1))
   program = hlo.Program(step.as_text())
-  assert passes <= sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= passes + 3
+  assert passes <= sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= passes + 4
   assert program.sorts() == []
   # Nothing of the length of a gradient is stored beside it.
   assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
@@ -79,9 +79,8 @@ def test_the_mean_takes_the_memory_of_a_gradient_that_is_donated(options):
   assert not [x for x in leaves if re.search(rf"f32\[{x}\]\S* copy\(", step.as_text())]
 
 
-@pytest.mark.parametrize(
-  ("dtype", "bytes_an_entry"), [pytest.param("float16", 1, marks=pytest.mark.slow), ("bfloat16", 3)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bytes_an_entry"), [("float16", 1), ("bfloat16", 3)])
 def test_a_residual_of_16_bits_is_not_worked_on_in_float32(dtype, bytes_an_entry):
   """One of bfloat16 is written to as bits, of which CPUs make a copy."""
   step, size = compiled_step({"memory_dtype": dtype}, WORKERS, donated=(0,))

@@ -1,5 +1,6 @@
 """Every way to map workers: axes of every type, fully and partly by hand, with and without checked types."""
 
+import functools
 import itertools
 
 import jax
@@ -40,6 +41,7 @@ def updated(gradient):
   return tx.update(gradient, tx.init(gradient))[0]
 
 
+@functools.cache
 def expected(size):
   mapped = jax.vmap(updated, axis_name=AXIS, out_axes=None)
   return jax.jit(mapped)(gradients(size))
@@ -49,13 +51,29 @@ def check(actual, size):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), actual, expected(size))
 
 
+BOTH = (AXIS, "model")
+# Each kind of axis by hand, and by the compiler; all with all in `make test-slow`.
+QUICK = (
+  ((AUTO,), (AXIS,), True),
+  ((EXPLICIT,), (AXIS,), False),
+  ((AUTO, AUTO), (AXIS,), True),
+  ((AUTO, AUTO), BOTH, False),
+  ((AUTO, EXPLICIT), (AXIS,), False),
+  ((EXPLICIT, AUTO), BOTH, True),
+  ((EXPLICIT, EXPLICIT), (AXIS,), True),
+)
+
+
 @pytest.mark.parametrize(
   ("kinds", "by_hand", "check_vma"),
   [
-    *itertools.product([(AUTO,), (EXPLICIT,)], [(AXIS,)], [True, False]),
-    *itertools.product(
-      itertools.product((AUTO, EXPLICIT), repeat=2), [(AXIS,), (AXIS, "model")], [True, False]
-    ),
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in (
+      *itertools.product([(AUTO,), (EXPLICIT,)], [(AXIS,)], [True, False]),
+      *itertools.product(
+        itertools.product((AUTO, EXPLICIT), repeat=2), [(AXIS,), BOTH], [True, False]
+      ),
+    )
   ],
   ids=str,
 )
@@ -212,7 +230,14 @@ def test_steps_as_a_part_of_a_program(kind):
   assert int(state[0].count) == 3
 
 
-@pytest.mark.parametrize("kinds", [*itertools.product(KINDS, repeat=2)], ids="-".join)
+@pytest.mark.parametrize(
+  "kinds",
+  [
+    pytest.param((a, b), marks=[] if a == b else pytest.mark.slow)
+    for a, b in itertools.product(KINDS, repeat=2)
+  ],
+  ids="-".join,
+)
 def test_sharded_parameters_stay_so(kinds):
   """Each shard is exchanged by itself; the norm that clips is of all of them."""
   mesh = mesh_of(*(KINDS[kind] for kind in kinds))

@@ -54,7 +54,11 @@ def of_equinox():
   return params, lambda params, x: jax.vmap(eqx.combine(params, static))(x)
 
 
-@pytest.mark.parametrize("make", [plain, of_nnx, of_linen, of_equinox])
+# All of them are trained in the recipes as well.
+@pytest.mark.parametrize(
+  "make",
+  [plain, *(pytest.param(x, marks=pytest.mark.slow) for x in (of_nnx, of_linen, of_equinox))],
+)
 def test_the_loss_falls(make):
   params, apply = make()
   mesh = harness.mesh(WORKERS)

@@ -125,12 +125,14 @@ def test_gradients_are_local_in_every_mode(mode, argnums):
   elif mode == "pmap":
     mapped = jax.pmap(one, in_axes=(None, None, 0), axis_name=AXIS, devices=jax.devices()[:4])
   else:
-    mapped = jax.shard_map(
-      one,
-      mesh=harness.mesh(4),
-      in_specs=(P(), P(), P(AXIS)),
-      out_specs=P(AXIS),
-      check_vma=mode == "check_vma",
+    mapped = jax.jit(
+      jax.shard_map(
+        one,
+        mesh=harness.mesh(4),
+        in_specs=(P(), P(), P(AXIS)),
+        out_specs=P(AXIS),
+        check_vma=mode == "check_vma",
+      )
     )
   loss, aux, gradient = jax.tree.map(jnp.ravel, mapped(jnp.float32(2), jnp.float32(1), x))
   np.testing.assert_array_equal(loss, 2 * x**2 + 1)

@@ -40,8 +40,15 @@ def cost_of(collective, d, k, workers, wire="float32", local=None):
 
 
 @pytest.mark.parametrize("collective", ["dense", "all_gather", "reduce_scatter"])
-@pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("workers", [1, 2, 5, 64])
+@pytest.mark.parametrize(
+  ("workers", "wire"),
+  [
+    # Both wires, and all numbers.
+    pytest.param(n, wire, marks=[] if i % 2 == j else pytest.mark.slow)
+    for i, n in enumerate((1, 2, 5, 64))
+    for j, wire in enumerate(WIRES)
+  ],
+)
 def test_bytes_are_those_of_the_buffers(collective, wire, workers):
   for density in (0.1, 0.01, 0.001):
     tx = exchange(collective, density, wire)
@@ -332,6 +339,7 @@ def test_what_cannot_be_measured_is_refused(params, error, message):
     rtopk_jax.measure_local(params)
 
 
+@pytest.mark.slow
 def test_a_number_of_parameters_may_be_written_as_a_float():
   assert rtopk_jax.measure_local(1e3, density=0.1, repeats=1).compress >= 0
 

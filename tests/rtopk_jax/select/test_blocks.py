@@ -1,5 +1,6 @@
 """Selection within blocks, against a sort of each block in NumPy."""
 
+import functools
 import math
 
 import jax
@@ -59,14 +60,16 @@ def blocks_of(arrays, where, size):
         yield place.first + begin, array.reshape(-1)[begin:end]
 
 
-def chosen(selector, arrays, where, size, seed=0):
-  def select(arrays, key):
-    vector = Vector(where, tuple((x,) for x in arrays), lambda x: x)
-    key_of = lambda number: jax.random.fold_in(key, number)
-    selection, blocks, scales = _blocks.select(selector, vector, size, key_of, 4)
-    return selection.positions, selection.values, blocks.begins, scales
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _chosen(selector, arrays, where, size, key):
+  vector = Vector(where, tuple((x,) for x in arrays), lambda x: x)
+  key_of = lambda number: jax.random.fold_in(key, number)
+  selection, blocks, scales = _blocks.select(selector, vector, size, key_of, 4)
+  return selection.positions, selection.values, blocks.begins, scales
 
-  return jax.tree.map(np.asarray, jax.jit(select)(arrays, jax.random.key(seed)))
+
+def chosen(selector, arrays, where, size, seed=0):
+  return jax.tree.map(np.asarray, _chosen(selector, arrays, where, size, jax.random.key(seed)))
 
 
 SELECTORS = (
@@ -77,16 +80,16 @@ SELECTORS = (
 
 
 def _sorted_cases():
-  """Every selector with two sizes, each of another dtype; all with all in `make test-slow`."""
+  """Every selector with a size and a dtype of its own; all with all in `make test-slow`."""
   for i, selector in enumerate(SELECTORS):
     for j, size in enumerate((2, 31, 64, 100)):
       for k, dtype in enumerate(DTYPES):
-        marks = [] if (i + j + k) % 3 == 0 and j % 2 == i % 2 else pytest.mark.slow
+        marks = [] if j == i + 1 and k == i else pytest.mark.slow
         yield pytest.param("cpu", LEAVES, selector, size, dtype, marks=marks)
 
 
 SEARCHED = [
-  ("cpu", LONG_LEAVES, SELECTORS[0], 100, jnp.float16),
+  pytest.param("cpu", LONG_LEAVES, SELECTORS[0], 100, jnp.float16, marks=pytest.mark.slow),
   ("cpu", LONG_LEAVES, SELECTORS[1], 31, jnp.float32),
   ("gpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32),
   pytest.param("tpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32, marks=pytest.mark.slow),
@@ -115,8 +118,15 @@ def test_k_of_the_r_largest_of_every_block(platform, leaves, selector, size, dty
   assert start == positions.size
 
 
-@pytest.mark.parametrize("selector", [rtopk_jax.random_k(0.1), rtopk_jax.top_k(1.0)])
-@pytest.mark.parametrize("leaves", [LEAVES, LONG_LEAVES], ids=["sorted", "searched"])
+@pytest.mark.parametrize(
+  ("leaves", "selector"),
+  [
+    pytest.param(LEAVES, rtopk_jax.random_k(0.1), id="sorted", marks=pytest.mark.slow),
+    pytest.param(LONG_LEAVES, rtopk_jax.random_k(0.1), id="searched"),
+    pytest.param(LEAVES, rtopk_jax.top_k(1.0), id="all sorted"),
+    pytest.param(LONG_LEAVES, rtopk_jax.top_k(1.0), id="all searched", marks=pytest.mark.slow),
+  ],
+)
 def test_random_k_takes_so_many_of_every_block(selector, leaves):
   arrays, where = pieces(leaves, jnp.float32)
   positions, _, begins, _ = chosen(selector, arrays, where, 64)
@@ -176,6 +186,7 @@ def test_draws_within_a_block_are_uniform(blocks, times):
   assert abs(same.mean() - 1 / 15) < 5 * math.sqrt(1 / 15 / same.size)
 
 
+@pytest.mark.slow
 def test_alike_under_jit_vmap_and_shard_map():
   size = SORT_BELOW + 200
   rows = np.stack([special(size, seed) for seed in range(2)])

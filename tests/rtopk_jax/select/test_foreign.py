@@ -28,18 +28,25 @@ class Top(rtopk_jax.Selector):
     return rtopk_jax.SparseSlices(vector[indices], indices, vector.size)
 
 
+OPTIONS = [
+  {"momentum": 0.5},
+  {"scope": "leaf", "wire": rtopk_jax.Wire("int8", "elias_fano")},
+  {"scope": rtopk_jax.Block(16), "wire": rtopk_jax.Wire("float32", "block")},
+  {"scope": rtopk_jax.Block(16), "collective": "reduce_scatter", "momentum": 0.5},
+  {"collective": rtopk_jax.Auto("1Gbit/s"), "error_feedback": False, "average": "senders"},
+  {"clip_norm": 1.0, "memory_dtype": jnp.bfloat16, "nesterov": True, "momentum": 0.5},
+]
+
+
 @pytest.mark.parametrize(
-  "options",
+  ("mode", "options"),
   [
-    {"momentum": 0.5},
-    {"scope": "leaf", "wire": rtopk_jax.Wire("int8", "elias_fano")},
-    {"scope": rtopk_jax.Block(16), "wire": rtopk_jax.Wire("float32", "block")},
-    {"scope": rtopk_jax.Block(16), "collective": "reduce_scatter", "momentum": 0.5},
-    {"collective": rtopk_jax.Auto("1Gbit/s"), "error_feedback": False, "average": "senders"},
-    {"clip_norm": 1.0, "memory_dtype": jnp.bfloat16, "nesterov": True, "momentum": 0.5},
+    # Each in one mode; all in both in `make test-slow`.
+    pytest.param(mode, options, marks=[] if (i % 2 == 0) == (mode == "vmap") else pytest.mark.slow)
+    for i, options in enumerate(OPTIONS)
+    for mode in ("vmap", "shard_map")
   ],
 )
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
 def test_the_same_rule_is_the_same_exchange(options, mode):
   # Of equal magnitudes in any order the lowest index is first.
   grads = harness.gradients(SHAPES, 2, 3)

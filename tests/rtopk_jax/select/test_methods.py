@@ -25,10 +25,8 @@ def _vector(size, dtype="float32"):
 
 
 _SAME = [
-  (LARGE, "rtop_k", "bfloat16"),
   (LARGE, "top_k", "float16"),
-  (LISTED, "rtop_k", "float32"),
-  (LISTED, "top_k", "bfloat16"),
+  (LISTED, "rtop_k", "bfloat16"),
 ]
 _SELECTORS = {"rtop_k": rtopk_jax.rtop_k(0.01, 5), "top_k": rtopk_jax.top_k(0.8)}
 
@@ -98,8 +96,8 @@ _MEASURED = [
   rtopk_jax.rtop_k(0.01, 4),
   rtopk_jax.top_k(0.1),
 ]
-# Each kind of search, and each selector.
-_QUICK = [(0, 1), (1, 4), (2, 0), (3, 3), (4, 1)]
+# Each kind of search.
+_QUICK = [(1, 4), (2, 0), (4, 1)]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +117,13 @@ def test_nothing_of_the_vectors_length_is_sorted_or_stored(size, dtype, selector
   assert compiled.memory_analysis().temp_size_in_bytes <= allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("selector", "size"),
   [
-    pytest.param(rtopk_jax.rtop_k(0.01, 5), LISTED, marks=pytest.mark.slow, id="two bits"),
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), LISTED, id="two bits"),
     pytest.param(rtopk_jax.top_k(0.001), LISTED, id="one bit"),
-    pytest.param(rtopk_jax.rtop_k(0.01, 5), LARGE, marks=pytest.mark.slow, id="exact"),
+    pytest.param(rtopk_jax.rtop_k(0.01, 5), LARGE, id="exact"),
   ],
 )
 def test_vmap_and_shard_map_agree(selector, size):

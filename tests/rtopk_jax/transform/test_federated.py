@@ -66,18 +66,24 @@ def test_local_optimizer_may_depend_on_the_round():
   agrees(rounds("check_vma", fed, params, batches), local_sgd(params, batches, rates=rates))
 
 
+EVERYTHING = {
+  "dense": lambda: rtopk_jax.dense_exchange(AXIS),
+  "density 1": lambda: rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(1.0), AXIS, dense=False),
+}
+
+
 @pytest.mark.parametrize(
-  "make",
+  ("mode", "name"),
   [
-    lambda: rtopk_jax.dense_exchange(AXIS),
-    lambda: rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(1.0), AXIS, dense=False),
+    ("vmap", "dense"),
+    ("check_vma", "density 1"),
+    pytest.param("check_vma", "dense", marks=pytest.mark.slow),
+    pytest.param("vmap", "density 1", marks=pytest.mark.slow),
   ],
-  ids=["dense", "density 1"],
 )
-@pytest.mark.parametrize("mode", ["check_vma", "vmap"])
-def test_one_local_step_of_everything_is_a_step_of_dense_sgd(mode, make):
+def test_one_local_step_of_everything_is_a_step_of_dense_sgd(mode, name):
   params, batches = problem(steps=1)
-  fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), make(), AXIS)
+  fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), EVERYTHING[name](), AXIS)
   done = rounds(mode, fed, params, batches)
   w = params["w"].astype(np.float64)
   for x, y, result in zip(batches["x"], batches["y"], done, strict=True):
@@ -86,7 +92,7 @@ def test_one_local_step_of_everything_is_a_step_of_dense_sgd(mode, make):
     np.testing.assert_allclose(result.params["w"], w, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["check_vma", "vmap"])
+@pytest.mark.parametrize("mode", ["check_vma", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_model_state_goes_through_local_steps_and_aux_is_stacked(mode):
   params, batches = problem()
   fed = rtopk_jax.federated(
@@ -101,7 +107,7 @@ def test_model_state_goes_through_local_steps_and_aux_is_stacked(mode):
   np.testing.assert_allclose(done[-1].params["w"], expected[-1].params["w"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["no check", "vmap"])
+@pytest.mark.parametrize("mode", ["no check", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_round_that_is_not_finite_changes_nothing_but_the_counts(mode):
   params, batches = problem()
   batches = {name: x[:2].copy() for name, x in batches.items()}

@@ -21,14 +21,23 @@ def exchanges():
   }
 
 
+QUICK = (("sparse", "shard_map"), ("dense", "vmap"))
+
+
 def complex_gradients(seed=0):
   rng = np.random.default_rng(seed)
   parts = rng.standard_normal((2, WORKERS, 6, 5, 2)).astype(np.float32)
   return parts, jax.lax.complex(parts[..., 0], parts[..., 1])
 
 
-@pytest.mark.parametrize("mode", harness.MODES)
-@pytest.mark.parametrize("name", ["sparse", "dense"])
+@pytest.mark.parametrize(
+  ("name", "mode"),
+  [
+    pytest.param(name, mode, marks=[] if (name, mode) in QUICK else pytest.mark.slow)
+    for name in ("sparse", "dense")
+    for mode in harness.MODES
+  ],
+)
 def test_complex_leaves_are_pairs_of_reals(name, mode):
   """Bit for bit what an array with a last axis of two comes to."""
   parts, numbers = complex_gradients()

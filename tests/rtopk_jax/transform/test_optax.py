@@ -120,27 +120,15 @@ def test_refused(name):
 QUICK = (
   "adafactor",
   "adamw",
-  "apply_every",
   "apply_if_finite",
   "flatten",
-  "inject_hyperparams",
   "masked",
   "multi_steps",
   "noisy_sgd",
-  "partition",
-  "polyak_sgd",
   "reduce_on_plateau",
 )
-QUICK_AROUND = (
-  "chain",
-  "flatten",
-  "lookahead",
-  "multi_steps",
-  "partition_frozen",
-  "sam",
-  "schedule_free",
-)
-QUICK_BEFORE = ("apply_every", "flatten", "masked", "partition", "scale_by_adam", "zero_nans")
+QUICK_AROUND = ("lookahead", "multi_steps", "partition_frozen", "sam")
+QUICK_BEFORE = ("apply_every", "partition", "scale_by_adam", "zero_nans")
 
 
 def slow_unless(quick, names):

@@ -126,7 +126,7 @@ def test_sending_everything_is_the_dense_exchange():
 STATIC = ("density", "axis_name", "momentum")
 
 
-@pytest.mark.parametrize("injected", ["numbers", "schedules"])
+@pytest.mark.parametrize("injected", [pytest.param("numbers", marks=pytest.mark.slow), "schedules"])
 def test_hyperparameters_may_be_injected(injected):
   """Learning rate and weight decay as arrays, or as schedules, of the state of ``inject_hyperparams``."""
   rate, decay = 0.1, 0.05

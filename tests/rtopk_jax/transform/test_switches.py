@@ -27,6 +27,9 @@ SWITCHES = {
   "highest": lambda: jax.default_matmul_precision("highest"),
   "standard promotion": lambda: jax.numpy_dtype_promotion("standard"),
 }
+# Those whose programs differ most from the usual ones.
+QUICK = ("x64", "debug_nans", "rbg", "leaks", "checks")
+
 # Short enough to be sorted, and long enough to be searched.
 SIZES = {"short": 900, "long": 50_000}
 
@@ -52,7 +55,10 @@ def same(actual, expected):
 @pytest.mark.parametrize(
   ("switch", "size"),
   [
-    *((switch, "short") for switch in SWITCHES),
+    *(
+      pytest.param(switch, "short", marks=[] if switch in QUICK else pytest.mark.slow)
+      for switch in SWITCHES
+    ),
     pytest.param("x64", "long", marks=pytest.mark.slow),
     pytest.param("debug_nans", "long", marks=pytest.mark.slow),
   ],
@@ -167,7 +173,8 @@ def test_rounds_under_x64():
     same(rounds(), expected)
 
 
-@pytest.mark.parametrize("size", ["short", pytest.param("long", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
 def test_without_jit(size):
   """Loops count with Python's integers there. Numbers may differ by what a compiler fuses."""
   tx, grads = exchange(), {"a": gradients(SIZES[size])["a"][0]}

@@ -1,5 +1,6 @@
 """The code of indices: exact, of known size, close to the entropy; and values of half the bits."""
 
+import functools
 import math
 
 import jax
@@ -15,12 +16,20 @@ from rtopk_jax.wire import _elias_fano
 from tests.rtopk_jax import harness
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _encode(indices, d):
+  return _bitpack.join(_elias_fano.encode(indices, d))
+
+
+_decode = jax.jit(_elias_fano.decode, static_argnums=(1, 2))
+
+
 def _round_trip(indices, d):
   indices = np.asarray(sorted(indices), np.int32)
-  code = jax.jit(lambda x: _bitpack.join(_elias_fano.encode(x, d)))(indices)
+  code = _encode(indices, d)
   assert code.shape == (_elias_fano.words(len(indices), d),)
   assert code.dtype == jnp.uint32
-  decoded = jax.jit(_elias_fano.decode, static_argnums=(1, 2))(code, len(indices), d)
+  decoded = _decode(code, len(indices), d)
   np.testing.assert_array_equal(decoded, indices)
 
 
@@ -69,7 +78,7 @@ def test_words_against_a_code_of_bits_in_python(d, low, threes):
   number = sum(1 << (x // bucket + i) for i, x in enumerate(indices))
   length = math.ceil((k + (d - 1) // bucket) / 32)
   bits = [(number >> (32 * w)) & 0xFFFF_FFFF for w in range(length)]
-  code = _bitpack.join(_elias_fano.encode(np.array(indices, np.int32), d))
+  code = _encode(np.array(indices, np.int32), d)
   assert _elias_fano.words(k, d) == len(packed) + len(digits) + len(bits)
   np.testing.assert_array_equal(code, [*packed, *digits, *bits])
 

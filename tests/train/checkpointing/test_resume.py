@@ -38,14 +38,13 @@ def whole(zygote, tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize(
-  ("setting", "most"),
-  [("distributed", 1), *(pytest.param(x, 4, marks=pytest.mark.slow) for x in SETTINGS)],
-)
-def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, whole, tmp_path, setting, most):
+# One that is killed once is in ``processes/test_watch``.
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, whole, tmp_path, setting):
   options, end = SETTINGS[setting], whole(setting)
   chance = random.Random(setting)
-  run, kills = tmp_path / "killed", 0
+  run, kills, most = tmp_path / "killed", 0, 4
   # So slow that between a checkpoint and its end a process takes a few steps, and there are some left to the end.
   slow = (*options, "--config.task_options.pause=0.05")
   enough = 0.8 * sealed(end)
@@ -58,7 +57,7 @@ def test_killed_at_any_step_it_ends_as_if_it_never_was(zygote, whole, tmp_path, 
     child.kill(signal.SIGKILL)
     assert child.wait() != 0, child.output()
     kills += 1
-  assert kills >= min(most, 2)
+  assert kills >= 2
   last = zygote.start(run, *slow)
   assert last.wait() == 0, last.output()
   assert "goes on at step" in last.output()
@@ -97,6 +96,7 @@ def _processes(zygote, workdir, *options):
   ]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_of_four(zygote, tmp_path):
   options = (
     *('--config.methods=("rtopk","none")', "--config.workers=devices"),

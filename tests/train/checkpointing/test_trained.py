@@ -91,7 +91,7 @@ def test_what_is_not_there_is_said(images, arguments, said):
 def test_exported_weights_are_the_checkpoints(images, tmp_path, capsys):
   run = train.load_trained(str(images), "rtopk", 3)
   options = (f"--workdir={images}", "--method=rtopk")
-  file, folder = tmp_path / "w.safetensors", tmp_path / "w"
+  file, folder = tmp_path / "new" / "w.safetensors", tmp_path / "w"
   assert f"step 4 is in {file}" in _printed(capsys, export, *options, f"--to={file}")
   found = load_file(file)
   np.testing.assert_array_equal(found["params.head.kernel"], run.params["head"]["kernel"])

@@ -132,6 +132,8 @@ FIELDS = {
   "micro_batches=1, got 6.",
   "mesh.shards=2 workers=simulated": "mesh.shards must be 1 with config.workers='simulated', got 2: every shard "
   "selects by itself, and one device has all of a worker.",
+  "mesh.shards=2 optimizer.name=muon momentum=0": "mesh.shards must be 1 with config.optimizer.name='muon', which "
+  "needs whole matrices, got 2; chips, and local steps (config.setting='federated'), are no hindrance.",
   "collective=hierarchical": "collective must be 'all_gather' with config.mesh.chips=1, got 'hierarchical': one "
   "chip sends all.",
   "collective=auto": "bandwidth must be that of a worker's link, such as '1Gbit/s', with "
@@ -146,6 +148,8 @@ FIELDS = {
   # the model and the data set
   "model.width=0": "model.width must be at least 1, got 0.",
   "model.width=-4": "model.width must be at least 1, got -4.",
+  "model.width=50000": "model makes blocks.0.conv1.kernel of 22,500,000,000 weights; an array that is compressed has at "
+  "most 2,147,483,647.",
   "model.width=x": "model.width must be an integer, got 'x'.",
   "model.stages=()": "model.stages must be a tuple of at least one, each at least 1, got ().",
   "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1, got (1, 0).",
@@ -251,7 +255,7 @@ def test_fields_are_refused_in_one_line(usual_promotion, capsys, tmp_path, confi
 @pytest.mark.parametrize(
   ("config", "every"),
   [
-    ("configs/quickstart.py", 30),
+    ("configs/quickstart.py", 60),
     ("configs/language_quickstart.py", 8),
     *(pytest.param(config, 1, marks=pytest.mark.slow) for config in CONFIGS),
   ],

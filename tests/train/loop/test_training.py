@@ -5,10 +5,7 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +14,6 @@ import pytest
 
 import data
 from configs.rows import METHODS
-from tests.train.runs import ROOT
 from train import train_and_evaluate
 from train.steps.layout import choose_mesh
 from train.steps.methods import make_rounds
@@ -142,28 +138,17 @@ def test_too_few_devices_are_refused(config):
   assert choose_mesh(config) is None
 
 
-def _main(*arguments: str) -> subprocess.CompletedProcess:
-  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-  return subprocess.run(
-    [sys.executable, "-m", "train.main", *arguments],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
-def test_command_line(tmp_path):
-  run = _main(
+def test_command_line(zygote, tmp_path):
+  run = zygote.main(
+    tmp_path / "log",
     "--config=configs/quickstart.py",
-    f"--workdir={tmp_path}",
+    f"--workdir={tmp_path / 'job'}",
     "--config.methods=('rtopk',)",
     "--config.seeds=(0,)",
     "--config.warmup_epochs=0",
     "--config.max_steps=1",
     "--config.model.stages=(1,)",
   )
-  assert run.returncode == 0, run.stderr
-  assert "| rTop-k |" in run.stdout
-  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+  assert run.wait() == 0, run.output()
+  assert "| rTop-k |" in run.output()
+  assert len((tmp_path / "job" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -123,9 +123,10 @@ def test_a_partner_that_never_comes_is_named(zygote, tmp_path, missing):
       "--config.learning_rate=0.25",
       "config.learning_rate must be the same in all processes, got 0.3 in ",
     ),
-    (
+    pytest.param(
       "--processes=3",
       "--processes must be the same everywhere, got 3 in process 1 and 2 in process 0.",
+      marks=pytest.mark.slow,
     ),
     pytest.param(
       "--config.task_options.bad_from=3",

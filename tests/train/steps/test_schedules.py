@@ -30,3 +30,19 @@ def test_learning_rate_in_steps_and_along_a_cosine(digits):
   np.testing.assert_allclose(
     [rate(int(x)) for x in steps], 1 + np.cos(np.pi * steps / 100), atol=1e-6
   )
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(schedule="step", step_epochs=(1, 2**31 - 1)),
+    dict(schedule="zaremba", constant_epochs=2**31 - 1),
+  ],
+)
+def test_what_comes_after_the_end_may_be_far(digits, changes):
+  digits.learning_rate, digits.step_factor = 2.0, 0.5
+  with digits.unlocked():
+    digits.update(changes)
+  rate = learning_rate(digits, per_epoch=10, total=20)
+  assert rate(0) == 2.0
+  assert rate(19) == (1.0 if digits.schedule == "step" else 2.0)
