@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 
@@ -18,7 +19,6 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis
 import jax
-import pytest
 
 # What tracing makes stays for long: garbage is looked for less often than it would be.
 gc.set_threshold(20_000, 20, 20)
@@ -33,14 +33,14 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 
-# Half of what Linux lets a process map.
-_MANY_MAPPINGS = 30_000
+# Half of what Linux lets a process map; looked up after every so many tests.
+_MANY_MAPPINGS, _OFTEN = 30_000, 32
+_tests = itertools.count(1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_mappings():
+def pytest_runtest_teardown():
   """Forgets compiled programs when there are many: each is mapped in pieces, and one too many ends the process."""
-  yield
   mappings = pathlib.Path("/proc/self/maps")
-  if mappings.exists() and len(mappings.read_bytes().splitlines()) > _MANY_MAPPINGS:
+  is_due = next(_tests) % _OFTEN == 0 and mappings.exists()
+  if is_due and len(mappings.read_bytes().splitlines()) > _MANY_MAPPINGS:
     jax.clear_caches()

@@ -21,7 +21,8 @@ def test_stages_have_a_baseline_for_every_cell():
   for stage in STAGES:
     settings = [cell.setting for cell in stage.cells]
     assert len(set(settings)) == len(settings)
-    for setting in settings:
+    # What is compared with the same method needs no run without compression.
+    for setting in (cell.setting for cell in stage.cells if cell.shared):
       assert settings.index(setting.baseline) <= settings.index(setting)
 
 

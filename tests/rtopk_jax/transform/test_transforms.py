@@ -125,6 +125,7 @@ NEIGHBOURS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the exchange has momentum")
 @pytest.mark.parametrize(
   ("name", "neighbour"),
   [
