@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("tests")
 
 
 # Half of what Linux lets a process map; looked up after every so many tests.
-_MANY_MAPPINGS, _OFTEN = 30_000, 32
+_MANY_MAPPINGS, _OFTEN = 30_000, 4
 _tests = itertools.count(1)
 
 
