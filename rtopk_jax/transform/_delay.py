@@ -185,7 +185,7 @@ class DelayedStep(Step):
         updates[i] = jnp.where(finite, updates[i], jnp.float32(0))
     # The new message may have the memory of the old one, which has been read by then.
     over = zeros_after(arrived.metrics.sent_square.reshape(1)).astype(jnp.uint32)
-    present = self._present(jnp.bool_(True)).astype(jnp.float32)
+    present = self._takes_part().astype(jnp.float32)
     after = InFlight(
       present.reshape(*in_flight.senders.shape[:-1], 1),
       tuple(x.reshape(y.shape) for x, y in zip(directions, in_flight.dense, strict=True)),
@@ -193,9 +193,9 @@ class DelayedStep(Step):
     )
     return Leaves(updates, momentum, residual), arrived.metrics, finite, after
 
-  def _present(self, condition: jax.Array) -> jax.Array:
-    """Whether this worker takes part, under a condition."""
-    return self._taken(_axis.varying_like(condition, self.leaves.gradient[0]))
+  def _takes_part(self) -> jax.Array:
+    """Whether this worker is present, each worker's own even where all are."""
+    return self._taken(_axis.varying_like(jnp.bool_(True), self.leaves.gradient[0]))
 
   def _outgoings(self, selector: Selector, scale: jax.Array | None) -> list[Outgoing]:
     segments = self.layout.compressed
@@ -203,7 +203,7 @@ class DelayedStep(Step):
 
   def _written(self, outgoing: Sequence[Outgoing], sound: jax.Array) -> _message.Written:
     finite = sound & is_finite(outgoing)
-    header = self.header(outgoing, finite, self._present(jnp.bool_(True)))
+    header = self.header(outgoing, finite, self._takes_part())
     return _message.write(outgoing, header, self.options.wire)
 
   def _send(

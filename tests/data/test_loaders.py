@@ -1,7 +1,6 @@
 """Shares, orders, processes and iterator states against what is known about them."""
 
 import itertools
-import os
 import threading
 
 import numpy as np
@@ -275,15 +274,6 @@ def test_digits_are_known(digits):
 def test_a_missing_data_set_says_how_to_get_it(tmp_path, name, short):
   with pytest.raises(FileNotFoundError, match=f"python -m data.prepare {short} --data_dir="):
     (data.IMAGES | data.TEXTS)[name](str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def real():
-  """The folder of the real data sets."""
-  where = os.environ.get("RTOPK_JAX_DATA")
-  if not where:
-    pytest.skip("RTOPK_JAX_DATA does not name a folder with tensorflow_datasets' data sets")
-  return where
 
 
 def test_real_cifar10(real):

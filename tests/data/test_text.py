@@ -1,7 +1,5 @@
 """Vocabularies and corpora against what is known about them."""
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -62,15 +60,6 @@ def test_characters_of_python_s_own_docs():
   assert len(corpus.train) > 300_000
   words = "".join(corpus.vocabulary[i] for i in corpus.valid[:10_000])
   assert " the " in words
-
-
-@pytest.fixture(scope="module")
-def real():
-  """The folder of the real data sets, with texts."""
-  where = os.environ.get("RTOPK_JAX_DATA")
-  if not where:
-    pytest.skip("RTOPK_JAX_DATA does not name a folder with tensorflow_datasets' data sets")
-  return where
 
 
 def _loaded(name, where):
