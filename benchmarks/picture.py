@@ -72,3 +72,36 @@ def lines(
   ax.grid(alpha=0.3)
   ax.legend(fontsize=8)
   drawing.savefig(path, dpi=150)
+
+
+def courses(
+  path: str | None,
+  curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+  labels: tuple[str, str],
+) -> None:
+  """Curves over a logarithmic axis, each with abscissae of its own and named at its end, where a path is given.
+
+  Args:
+    path: of the PNG, or None.
+    curves: abscissae and ordinates of each, by name.
+    labels: of the axes.
+  """
+  if path is None:
+    return
+  from matplotlib import figure, ticker
+
+  drawing = figure.Figure(figsize=(7, 3.6), layout="constrained")
+  ax = drawing.subplots()
+  colours = ("0.35", "#d1495b", "#8d9f3a", "#2e6f95")
+  for (name, (x, y)), colour in zip(curves.items(), colours, strict=False):
+    ax.plot(x, y, marker="o", markersize=3, label=name, color=colour)
+  ax.set_xscale("log")
+  ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  ax.xaxis.set_major_formatter("{x:g}")
+  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+  ax.set_xlabel(labels[0])
+  ax.set_ylabel(labels[1])
+  ax.grid(alpha=0.3)
+  ax.legend(frameon=False)
+  ax.spines[["top", "right"]].set_visible(False)
+  drawing.savefig(path, dpi=150)

@@ -35,6 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
   indices = [x for x in _wire.INDICES if x != "block"]
   parser.add_argument("--indices", choices=indices, default="int32", help="of the wire")
   parser.add_argument("--compute", type=float, help="seconds of a step beside its exchange")
+  parser.add_argument(
+    "--batches", type=int, help="of a worker: says how long a training takes; needs --compute"
+  )
+  parser.add_argument(
+    "--local_steps", type=int, nargs="+", help="batches between two exchanges; 1 and 30"
+  )
   speed = parser.add_mutually_exclusive_group()
   speed.add_argument("--memory_bandwidth", type=float, help="of the device, in bytes a second")
   speed.add_argument("--measure", action="store_true", help="time this machine's device")
@@ -54,6 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
   except (TypeError, ValueError) as error:
     sys.exit(str(error))
   print(advice)
+  if options.batches is not None:
+    print(
+      f"\nA training of {options.batches:,} batches of a worker, {options.compute:g} s each, by the batches between two exchanges:\n"
+    )
+    print(advice.trainings(options.compute, options.batches, options.local_steps or (1, 30)))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -66,6 +77,14 @@ def _check(options: argparse.Namespace) -> None:
     _checks.density("--densities", density)
   if options.compute is not None:
     _checks.at_least("--compute", options.compute, 0)
+  if options.batches is not None:
+    _checks.at_least("--batches", options.batches, 1)
+    if options.compute is None:
+      raise ValueError("--batches needs --compute, the seconds of a batch beside its exchange.")
+  for every in options.local_steps or ():
+    _checks.at_least("--local_steps", every, 1)
+  if options.local_steps and options.batches is None:
+    raise ValueError("--local_steps is for a training: it needs --batches, how many a worker has.")
   if options.memory_bandwidth is not None:
     _checks.above_zero("--memory_bandwidth", options.memory_bandwidth, "bytes a second")
   if options.measure:

@@ -38,11 +38,34 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, object]:
   parser.add_argument(
     "--explain", action="store_true", help="say what would be done, and what it would take"
   )
+  parser.add_argument(
+    "--bandwidth", action="append", help="explain: of a worker's link, such as 1Gbit/s; may repeat"
+  )
+  parser.add_argument(
+    "--batch_seconds", type=float, help="explain: of a worker's batch, for the time of the run"
+  )
   options, config = program.with_config(parser, arguments)
   if options.workdir is None and not options.explain:
     raise UserError("--workdir is missing, such as --workdir=runs/quickstart.")
+  _check_explained(options)
   cluster.check(options.coordinator, options.processes, options.process)
   return options, config
+
+
+def _check_explained(options: argparse.Namespace) -> None:
+  """Refuses what only ``--explain`` reads, where it is not asked for or cannot be."""
+  for name in ("bandwidth", "batch_seconds"):
+    if getattr(options, name) is not None and not options.explain:
+      raise UserError(f"--{name} is for --explain, which says what a run would take.")
+  if options.batch_seconds is not None and not 0 <= options.batch_seconds < float("inf"):
+    raise UserError(f"--batch_seconds must be at least 0 and finite, got {options.batch_seconds}.")
+  for bandwidth in options.bandwidth or ():
+    import rtopk_jax
+
+    try:
+      rtopk_jax.Link(bandwidth)
+    except ValueError as error:
+      raise UserError(f"--{error}") from error
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +84,9 @@ def main(arguments: Sequence[str]) -> None:
   if options.explain:
     from train.planning import explain
 
-    return explain.show(config, options.workdir)
+    return explain.show(
+      config, options.workdir, options.bandwidth or explain.BANDWIDTHS, options.batch_seconds
+    )
   if options.cluster:
     cluster.join(
       options.coordinator, options.processes, options.process, float(settled.peer_timeout)

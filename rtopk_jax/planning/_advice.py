@@ -50,6 +50,37 @@ class Estimate:
     """Of the whole exchange."""
     return self.network + self.local
 
+  def training(self, compute: float, batches: int, local_steps: int = 1) -> float:
+    r"""How long a training takes that exchanges like this: :math:`b\,c + \lfloor b/H \rfloor\,T`.
+
+    With b the batches of a worker, c the seconds of one, H the batches between two exchanges and T ``seconds``.
+    What overlaps (``delay=1``) is not known to it, nor how many batches a loss takes.
+
+    Args:
+      compute: seconds of a worker's batch beside the exchange: gradient and optimizer.
+      batches: of a worker, in the whole training.
+      local_steps: H; 1 exchanges every gradient.
+
+    Returns:
+      Seconds.
+
+    Raises:
+      TypeError: for what are not numbers.
+      ValueError: for a time below 0, or counts below 1.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> dense = rtopk_jax.advise(1e6, num_workers=4, bandwidth="100Mbit/s").dense
+      >>> round(dense.seconds, 2)
+      0.51
+      >>> round(dense.training(compute=0.1, batches=1000)), round(dense.training(0.1, 1000, local_steps=30))
+      (611, 117)
+    """
+    _checks.at_least("compute", compute, 0)
+    _checks.at_least("batches", batches, 1, integer=True)
+    _checks.at_least("local_steps", local_steps, 1, integer=True)
+    return batches * compute + batches // local_steps * self.seconds
+
   @property
   def pays(self) -> str:
     """At which bandwidths it is faster than the dense exchange: a sentence without its subject."""
@@ -88,21 +119,60 @@ class Advice:
   choice: Estimate
   reason: str
 
+  def trainings(self, compute: float, batches: int, local_steps: Sequence[int] = (1,)) -> str:
+    """How long trainings take, by ``Estimate.training``.
+
+    Args:
+      compute: seconds of a worker's batch beside the exchange.
+      batches: of a worker, in the whole training.
+      local_steps: batches between two exchanges, a column each.
+
+    Returns:
+      A table, of every exchange and every number of batches between two.
+
+    Raises:
+      TypeError: for what are not numbers.
+      ValueError: for a time below 0, or counts below 1.
+
+    Examples:
+      >>> import rtopk_jax
+      >>> advice = rtopk_jax.advise(1e6, 4, "100Mbit/s", densities=(0.01,), collectives=("all_gather",))
+      >>> print(advice.trainings(compute=0.1, batches=1000, local_steps=(1, 30)))
+      exchange             k/d  every batch     every 30
+      dense                           611 s        117 s
+      all_gather           1 %        123 s        101 s
+    """
+    heads = ["every batch" if every == 1 else f"every {every}" for every in local_steps]
+    lines = [f"{'exchange':{self._width}} {'k/d':>8}" + "".join(f" {head:>12}" for head in heads)]
+    for x in (self.dense, *self.estimates):
+      times = [_time(x.training(compute, batches, every)) for every in local_steps]
+      lines.append(self._name(x) + "".join(f" {time:>12}" for time in times))
+    return "\n".join(lines)
+
   @property
   def compress(self) -> bool:
     """Whether compression pays."""
     return self.choice != self.dense
 
+  @property
+  def _width(self) -> int:
+    """Of the column that names exchanges."""
+    return max(15, *(len(x.collective) for x in self.estimates))
+
+  def _name(self, x: Estimate) -> str:
+    """An exchange and its density, as a table's row begins."""
+    density = "" if x == self.dense else f"{100 * x.density:g} %"
+    return f"{x.collective:{self._width}} {density:>8}"
+
   def __str__(self) -> str:
-    width = max(15, *(len(x.collective) for x in self.estimates))
+    width = self._width
     lines = [
       f"{'exchange':{width}} {'k/d':>8} {'MB':>10} {'ms':>10} {'dense/this':>11} {'break-even':>13}"
     ]
     for x in (self.dense, *self.estimates):
-      density = "" if x == self.dense else f"{100 * x.density:g} %"
       even = "" if x == self.dense else f"{'> ' if x.pays_above else ''}{_rate(x.break_even)}"
       lines.append(
-        f"{x.collective:{width}} {density:>8} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
+        f"{self._name(x)} {x.bytes / 1e6:10.3f} {1e3 * x.seconds:10.2f} "
         f"{self.dense.seconds / x.seconds:11.2f} {even:>13}"
       )
     return "\n".join([*lines, "", self.reason])

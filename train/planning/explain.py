@@ -2,17 +2,17 @@
 
 import pathlib
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-import rtopk_jax
 from configs.fields import FIELDS
 from configs.rows import NAMES
 from train.checkpointing import compatibility
+from train.planning import forecast
 from train.planning.experiment import Experiment, make_experiment
-from train.steps import links
 from train.steps.layout import described
 from train.steps.workers import Workers
 
@@ -20,12 +20,26 @@ from train.steps.workers import Workers
 BANDWIDTHS = ("100Mbit/s", "1Gbit/s", "10Gbit/s")
 
 
-def show(config: Any, workdir: str | None) -> None:
-  """Prints it."""
+def show(
+  config: Any,
+  workdir: str | None,
+  bandwidths: Sequence[str] = BANDWIDTHS,
+  batch_seconds: float | None = None,
+) -> None:
+  """Prints it.
+
+  Args:
+    config: the experiment.
+    workdir: where it would be written; None: nobody has said.
+    bandwidths: of links, such as "1Gbit/s".
+    batch_seconds: of a worker's batch beside the exchange, for the time of the whole run; None: not known.
+  """
   experiment = make_experiment(config)
   print(_fields(experiment.config))
   print(_length(experiment))
-  print(_table(experiment))
+  print(_table(experiment, bandwidths))
+  if batch_seconds is not None:
+    print(_times(experiment, bandwidths, batch_seconds))
   print(_files(experiment, pathlib.Path(workdir or "WORKDIR")))
 
 
@@ -42,19 +56,22 @@ def _fields(config: Any) -> str:
 def _length(experiment: Experiment) -> str:
   config, plan, task = experiment.config, experiment.plan, experiment.task
   runs = len(config.methods) * len(config.seeds)
-  last = config.eval_every and config.epochs // config.eval_every
+  interval = config.eval_every * plan.per_epoch
+  scored = plan.exchanges // interval if interval else 0
+  if config.eval_at_end and (not interval or plan.exchanges % interval):
+    scored += 1
   return (
     f"{runs} runs ({len(config.methods)} methods, {len(config.seeds)} seeds) of {plan.exchanges} exchanges, "
     f"{plan.per_epoch} an epoch, each after {plan.batches} batches of {task.examples} {task.unit} of each of "
-    f"{config.num_workers} workers, {described(experiment.mesh)}. {experiment.size:,} parameters. About "
-    f"{last or 1} evaluations a run.\n"
+    f"{config.num_workers} workers, {described(experiment.mesh)}. {experiment.size:,} parameters. "
+    f"{scored} evaluations a run.\n"
   )
 
 
-def _table(experiment: Experiment) -> str:
+def _table(experiment: Experiment, bandwidths: Sequence[str]) -> str:
   """Bytes, predicted time and memory of each method's step."""
   config = experiment.config
-  head = "".join(f" {'at ' + bandwidth:>16}" for bandwidth in BANDWIDTHS)
+  head = "".join(f" {'at ' + bandwidth:>16}" for bandwidth in bandwidths)
   lines = [
     "A worker's exchange at the final density; predicted time on links of several bandwidths, with two CPU cores "
     "a worker (python -m rtopk_jax.plan).",
@@ -62,7 +79,8 @@ def _table(experiment: Experiment) -> str:
   ]
   for method, make in experiment.makes.items():
     cost = experiment.costs[method][-1]
-    times = "".join(f" {_seconds(experiment, method, x):>16}" for x in BANDWIDTHS)
+    seconds = [forecast.exchange(experiment, method, x) for x in bandwidths]
+    times = "".join(f" {f'{1e3 * x:.2f} ms':>16}" for x in seconds)
     lines.append(
       f"{NAMES[method]:16} {cost.sent / 1e6:9.3f} {cost.link / 1e6:11.3f} "
       f"{_state(experiment, Workers(make, config.num_workers, experiment.mesh)) / 1e6:10.2f}{times}"
@@ -75,21 +93,18 @@ def _table(experiment: Experiment) -> str:
   return "\n".join(lines)
 
 
-def _seconds(experiment: Experiment, method: str, bandwidth: str) -> str:
-  config = experiment.config
-  # Advice knows no blocks; an index of one takes about as many bits as Elias and Fano's.
-  indices = "elias_fano" if config.wire_indices == "block" else config.wire_indices
-  wire = rtopk_jax.Wire(config.wire_values, indices)
-  advice = rtopk_jax.advise(
-    experiment.size,
-    config.num_workers,
-    bandwidth,
-    densities=(config.density,),
-    collectives=(links.between_workers(config),),
-    wire=wire,
-  )
-  found = advice.dense if method == "none" else advice.estimates[0]
-  return f"{1e3 * found.seconds:.2f} ms"
+def _times(experiment: Experiment, bandwidths: Sequence[str], batch_seconds: float) -> str:
+  """Predicted time of each method's whole run."""
+  head = "".join(f" {'at ' + bandwidth:>16}" for bandwidth in bandwidths)
+  lines = [
+    f"A run, if a worker's batch takes {batch_seconds:g} s beside the exchange; without compilation, evaluations and "
+    "checkpoints.",
+    f"{'method':16}{head}",
+  ]
+  for method in experiment.makes:
+    seconds = [forecast.training(experiment, method, x, batch_seconds) for x in bandwidths]
+    lines.append(f"{NAMES[method]:16}" + "".join(f" {f'{x:.4g} s':>16}" for x in seconds))
+  return "\n".join(lines) + "\n"
 
 
 def _state(experiment: Experiment, workers: Workers) -> int:

@@ -191,6 +191,37 @@ def test_a_dense_exchange_that_hardly_counts_is_left_alone():
   assert rtopk_jax.advise(1e6, 4, "1Gbit/s", compute=0.01).compress
 
 
+@pytest.mark.parametrize(("local_steps", "exchanges"), [(1, 1000), (30, 33), (2000, 0)])
+def test_a_training_is_its_batches_and_its_exchanges(local_steps, exchanges):
+  advice = rtopk_jax.advise(1e6, 4, "100Mbit/s")
+  for x in (advice.dense, *advice.estimates):
+    expected = 1000 * 0.05 + exchanges * (x.network + x.local)
+    assert math.isclose(x.training(0.05, 1000, local_steps), expected)
+
+
+def test_trainings_are_a_row_of_each_exchange():
+  advice = rtopk_jax.advise(1e6, 4, "100Mbit/s", densities=(0.1, 0.01))
+  heads, *rows = advice.trainings(0.05, 1000, local_steps=(1, 30)).splitlines()
+  assert heads.endswith("every batch     every 30")
+  assert len(rows) == 1 + len(advice.estimates)
+  assert rows[0].split()[:3] == ["dense", f"{advice.dense.training(0.05, 1000):.3g}", "s"]
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "words"),
+  [
+    ({"compute": -1.0}, ValueError, "compute must be at least 0, got -1.0"),
+    ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
+    ({"batches": 1.5}, TypeError, "batches must be an integer, got 1.5"),
+    ({"local_steps": 0}, ValueError, "local_steps must be at least 1, got 0"),
+  ],
+)
+def test_what_is_no_training_is_refused(change, error, words):
+  dense = rtopk_jax.advise(1e6, 4, "100Mbit/s").dense
+  with pytest.raises(error, match=words):
+    dense.training(**{"compute": 0.1, "batches": 100, **change})
+
+
 def test_a_lower_density_has_to_gain_something():
   """Where the worker's own work decides, the density that loses least is taken."""
   local = rtopk_jax.LocalSpeed(compress=1e-6)
@@ -247,6 +278,15 @@ def test_the_command_prints_the_advice(capsys):
   assert printed.strip() == str(rtopk_jax.advise(25.6e6, 64, "1Gbit/s", local=local))
 
 
+def test_the_command_says_how_long_a_training_takes(capsys):
+  link = ["--params=1e6", "--workers=4", "--bandwidth=100Mbit/s"]
+  plan.main([*link, "--compute=0.05", "--batches=1000", "--local_steps", "1", "15"])
+  advice = rtopk_jax.advise(1e6, 4, "100Mbit/s", compute=0.05)
+  printed = capsys.readouterr().out
+  assert str(advice) in printed
+  assert advice.trainings(0.05, 1000, (1, 15)) in printed
+
+
 @pytest.mark.parametrize("array", [np.array, jnp.array, list, tuple])
 def test_densities_may_be_an_array(array):
   found = rtopk_jax.advise(1e6, 4, "1Gbit/s", densities=array([0.5, 0.25, 0.5]))
@@ -298,6 +338,10 @@ def test_what_no_link_has_is_refused(bandwidth, error, message):
     (["--memory_bandwidth=-1"], "--memory_bandwidth must be above 0 bytes a second"),
     (["--memory_bandwidth=1", "--measure"], "--measure: not allowed with .*--memory_bandwidth"),
     (["--values=int3"], "--values: invalid choice: 'int3'"),
+    (["--batches=0", "--compute=1"], "--batches must be at least 1"),
+    (["--batches=5"], "--batches needs --compute"),
+    (["--local_steps", "30"], "--local_steps is for a training: it needs --batches"),
+    (["--batches=5", "--compute=1", "--local_steps", "0"], "--local_steps must be at least 1"),
     (["--indices=block"], "--indices: invalid choice: 'block'.*int32"),
   ],
 )

@@ -1,0 +1,301 @@
+"""How long until a loss is reached on slow links: ``python -m benchmarks.time_to_loss --data_dir=DATA``.
+
+Real processes of ``train``, one a host, on hosts with rate-limited links (root and iproute2 are needed), train a transformer
+on the words of the Penn Treebank (``python -m data.prepare ptb``) until they have reached the validation loss with which the
+dense run ends. Time is that of training: compilation and evaluations are not counted.
+
+What is computed does not depend on the link. A run that would take longer than ``--minutes`` is therefore timed for some of
+its batches, and its losses are those of another rate; the table says so. ``--json`` keeps every run that has ended, and a
+second start goes on from there. The planner's prediction stands beside each time.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+import rtopk_jax
+from benchmarks import hosts as slow_hosts
+from benchmarks import loss_task, picture, timing
+
+RATES = (1e9, 1e8, 1e7)
+WORKERS = 4
+# Batches of a run that is not taken to its end.
+SAMPLE = 24
+_ALONE, _LOCAL = "alone", "local"
+_TIMEOUT = 7200
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """What a run came to.
+
+  Attributes:
+    batches: of a worker, at every evaluation.
+    losses: found there.
+    seconds: of training, until there.
+    predicted: seconds that the planner says for the whole run.
+    whole: whether it was taken to its end; otherwise seconds are those of a batch, times the batches.
+  """
+
+  batches: list[int]
+  losses: list[float]
+  seconds: list[float]
+  predicted: float
+  whole: bool
+
+  def until(self, loss: float, axis: list[float]) -> float:
+    """Where on an axis a loss is reached, between two evaluations in proportion; NaN where it is not."""
+    below = [i for i, x in enumerate(self.losses) if x <= loss]
+    if not below:
+      return float("nan")
+    i = below[0]
+    if i == 0:
+      return axis[0]
+    share = (self.losses[i - 1] - loss) / (self.losses[i - 1] - self.losses[i])
+    return axis[i - 1] + share * (axis[i] - axis[i - 1])
+
+
+def rate_name(rate: float) -> str:
+  """A rate as the planner reads it."""
+  return f"{rate / 1e6:g}Mbit/s" if rate < 1e9 else f"{rate / 1e9:g}Gbit/s"
+
+
+class Trainings:
+  """Runs of ``train`` on hosts.
+
+  Args:
+    hosts: one a worker.
+    data_dir: of the Penn Treebank.
+  """
+
+  def __init__(self, hosts: slow_hosts.Hosts, data_dir: str):
+    self._hosts, self._data_dir, self._port = hosts, data_dir, 9400
+
+  def run(self, row: str, folder: pathlib.Path, batches: int | None = None) -> None:
+    """Trains together.
+
+    Args:
+      row: of ``loss_task.ROWS``.
+      folder: where metrics go.
+      batches: after which it ends; None: the row's.
+    """
+    self._port += 4
+    together = [f"--coordinator={self._hosts.addresses[0]}:{self._port}", f"--processes={WORKERS}"]
+    each = [[*together, f"--process={i}"] for i in range(WORKERS)]
+    self._start(row, [folder] * WORKERS, batches, each)
+
+  def alone(self, row: str, folder: pathlib.Path, batches: int) -> None:
+    """Trains on every host by itself, all at once: nothing is exchanged.
+
+    Args:
+      row: of ``loss_task.ROWS``.
+      folder: where metrics go, of each host in a folder of its own.
+      batches: after which it ends.
+    """
+    single = [["--nocluster", "--config.num_workers=1"]] * WORKERS
+    self._start(row, [folder / str(i) for i in range(WORKERS)], batches, single)
+
+  def local(self, size: int) -> dict[str, float]:
+    """How fast a worker compresses while all others do: ``LocalSpeed``, medians over the hosts."""
+    program = (
+      "import dataclasses, json, rtopk_jax; "
+      f"print(json.dumps(dataclasses.asdict(rtopk_jax.measure_local({size}, 0.01))))"
+    )
+    commands = [[sys.executable, "-c", program]] * WORKERS
+    found = [json.loads(text.splitlines()[-1]) for text in self._wait(commands)]
+    return {name: float(np.median([x[name] for x in found])) for name in found[0]}
+
+  def _start(
+    self, row: str, folders: list[pathlib.Path], batches: int | None, each: list[list[str]]
+  ) -> None:
+    common = [
+      f"--config={loss_task.__file__}:{row}",
+      f"--config.data_dir={self._data_dir}",
+      *(
+        [] if batches is None else [f"--config.max_batches={batches}", "--config.eval_at_end=false"]
+      ),
+    ]
+    self._wait(
+      [
+        [sys.executable, "-m", "train.main", *common, f"--workdir={folder}", *own]
+        for folder, own in zip(folders, each, strict=True)
+      ]
+    )
+
+  def _wait(self, commands: list[list[str]]) -> list[str]:
+    """What commands print, one on each host; all of them are ended when one fails."""
+    processes = []
+    try:
+      for host, command in enumerate(commands):
+        # Who looks for a process by its host's name finds its address.
+        named = ["sh", "-c", f'hostname {self._hosts.addresses[host]} && exec "$@"', "sh", *command]
+        processes.append(
+          self._hosts.start(host, named, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+      printed = [process.communicate(timeout=_TIMEOUT) for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+    for process, (_, errors) in zip(processes, printed, strict=True):
+      if process.returncode:
+        raise RuntimeError(f"A worker ended with {process.returncode}: {errors.strip()[-2000:]}")
+    return [out for out, _ in printed]
+
+
+def batch_seconds(folder: pathlib.Path) -> float:
+  """Seconds of a worker's batch by the lines that a run wrote on its way, without the first, which compiles."""
+  (path,) = folder.glob("runs/*/steps.jsonl")
+  config = json.loads((folder / "config.json").read_text())
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  return float(np.median([1 / x["steps_per_second"] for x in lines[1:]])) / (
+    config["local_steps"] or 1
+  )
+
+
+def course(folder: pathlib.Path, predicted: float) -> Course:
+  """The course of a run that was taken to its end; its first interval, which compiles, counts as the others' median."""
+  config = json.loads((folder / "config.json").read_text())
+  every = config["local_steps"] or 1
+  records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  steps = np.array([x["step"] for x in records])
+  pace = np.array([1 / x["steps_per_second"] for x in records])
+  pace[0] = np.median(pace[1:])
+  seconds = np.cumsum(np.diff(steps, prepend=0) * pace)
+  losses = [round(x["valid_loss"], 4) for x in records]
+  return Course((every * steps).tolist(), losses, seconds.round(3).tolist(), predicted, True)
+
+
+def measure(
+  found: dict[str, Any], data_dir: str, rates: list[float], minutes: float, save: Any
+) -> None:
+  """Runs what is not in the result yet.
+
+  Args:
+    found: the result, to which runs are added.
+    data_dir: of the Penn Treebank.
+    rates: of links, bits a second.
+    minutes: a run that would take longer is timed for some batches.
+    save: is called after every run.
+  """
+  with slow_hosts.hosts(WORKERS) as hosts, tempfile.TemporaryDirectory() as scratch:
+    trainings, folder = Trainings(hosts, data_dir), pathlib.Path(scratch) / "run"
+    if _ALONE not in found:
+      trainings.alone("dense", folder, 2 * SAMPLE)
+      found[_ALONE] = float(np.median([batch_seconds(folder / str(i)) for i in range(WORKERS)]))
+      parameters = json.loads((folder / "0" / "metrics.jsonl").read_text().splitlines()[-1])
+      found["parameters"] = parameters["parameters"]
+      found[_LOCAL] = trainings.local(found["parameters"])
+      shutil.rmtree(folder)
+      save()
+    # The fastest link first: what a run computes is known by then.
+    for rate in sorted(rates, reverse=True):
+      hosts.limit(rate)
+      runs = found.setdefault(rate_name(rate), {})
+      for row in loss_task.ROWS:
+        if row in runs:
+          continue
+        foreseen = round(predicted(found, row, rate_name(rate)), 3)
+        whole = foreseen <= 60 * minutes
+        every = loss_task.get_config(row).local_steps or 1
+        trainings.run(row, folder, None if whole else SAMPLE * every)
+        made = (
+          course(folder, foreseen)
+          if whole
+          else _sampled(found, row, batch_seconds(folder), foreseen)
+        )
+        runs[row] = dataclasses.asdict(made)
+        print(f"{rate_name(rate)} {row}: {made.seconds[-1]:.0f} s", file=sys.stderr, flush=True)
+        shutil.rmtree(folder)
+        save()
+
+
+def _sampled(found: dict[str, Any], row: str, seconds: float, foreseen: float) -> Course:
+  """The course of a run whose batches took so long: what it computes is known from another link."""
+  whole = [runs[row] for runs in _rates(found).values() if row in runs and runs[row]["whole"]]
+  if not whole:
+    raise SystemExit(f"{row} was not taken to its end at any rate; --minutes must be higher.")
+  times = [round(seconds * count, 3) for count in whole[0]["batches"]]
+  return Course(whole[0]["batches"], whole[0]["losses"], times, foreseen, False)
+
+
+def _rates(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+  return {name: runs for name, runs in found.items() if name.endswith("bit/s")}
+
+
+def predicted(found: dict[str, Any], row: str, bandwidth: str) -> float:
+  """Seconds of a row's whole run, as the planner says."""
+  from train.planning import forecast
+  from train.planning.experiment import make_experiment
+
+  config = loss_task.get_config(row)
+  config.data_dir = found["data_dir"]
+  experiment = make_experiment(config)
+  local = rtopk_jax.LocalSpeed(**found[_LOCAL])
+  return forecast.training(experiment, config.methods[0], bandwidth, found[_ALONE], local)
+
+
+def table(found: dict[str, Any]) -> str:
+  """Seconds until the dense run's last loss.
+
+  Args:
+    found: the result.
+
+  Returns:
+    A Markdown table.
+  """
+  heads = ["link", "", "batches", "seconds", "predicted", "predicted / seconds", "dense / this"]
+  lines = [heads, ["---"] * len(heads)]
+  for rate, runs in _rates(found).items():
+    target = runs["dense"]["losses"][-1]
+    times = {}
+    for row, run in runs.items():
+      made = Course(**run)
+      batches = made.until(target, [float(x) for x in made.batches])
+      times[row] = made.until(target, made.seconds)
+      foreseen = made.predicted * batches / made.batches[-1]
+      lines.append(
+        [
+          rate,
+          row,
+          f"{batches:.0f}",
+          f"{times[row]:.1f}" + ("" if made.whole else " \\*"),
+          f"{foreseen:.1f}",
+          f"{foreseen / times[row]:.2f}",
+          f"{times['dense'] / times[row]:.1f}",
+        ]
+      )
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+  """Prints the table and draws the picture."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--data_dir", help="where the Penn Treebank was prepared")
+  parser.add_argument("--rate", type=float, action="append", help="bits a second; may repeat")
+  parser.add_argument("--minutes", type=float, default=30, help="longer runs are timed in part")
+  parser.add_argument("--json", default="time_to_loss.json", help="what has been measured")
+  parser.add_argument("--picture", help="a PNG of the loss over time, at 100 Mbit/s")
+  options = parser.parse_args()
+  lacks = slow_hosts.missing()
+  if lacks:
+    parser.error(f"hosts with slow links need {', '.join(lacks)}.")
+  path = pathlib.Path(options.json)
+  found = json.loads(path.read_text()) if path.exists() else {}
+  found["data_dir"] = options.data_dir
+  save = lambda: timing.save(options.json, found)
+  measure(found, options.data_dir, options.rate or list(RATES), options.minutes, save)
+  print(table(found))
+  curves = {row: (run["seconds"], run["losses"]) for row, run in found[rate_name(1e8)].items()}
+  picture.courses(options.picture, curves, ("seconds of training", "validation loss"))
+
+
+if __name__ == "__main__":
+  main()

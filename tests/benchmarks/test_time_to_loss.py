@@ -1,0 +1,84 @@
+"""The parts of ``benchmarks.time_to_loss`` that are not measurements."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import data
+from benchmarks import loss_task, picture, time_to_loss
+from benchmarks.time_to_loss import Course
+from train.planning import experiment
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
+
+
+@pytest.mark.parametrize(
+  ("loss", "batches"),
+  [(7.0, 60), (6.5, 60), (6.25, 90), (6.0, 120), (5.9, math.nan)],
+)
+def test_a_loss_is_reached_between_two_evaluations(loss, batches):
+  made = Course([60, 120], [6.5, 6.0], [3.0, 6.0], 7.0, True)
+  assert np.isclose(made.until(loss, made.batches), batches, equal_nan=True)
+
+
+def test_the_table_compares_at_the_loss_that_the_dense_run_ends_with():
+  dense = Course([60, 120], [6.5, 6.0], [60.0, 120.0], 108.0, False)
+  sparse = Course([60, 120, 180], [6.6, 6.1, 5.9], [6.0, 12.0, 18.0], 18.0, True)
+  found = {"alone": 0.1, "100Mbit/s": {"dense": vars(dense), "sparse": vars(sparse)}}
+  rows = time_to_loss.table(found).splitlines()[2:]
+  assert rows == [
+    "| 100Mbit/s | dense | 120 | 120.0 \\* | 108.0 | 0.90 | 1.0 |",
+    "| 100Mbit/s | sparse | 150 | 15.0 | 15.0 | 1.00 | 8.0 |",
+  ]
+
+
+def test_seconds_are_those_of_training_without_compilation(tmp_path):
+  """Two batches an exchange, 30 exchanges an interval; the first interval also compiles."""
+  (tmp_path / "config.json").write_text(json.dumps({"local_steps": 2}))
+  records = [
+    {"step": 30, "steps_per_second": 0.5, "valid_loss": 6.5},
+    {"step": 60, "steps_per_second": 5.0, "valid_loss": 6.0},
+    {"step": 90, "steps_per_second": 2.5, "valid_loss": 5.5},
+    {"step": 120, "steps_per_second": 5.0, "valid_loss": 5.0},
+  ]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in records))
+  made = time_to_loss.course(tmp_path, 9.0)
+  assert made == Course(
+    [60, 120, 180, 240], [6.5, 6.0, 5.5, 5.0], [6.0, 12.0, 24.0, 30.0], 9.0, True
+  )
+  run = tmp_path / "runs" / "topk-0"
+  run.mkdir(parents=True)
+  (run / "steps.jsonl").write_text("".join(json.dumps(x) + "\n" for x in records))
+  assert time_to_loss.batch_seconds(tmp_path) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("row", loss_task.ROWS)
+def test_rows_are_configs(row):
+  config = experiment.settled(loss_task.get_config(row))
+  batches = loss_task.ROWS[row][1]
+  assert config.max_batches == batches
+  assert batches % config.task_options.interval == 0
+  assert config.task_options.interval % (config.local_steps or 1) == 0
+
+
+def test_epochs_are_as_short_as_is_said(monkeypatch):
+  words = np.arange(5000, dtype=np.int32) % 50
+  text = data.Text(words, words, words, tuple(f"w{i}" for i in range(50)))
+  monkeypatch.setitem(data.TEXTS, "ptb", lambda data_dir: text)
+  config = loss_task.get_config("dense")
+  task = loss_task.Words(config)
+  source = task.source(0)
+  assert source.steps_per_epoch == 60
+  assert source.batch(1, 59, 3)["input"].shape == (4, 32)
+  assert len(task.text.valid) == 5000
+  config.task_options.scored = 2048
+  assert len(loss_task.Words(config).text.valid) == 2048
+
+
+def test_a_picture_of_courses(tmp_path):
+  path = tmp_path / "courses.png"
+  curves = {"dense": ([1.0, 200.0], [6.0, 5.0]), "sparse": ([1.0, 20.0], [6.5, 5.0])}
+  picture.courses(str(path), curves, ("seconds", "loss"))
+  assert path.stat().st_size > 10_000
