@@ -106,7 +106,7 @@ class Run:
     """The state before the first step to come."""
     params, model_state = jax.eval_shape(self.task.init, jax.random.key(0))
     if checkpoints.last is None:
-      params, model_state = self.task.init(jax.random.key(self.seed))
+      params, model_state = self.workers.first(self.task.init, self.seed)
       state = self.workers.init(params, model_state, self._seed)
       return state, Totals(self.workers.num_workers, self.plan.per_epoch)
     totals = Totals(**checkpoints.record())

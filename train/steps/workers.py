@@ -105,6 +105,25 @@ class Workers:
     self._mean = like._mean if like else mean_over_workers(mesh)
     self._fingerprints = like._fingerprints if like else jax.jit(self._fingerprints_on_mesh)
 
+  def first(self, init: Callable[[jax.Array], tuple[Any, Any]], seed: int) -> tuple[Any, Any]:
+    """The first weights, and the state of one worker's model.
+
+    Args:
+      init: of a task: from a key to both.
+      seed: of the key.
+
+    Returns:
+      Both. Where a worker has shards, no device ever holds the weights whole.
+    """
+    mesh = self.mesh
+    if mesh is None or mesh.shape[layout.SHARDS] == 1:
+      return init(jax.random.key(seed))
+    make = lambda: init(jax.random.key(seed))
+    params, model_state = jax.eval_shape(make)
+    specs = self._param_specs(params), jax.tree.map(lambda _: P(), model_state)
+    where = layout.shardings(mesh, specs, (params, model_state))
+    return jax.jit(make, out_shardings=where, compiler_options=QUICKLY)()
+
   def init(self, params: Any, model_state: Any, seed: jax.Array) -> RunState:
     """The state before the first step.
 

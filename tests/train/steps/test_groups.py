@@ -135,6 +135,16 @@ def test_weights_for_an_evaluation_lie_on_the_shards_of_one_chip():
   assert statistics["mean"].sharding.device_set == set(jax.devices()[:2])
 
 
+def test_first_weights_are_never_whole_on_a_device_that_is_a_shard():
+  """They are those of one device, and lie where the state has them from the first program on."""
+  workers, _, _ = _started((2, 2, 2), "none")
+  init = lambda key: ({"w": jax.random.normal(key, (8, 4096)), "b": jnp.zeros(3)}, ())
+  params, _ = workers.first(init, 7)
+  assert {x.data.shape for x in params["w"].addressable_shards} == {(8, 2048)}
+  assert params["b"].sharding.is_fully_replicated
+  np.testing.assert_array_equal(params["w"], init(jax.random.key(7))[0]["w"])
+
+
 @pytest.mark.slow
 def test_workers_and_chips_may_change_between_two_starts(tmp_path, capsys):
   config = wide.get_config()
