@@ -59,7 +59,7 @@ def losses(found: Found) -> str:
   """Loss against bytes of every row, least first where loss is least."""
   lines = []
   for text in study.TEXTS:
-    for row in sorted(study.ROWS, key=lambda x: (-_sent(found, text, x), x)):
+    for row in sorted(text.rows, key=lambda x: (-_sent(found, text, x), x)):
       runs, values = found.runs(text, row), found.losses(text, row)
       if runs is None or values is None:
         continue
@@ -80,7 +80,7 @@ def subsets(found: Found) -> str:
   """What a random subset does to the loss, seed by seed, with a memory and without."""
   lines = []
   for text in study.TEXTS:
-    for row in study.ROWS:
+    for row in text.rows:
       if row.method not in ("rtopk", "randomk"):
         continue
       top = Row(row.preset, row.steps, "topk", row.memory)
@@ -115,8 +115,8 @@ def missing(found: Found) -> str:
   """What of the plan has not been run."""
   lines = []
   for text in study.TEXTS:
-    lacks = [row for row in study.ROWS if found.runs(text, row) is None]
-    lines.append(f"{text.title}: {len(study.ROWS) - len(lacks)} of {len(study.ROWS)} rows are run.")
+    lacks = [row for row in text.rows if found.runs(text, row) is None]
+    lines.append(f"{text.title}: {len(text.rows) - len(lacks)} of {len(text.rows)} rows are run.")
   return "\n".join(lines)
 
 
@@ -127,12 +127,12 @@ def picture(found: Found) -> Any:
   """Loss over bytes sent, a panel a text."""
   from matplotlib.figure import Figure
 
-  texts = [text for text in study.TEXTS if any(found.runs(text, row) for row in study.ROWS)]
+  texts = [text for text in study.TEXTS if any(found.runs(text, row) for row in text.rows)]
   figure = Figure(figsize=(6.2 * max(len(texts), 1), 4.6), layout="constrained")
   for panel, text in zip(
     figure.subplots(1, max(len(texts), 1), squeeze=False)[0], texts, strict=False
   ):
-    for row in study.ROWS:
+    for row in text.rows:
       runs, values = found.runs(text, row), found.losses(text, row)
       if runs is None or values is None:
         continue
