@@ -29,7 +29,7 @@ RATES = (1e9, 1e8, 1e7)
 WORKERS = 4
 # Batches of a run that is not taken to its end.
 SAMPLE = 24
-_ALONE, _LOCAL = "alone", "local"
+_BATCH, _LOCAL, _PREDICTED = "batch_seconds", "local", "predicted"
 _TIMEOUT = 7200
 
 
@@ -41,14 +41,12 @@ class Course:
     batches: of a worker, at every evaluation.
     losses: found there.
     seconds: of training, until there.
-    predicted: seconds that the planner says for the whole run.
     whole: whether it was taken to its end; otherwise seconds are those of a batch, times the batches.
   """
 
   batches: list[int]
   losses: list[float]
   seconds: list[float]
-  predicted: float
   whole: bool
 
   def until(self, loss: float, axis: list[float]) -> float:
@@ -79,29 +77,29 @@ class Trainings:
   def __init__(self, hosts: slow_hosts.Hosts, data_dir: str):
     self._hosts, self._data_dir, self._port = hosts, data_dir, 9400
 
-  def run(self, row: str, folder: pathlib.Path, batches: int | None = None) -> None:
-    """Trains together.
+  def run(self, row: str, folder: pathlib.Path, batches: int | None = None, *changes: str) -> None:
+    """Trains.
 
     Args:
       row: of ``loss_task.ROWS``.
       folder: where metrics go.
       batches: after which it ends; None: the row's.
+      *changes: of the config, as on the command line.
     """
     self._port += 4
-    together = [f"--coordinator={self._hosts.addresses[0]}:{self._port}", f"--processes={WORKERS}"]
-    each = [[*together, f"--process={i}"] for i in range(WORKERS)]
-    self._start(row, [folder] * WORKERS, batches, each)
-
-  def alone(self, row: str, folder: pathlib.Path, batches: int) -> None:
-    """Trains on every host by itself, all at once: nothing is exchanged.
-
-    Args:
-      row: of ``loss_task.ROWS``.
-      folder: where metrics go, of each host in a folder of its own.
-      batches: after which it ends.
-    """
-    single = [["--nocluster", "--config.num_workers=1"]] * WORKERS
-    self._start(row, [folder / str(i) for i in range(WORKERS)], batches, single)
+    common = [
+      f"--config={loss_task.__file__}:{row}",
+      f"--config.data_dir={self._data_dir}",
+      f"--workdir={folder}",
+      f"--coordinator={self._hosts.addresses[0]}:{self._port}",
+      f"--processes={WORKERS}",
+      *(
+        [] if batches is None else [f"--config.max_batches={batches}", "--config.eval_at_end=false"]
+      ),
+      *changes,
+    ]
+    train = [sys.executable, "-m", "train.main", *common]
+    self._wait([[*train, f"--process={i}"] for i in range(WORKERS)])
 
   def local(self, size: int) -> dict[str, float]:
     """How fast a worker compresses while all others do: ``LocalSpeed``, medians over the hosts."""
@@ -112,23 +110,6 @@ class Trainings:
     commands = [[sys.executable, "-c", program]] * WORKERS
     found = [json.loads(text.splitlines()[-1]) for text in self._wait(commands)]
     return {name: float(np.median([x[name] for x in found])) for name in found[0]}
-
-  def _start(
-    self, row: str, folders: list[pathlib.Path], batches: int | None, each: list[list[str]]
-  ) -> None:
-    common = [
-      f"--config={loss_task.__file__}:{row}",
-      f"--config.data_dir={self._data_dir}",
-      *(
-        [] if batches is None else [f"--config.max_batches={batches}", "--config.eval_at_end=false"]
-      ),
-    ]
-    self._wait(
-      [
-        [sys.executable, "-m", "train.main", *common, f"--workdir={folder}", *own]
-        for folder, own in zip(folders, each, strict=True)
-      ]
-    )
 
   def _wait(self, commands: list[list[str]]) -> list[str]:
     """What commands print, one on each host; all of them are ended when one fails."""
@@ -160,7 +141,7 @@ def batch_seconds(folder: pathlib.Path) -> float:
   )
 
 
-def course(folder: pathlib.Path, predicted: float) -> Course:
+def course(folder: pathlib.Path) -> Course:
   """The course of a run that was taken to its end; its first interval, which compiles, counts as the others' median."""
   config = json.loads((folder / "config.json").read_text())
   every = config["local_steps"] or 1
@@ -170,7 +151,7 @@ def course(folder: pathlib.Path, predicted: float) -> Course:
   pace[0] = np.median(pace[1:])
   seconds = np.cumsum(np.diff(steps, prepend=0) * pace)
   losses = [round(x["valid_loss"], 4) for x in records]
-  return Course((every * steps).tolist(), losses, seconds.round(3).tolist(), predicted, True)
+  return Course((every * steps).tolist(), losses, seconds.round(3).tolist(), True)
 
 
 def measure(
@@ -187,11 +168,13 @@ def measure(
   """
   with slow_hosts.hosts(WORKERS) as hosts, tempfile.TemporaryDirectory() as scratch:
     trainings, folder = Trainings(hosts, data_dir), pathlib.Path(scratch) / "run"
-    if _ALONE not in found:
-      trainings.alone("dense", folder, 2 * SAMPLE)
-      found[_ALONE] = float(np.median([batch_seconds(folder / str(i)) for i in range(WORKERS)]))
-      parameters = json.loads((folder / "0" / "metrics.jsonl").read_text().splitlines()[-1])
-      found["parameters"] = parameters["parameters"]
+    if _BATCH not in found:
+      # Workers who exchange hardly ever, on links without a limit.
+      few = [f"--config.local_steps={2 * SAMPLE}", "--config.log_every=1"]
+      trainings.run("DiLoCo", folder, 8 * SAMPLE, *few)
+      found[_BATCH] = batch_seconds(folder)
+      last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+      found["parameters"] = last["parameters"]
       found[_LOCAL] = trainings.local(found["parameters"])
       shutil.rmtree(folder)
       save()
@@ -202,28 +185,23 @@ def measure(
       for row in loss_task.ROWS:
         if row in runs:
           continue
-        foreseen = round(predicted(found, row, rate_name(rate)), 3)
-        whole = foreseen <= 60 * minutes
+        whole = predicted(found, row, rate_name(rate)) <= 60 * minutes
         every = loss_task.get_config(row).local_steps or 1
         trainings.run(row, folder, None if whole else SAMPLE * every)
-        made = (
-          course(folder, foreseen)
-          if whole
-          else _sampled(found, row, batch_seconds(folder), foreseen)
-        )
+        made = course(folder) if whole else _sampled(found, row, batch_seconds(folder))
         runs[row] = dataclasses.asdict(made)
         print(f"{rate_name(rate)} {row}: {made.seconds[-1]:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
         save()
 
 
-def _sampled(found: dict[str, Any], row: str, seconds: float, foreseen: float) -> Course:
+def _sampled(found: dict[str, Any], row: str, seconds: float) -> Course:
   """The course of a run whose batches took so long: what it computes is known from another link."""
   whole = [runs[row] for runs in _rates(found).values() if row in runs and runs[row]["whole"]]
   if not whole:
     raise SystemExit(f"{row} was not taken to its end at any rate; --minutes must be higher.")
   times = [round(seconds * count, 3) for count in whole[0]["batches"]]
-  return Course(whole[0]["batches"], whole[0]["losses"], times, foreseen, False)
+  return Course(whole[0]["batches"], whole[0]["losses"], times, False)
 
 
 def _rates(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -239,7 +217,7 @@ def predicted(found: dict[str, Any], row: str, bandwidth: str) -> float:
   config.data_dir = found["data_dir"]
   experiment = make_experiment(config)
   local = rtopk_jax.LocalSpeed(**found[_LOCAL])
-  return forecast.training(experiment, config.methods[0], bandwidth, found[_ALONE], local)
+  return forecast.training(experiment, config.methods[0], bandwidth, found[_BATCH], local)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -260,7 +238,7 @@ def table(found: dict[str, Any]) -> str:
       made = Course(**run)
       batches = made.until(target, [float(x) for x in made.batches])
       times[row] = made.until(target, made.seconds)
-      foreseen = made.predicted * batches / made.batches[-1]
+      foreseen = found[_PREDICTED][rate][row] * batches / made.batches[-1]
       lines.append(
         [
           rate,
@@ -292,6 +270,11 @@ def main() -> None:
   found["data_dir"] = options.data_dir
   save = lambda: timing.save(options.json, found)
   measure(found, options.data_dir, options.rate or list(RATES), options.minutes, save)
+  found[_PREDICTED] = {
+    rate: {row: round(predicted(found, row, rate), 2) for row in runs}
+    for rate, runs in _rates(found).items()
+  }
+  save()
   print(table(found))
   curves = {row: (run["seconds"], run["losses"]) for row, run in found[rate_name(1e8)].items()}
   picture.courses(options.picture, curves, ("seconds of training", "validation loss"))

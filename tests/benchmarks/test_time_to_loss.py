@@ -19,14 +19,15 @@ pytestmark = pytest.mark.usefixtures("usual_promotion")
   [(7.0, 60), (6.5, 60), (6.25, 90), (6.0, 120), (5.9, math.nan)],
 )
 def test_a_loss_is_reached_between_two_evaluations(loss, batches):
-  made = Course([60, 120], [6.5, 6.0], [3.0, 6.0], 7.0, True)
+  made = Course([60, 120], [6.5, 6.0], [3.0, 6.0], True)
   assert np.isclose(made.until(loss, made.batches), batches, equal_nan=True)
 
 
 def test_the_table_compares_at_the_loss_that_the_dense_run_ends_with():
-  dense = Course([60, 120], [6.5, 6.0], [60.0, 120.0], 108.0, False)
-  sparse = Course([60, 120, 180], [6.6, 6.1, 5.9], [6.0, 12.0, 18.0], 18.0, True)
-  found = {"alone": 0.1, "100Mbit/s": {"dense": vars(dense), "sparse": vars(sparse)}}
+  dense = Course([60, 120], [6.5, 6.0], [60.0, 120.0], False)
+  sparse = Course([60, 120, 180], [6.6, 6.1, 5.9], [6.0, 12.0, 18.0], True)
+  found = {"batch_seconds": 0.1, "100Mbit/s": {"dense": vars(dense), "sparse": vars(sparse)}}
+  found["predicted"] = {"100Mbit/s": {"dense": 108.0, "sparse": 18.0}}
   rows = time_to_loss.table(found).splitlines()[2:]
   assert rows == [
     "| 100Mbit/s | dense | 120 | 120.0 \\* | 108.0 | 0.90 | 1.0 |",
@@ -44,10 +45,8 @@ def test_seconds_are_those_of_training_without_compilation(tmp_path):
     {"step": 120, "steps_per_second": 5.0, "valid_loss": 5.0},
   ]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in records))
-  made = time_to_loss.course(tmp_path, 9.0)
-  assert made == Course(
-    [60, 120, 180, 240], [6.5, 6.0, 5.5, 5.0], [6.0, 12.0, 24.0, 30.0], 9.0, True
-  )
+  made = time_to_loss.course(tmp_path)
+  assert made == Course([60, 120, 180, 240], [6.5, 6.0, 5.5, 5.0], [6.0, 12.0, 24.0, 30.0], True)
   run = tmp_path / "runs" / "topk-0"
   run.mkdir(parents=True)
   (run / "steps.jsonl").write_text("".join(json.dumps(x) + "\n" for x in records))
