@@ -55,7 +55,7 @@ ROWS: dict[str, tuple[str, int, float, dict[str, Any]]] = {
     3e-3,
     {"error_feedback": False, "wire_values": "int8", "wire_indices": "elias_fano"},
   ),
-  "SparseLoCo": ("sparseloco", 2100, 3e-3, {"local_steps": 5}),
+  "SparseLoCo": ("sparseloco", 2700, 3e-3, {"local_steps": 5}),
   "DiLoCo": ("diloco", 3000, 3e-3, {"local_steps": 10}),
 }
 

@@ -37,7 +37,7 @@ class Collective:
     >>> tx = rtopk_jax.sparse_exchange(
     ...   rtopk_jax.top_k(0.01), "data", collective=BySum(), dense=False)
     >>> update = lambda g: tx.update(g, tx.init(g))[0]
-    >>> jax.vmap(update, out_axes=None, axis_name="data")(jnp.ones((4, 300))).sum()
+    >>> jax.jit(jax.vmap(update, out_axes=None, axis_name="data"))(jnp.ones((4, 300))).sum()
     Array(3., dtype=float32)
     >>> rtopk_jax.wire_bytes(tx, jnp.ones(300), num_workers=4).sent  # four whole tiles
     2048

@@ -36,7 +36,7 @@ class Selector(abc.ABC):
     ...     return rtopk_jax.SparseSlices(vector[indices], indices, vector.size)
     >>> tx = rtopk_jax.sparse_exchange(First(0.01), "data", dense=False)
     >>> update = lambda g: tx.update(g, tx.init(g))[0]
-    >>> jax.vmap(update, out_axes=None, axis_name="data")(jnp.ones((4, 300))).sum()
+    >>> jax.jit(jax.vmap(update, out_axes=None, axis_name="data"))(jnp.ones((4, 300))).sum()
     Array(3., dtype=float32)
   """
 

@@ -70,7 +70,7 @@ class Local(NamedTuple):
     ...   local = rounds.begin(params, rounds.tx.init(params))
     ...   local, (loss, _) = rounds.local_step(local, x)
     ...   return local.params["w"], loss
-    >>> weights, losses = jax.vmap(train, axis_name="data")(jnp.ones((2, 8, 40)))
+    >>> weights, losses = jax.jit(jax.vmap(train, axis_name="data"))(jnp.ones((2, 8, 40)))
     >>> weights.shape, losses.tolist()
     ((2, 40, 30), [1.0, 1.0])
   """
@@ -101,7 +101,8 @@ class Round(NamedTuple):
     ...   done = rounds.round(params, rounds.tx.init(params), x)
     ...   return done.loss, done.params["w"]
     >>> batches = jnp.ones((2, 3, 8, 40))  # 2 workers, 3 local steps of 8 examples
-    >>> loss, weights = jax.vmap(train, out_axes=None, axis_name="data")(batches)
+    >>> every = jax.vmap(train, out_axes=None, axis_name="data")
+    >>> loss, weights = jax.jit(every)(batches)
     >>> weights.shape, bool(0 < loss < 1)
     ((40, 30), True)
   """
@@ -326,7 +327,7 @@ def federated(
     >>> run = jax.vmap(
     ...   lambda w, x: fed.round(w, fed.tx.init(w), x),
     ...   in_axes=(None, 0), out_axes=rtopk_jax.Round(None, axes, 0, None, 0), axis_name="data")
-    >>> [f"{x:.3f}" for x in run(w, batches).params]  # 1 - 0.8**20
+    >>> [f"{x:.3f}" for x in jax.jit(run)(w, batches).params]  # 1 - 0.8**20
     ['0.988', '0.988']
   """
   _checks.axis_name(axis_name)

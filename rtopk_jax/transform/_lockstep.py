@@ -62,7 +62,7 @@ def lockstep(
     >>> params = {"w": jnp.ones((40, 30))}
     >>> gradients = {"w": jnp.ones((4, 40, 30)).at[3, 0, 0].set(jnp.nan)}  # 4 workers, one of them in trouble
     >>> update = lambda gradient: tx.update(gradient, tx.init(params), params)[0]
-    >>> float(jnp.abs(jax.vmap(update, out_axes=None, axis_name="data")(gradients)["w"]).max())
+    >>> float(jnp.abs(jax.jit(jax.vmap(update, out_axes=None, axis_name="data"))(gradients)["w"]).max())
     0.0
   """
   _checks.axis_name(axis_name)

@@ -33,7 +33,7 @@ class WireFormat(abc.ABC):
     ...     return rtopk_jax.SparseSlices(bits(words[:k], jnp.float32), bits(words[k:], jnp.int32), d)
     >>> tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.01), "data", wire=Pairs(), dense=False)
     >>> update = lambda g: tx.update(g, tx.init(g))[0]
-    >>> jax.vmap(update, out_axes=None, axis_name="data")(jnp.ones((4, 300))).sum()
+    >>> jax.jit(jax.vmap(update, out_axes=None, axis_name="data"))(jnp.ones((4, 300))).sum()
     Array(3., dtype=float32)
   """
 

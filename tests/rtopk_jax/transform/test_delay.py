@@ -180,9 +180,9 @@ def test_train_step_and_rounds_take_it():
   fed = rtopk_jax.federated(loss_fn, optax.sgd(0.01), exchange(dense=False, density=0.1), AXIS)
   axes = rtopk_jax.state_axes(fed.tx, params)
   batches = jnp.asarray(np.broadcast_to(batch, (2, 3, 8, 40)))
-  init = jax.vmap(fed.tx.init, None, axes, axis_name=AXIS, axis_size=2)
+  init = jax.jit(jax.vmap(fed.tx.init, None, axes, axis_name=AXIS, axis_size=2))
   out = rtopk_jax.Round(None, axes, 0, None, 0)
-  run = jax.vmap(lambda w, s, x: fed.round(w, s, x), (None, axes, 0), out, axis_name=AXIS)
+  run = jax.jit(jax.vmap(fed.round, (None, axes, 0), out, axis_name=AXIS))
   first = run(params, init(params), batches)
   same(first.params, params)
   assert float(jnp.abs(run(params, first.state, batches).params["w"] - params["w"]).max()) > 0
