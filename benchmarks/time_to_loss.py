@@ -221,35 +221,34 @@ def predicted(found: dict[str, Any], row: str, bandwidth: str) -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-  """Seconds until the dense run's last loss.
+  """Seconds until the dense run's last loss, those predicted, and how many times sooner than the dense run.
 
   Args:
     found: the result.
 
   Returns:
-    A Markdown table.
+    A Markdown table, a row for each way to exchange. A star marks runs that were timed in part.
   """
-  heads = ["link", "", "batches", "seconds", "predicted", "predicted / seconds", "dense / this"]
+  rates = _rates(found)
+  heads = ["", "batches"]
+  for rate in rates:
+    heads += [f"{rate}, s", "predicted", "dense / this"]
   lines = [heads, ["---"] * len(heads)]
-  for rate, runs in _rates(found).items():
-    target = runs["dense"]["losses"][-1]
-    times = {}
-    for row, run in runs.items():
-      made = Course(**run)
+  for row in loss_task.ROWS:
+    cells = []
+    for rate, runs in rates.items():
+      dense, made = Course(**runs["dense"]), Course(**runs[row])
+      target = dense.losses[-1]
       batches = made.until(target, [float(x) for x in made.batches])
-      times[row] = made.until(target, made.seconds)
+      seconds = made.until(target, made.seconds)
       foreseen = found[_PREDICTED][rate][row] * batches / made.batches[-1]
-      lines.append(
-        [
-          rate,
-          row,
-          f"{batches:.0f}",
-          f"{times[row]:.1f}" + ("" if made.whole else " \\*"),
-          f"{foreseen:.1f}",
-          f"{foreseen / times[row]:.2f}",
-          f"{times['dense'] / times[row]:.1f}",
-        ]
-      )
+      cells = cells or [row, "not reached" if np.isnan(batches) else f"{batches:.0f}"]
+      if np.isnan(batches):
+        cells += ["–"] * 3
+        continue
+      cells += [f"{seconds:.0f}" + ("" if made.whole else " \\*"), f"{foreseen:.0f}"]
+      cells.append(f"{dense.seconds[-1] / seconds:.1f}")
+    lines.append(cells)
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

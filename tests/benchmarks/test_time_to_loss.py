@@ -24,14 +24,19 @@ def test_a_loss_is_reached_between_two_evaluations(loss, batches):
 
 
 def test_the_table_compares_at_the_loss_that_the_dense_run_ends_with():
-  dense = Course([60, 120], [6.5, 6.0], [60.0, 120.0], False)
-  sparse = Course([60, 120, 180], [6.6, 6.1, 5.9], [6.0, 12.0, 18.0], True)
-  found = {"batch_seconds": 0.1, "100Mbit/s": {"dense": vars(dense), "sparse": vars(sparse)}}
-  found["predicted"] = {"100Mbit/s": {"dense": 108.0, "sparse": 18.0}}
-  rows = time_to_loss.table(found).splitlines()[2:]
-  assert rows == [
-    "| 100Mbit/s | dense | 120 | 120.0 \\* | 108.0 | 0.90 | 1.0 |",
-    "| 100Mbit/s | sparse | 150 | 15.0 | 15.0 | 1.00 | 8.0 |",
+  dense = vars(Course([60, 120], [6.5, 6.0], [60.0, 120.0], False))
+  sparse = vars(Course([60, 120, 180], [6.6, 6.1, 5.9], [6.0, 12.0, 18.0], True))
+  never = vars(Course([60], [6.1], [6.0], True))
+  runs = {"dense": dense, "sparse": sparse, "SparseLoCo": never, "DiLoCo": sparse}
+  predicted = {"dense": 108.0, "sparse": 18.0, "SparseLoCo": 7.0, "DiLoCo": 18.0}
+  found = {"batch_seconds": 0.1, "100Mbit/s": runs, "predicted": {"100Mbit/s": predicted}}
+  rows = time_to_loss.table(found).splitlines()
+  assert rows[0] == "|  | batches | 100Mbit/s, s | predicted | dense / this |"
+  assert rows[2:] == [
+    "| dense | 120 | 120 \\* | 108 | 1.0 |",
+    "| sparse | 150 | 15 | 15 | 8.0 |",
+    "| SparseLoCo | not reached | – | – | – |",
+    "| DiLoCo | 150 | 15 | 15 | 8.0 |",
   ]
 
 
