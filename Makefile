@@ -13,7 +13,7 @@ quickstart: .venv/ready
 	$(RUN) -m train.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/ready
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready
 	$(RUN) -m pytest -n 2 -m slow

@@ -27,6 +27,7 @@ from benchmarks import loss_task, picture, timing
 
 RATES = (1e9, 1e8, 1e7)
 WORKERS = 4
+_PICTURED = 1e8
 # Batches of a run that is not taken to its end.
 SAMPLE = 24
 _BATCH, _LOCAL, _PREDICTED = "batch_seconds", "local", "predicted"
@@ -275,8 +276,12 @@ def main() -> None:
   }
   save()
   print(table(found))
-  curves = {row: (run["seconds"], run["losses"]) for row, run in found[rate_name(1e8)].items()}
-  picture.courses(options.picture, curves, ("seconds of training", "validation loss"))
+  runs = found.get(rate_name(_PICTURED), {})
+  curves = {
+    row: (runs[row]["seconds"], runs[row]["losses"]) for row in loss_task.ROWS if row in runs
+  }
+  where = f"seconds of training, four workers on links of {rate_name(_PICTURED)}"
+  picture.courses(options.picture, curves, (where, "validation loss"))
 
 
 if __name__ == "__main__":

@@ -34,15 +34,11 @@ def _run(zygote, workdir, options, processes):
   return children[0].output()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "shape",
-  [
-    (2, 2, 2),
-    # The last two have a worker in both processes: by its chips, by its shards.
-    *(
-      pytest.param(x, marks=pytest.mark.slow) for x in ((2, 4, 1), (4, 2, 1), (1, 4, 2), (1, 1, 8))
-    ),
-  ],
+  # The last two have a worker in both processes: by its chips, by its shards.
+  [(2, 2, 2), (2, 4, 1), (4, 2, 1), (1, 4, 2), (1, 1, 8)],
 )
 def test_two_processes_of_four_devices_train_as_one_of_eight(zygote, tmp_path, shape):
   alone, spread = tmp_path / "one", tmp_path / "two"

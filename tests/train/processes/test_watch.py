@@ -96,7 +96,8 @@ def test_each_process_may_be_killed_and_the_same_command_goes_on(zygote, tmp_pat
   same_end(tmp_path / "whole", run)
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_stopped_is_taken_for_dead_and_finds_itself_so(zygote, tmp_path, victim):
   children = _start(zygote, tmp_path / "job", 2, *SLOW, "--config.epochs=30")
   until(lambda: sealed(tmp_path / "job") > 0, children[0])
