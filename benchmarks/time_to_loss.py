@@ -186,7 +186,7 @@ def measure(
       for row in loss_task.ROWS:
         if row in runs:
           continue
-        whole = predicted(found, row, rate_name(rate)) <= 60 * minutes
+        whole = predicted(found, row, rate_name(rate), data_dir) <= 60 * minutes
         every = loss_task.get_config(row).local_steps or 1
         trainings.run(row, folder, None if whole else SAMPLE * every)
         made = course(folder) if whole else _sampled(found, row, batch_seconds(folder))
@@ -209,13 +209,13 @@ def _rates(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
   return {name: runs for name, runs in found.items() if name.endswith("bit/s")}
 
 
-def predicted(found: dict[str, Any], row: str, bandwidth: str) -> float:
+def predicted(found: dict[str, Any], row: str, bandwidth: str, data_dir: str) -> float:
   """Seconds of a row's whole run, as the planner says."""
   from train.planning import forecast
   from train.planning.experiment import make_experiment
 
   config = loss_task.get_config(row)
-  config.data_dir = found["data_dir"]
+  config.data_dir = data_dir
   experiment = make_experiment(config)
   local = rtopk_jax.LocalSpeed(**found[_LOCAL])
   return forecast.training(experiment, config.methods[0], bandwidth, found[_BATCH], local)
@@ -267,11 +267,10 @@ def main() -> None:
     parser.error(f"hosts with slow links need {', '.join(lacks)}.")
   path = pathlib.Path(options.json)
   found = json.loads(path.read_text()) if path.exists() else {}
-  found["data_dir"] = options.data_dir
   save = lambda: timing.save(options.json, found)
   measure(found, options.data_dir, options.rate or list(RATES), options.minutes, save)
   found[_PREDICTED] = {
-    rate: {row: round(predicted(found, row, rate), 2) for row in runs}
+    rate: {row: round(predicted(found, row, rate, options.data_dir), 2) for row in runs}
     for rate, runs in _rates(found).items()
   }
   save()

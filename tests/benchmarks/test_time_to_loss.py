@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def test_the_table_compares_at_the_loss_that_the_dense_run_ends_with():
     "| SparseLoCo | not reached | – | – | – |",
     "| DiLoCo | 150 | 15 | 15 | 8.0 |",
   ]
+
+
+def test_the_committed_runs_give_the_table_of_the_page():
+  docs = pathlib.Path(__file__).parents[2] / "docs"
+  found = json.loads((docs / "performance" / "time_to_loss.json").read_text())
+  assert time_to_loss.table(found) in (docs / "performance.md").read_text()
 
 
 def test_seconds_are_those_of_training_without_compilation(tmp_path):
