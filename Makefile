@@ -1,13 +1,13 @@
 # Everything a newcomer needs: `make quickstart` and `make test`. Both make .venv first.
 # `make docs` builds the documentation in build/docs. `make package` builds what is published, and tries it.
 # `make aot-tpu` and `make aot-gpu` compile training steps for hardware that is not here, in environments
-# of their own (1.3 GB and 4.4 GB to download).
+# of their own (1.3 GB and 4.4 GB to download). `make gpu-check` measures a GPU that is here, in at most 8 minutes.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 PINNED := $(shell grep -E '^(jax|jaxlib|optax)==' requirements.txt)
 
-.PHONY: quickstart test test-slow test-oldest lint docs docs-links package aot-tpu aot-gpu clean
+.PHONY: quickstart test test-slow test-oldest lint docs docs-links package aot-tpu aot-gpu gpu-check clean
 
 quickstart: .venv/ready
 	$(RUN) -m train.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -60,6 +60,9 @@ aot-tpu: .venv-tpu/ready
 
 aot-gpu: .venv-gpu/ready
 	.venv-gpu/bin/python -m benchmarks.aot gpu
+
+gpu-check: .venv-gpu/ready
+	.venv-gpu/bin/python -m benchmarks.gpu_check
 
 .venv-tpu/ready: ACCELERATOR = tpu
 .venv-gpu/ready: ACCELERATOR = cuda13

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,12 +45,28 @@ def model(name: str) -> Model:
   Returns:
     The ``Model``.
   """
-  return {"resnet18": _resnet18, "lstm": _lstm, "transformer": _transformer}[name]()
+  return {"resnet18": resnet, "lstm": _lstm, "transformer": _transformer}[name]()
 
 
-def _resnet18(batch_size: int = 128) -> Model:
+def resnet(
+  batch_size: int = 128,
+  stages: Sequence[int] = (2, 2, 2, 2),
+  width: int = 64,
+  dtype: str = "float32",
+) -> Model:
+  """A residual network for CIFAR-10; ResNet-18 without arguments.
+
+  Args:
+    batch_size: images of a worker.
+    stages: blocks of each stage.
+    width: channels of the first stage.
+    dtype: of computation; parameters are float32.
+
+  Returns:
+    The ``Model``. Its batch has "image", "label" and, as a row, "stats": a worker's batch statistics.
+  """
   make = lambda rngs: models.ResNet(
-    stages=(2, 2, 2, 2), width=64, num_classes=10, channels=3, stem="small", rngs=rngs
+    stages=stages, width=width, num_classes=10, channels=3, stem="small", dtype=dtype, rngs=rngs
   )
   params, stats = jax.eval_shape(
     lambda: models.init(make, jax.random.key(0), nnx.Param, nnx.BatchStat)

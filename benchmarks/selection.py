@@ -10,6 +10,7 @@ for, in bytes an entry of the vector; ``passes`` are bytes that it reads and wri
 
 import argparse
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 import rtopk_jax
 from benchmarks import hlo, peers, picture, timing
 
-_OURS = "rtopk_jax"
+READ, OURS, SAMPLED = "one read", "rtopk_jax", "torch sampled threshold"
 _SIZE = 11_200_000
 
 
@@ -34,8 +35,8 @@ def _rivals(size: int, density: float, subsample: float) -> tuple[dict, dict, di
     return vector[indices], indices
 
   functions = {
-    "one read": lambda vector, key: jnp.max(jnp.abs(vector)),
-    _OURS: selector,
+    READ: lambda vector, key: jnp.max(jnp.abs(vector)),
+    OURS: selector,
     "rtopk_jax, method=sort": rtopk_jax.rtop_k(density, subsample, method="sort"),
     "lax.top_k + permutation": obvious,
   }
@@ -73,8 +74,27 @@ def _torch_rivals(vector: jax.Array, k: int, r: int, device: str) -> dict:
     indices = (magnitudes >= threshold).nonzero()[:, 0]
     return tensor[indices], indices
 
-  rivals = {"torch topk + randperm": exact, "torch sampled threshold": sampled}
+  rivals = {"torch topk + randperm": exact, SAMPLED: sampled}
   return {name: peers.waited_for(run, device) for name, run in rivals.items()}
+
+
+def measure(size: int, density: float, subsample: float = 5, rounds: int = 15) -> dict[str, Any]:
+  """Times the selection from one vector, and its rivals.
+
+  Args:
+    size: d.
+    density: k/d.
+    subsample: r/k.
+    rounds: how often each is timed.
+
+  Returns:
+    "size", "density"; and by the name of each rival "seconds" of every call and, of compiled programs, "temporary"
+    memory and "passes" over d.
+  """
+  rivals, temporary, passes = _rivals(size, density, subsample)
+  seconds = timing.in_turn(rivals, rounds, warm=1)
+  found = {"size": size, "density": density, "seconds": seconds}
+  return {**found, "temporary": temporary, "passes": passes}
 
 
 def main() -> None:
@@ -91,14 +111,13 @@ def main() -> None:
   options = parser.parse_args()
   results, dots = [], {}
   for size, density in itertools.product(options.size or [_SIZE], options.density):
-    rivals, temporary, passes = _rivals(size, density, options.subsample)
-    seconds = timing.in_turn(rivals, options.rounds, warm=1)
+    found = measure(size, density, options.subsample, options.rounds)
+    seconds, columns = found["seconds"], {x: found[x] for x in ("temporary", "passes")}
     title = (
       f"d = {size:,}, k/d = {100 * density:g} %, r/d = {100 * density * options.subsample:g} %"
     )
-    print(f"\n{title}\n\n{timing.table(seconds, _OURS, temporary=temporary, passes=passes)}")
-    found = {"size": size, "density": density, "seconds": seconds}
-    results.append({**found, "temporary": temporary, "passes": passes})
+    print(f"\n{title}\n\n{timing.table(seconds, OURS, **columns)}")
+    results.append(found)
     dots[title] = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
     timing.save(options.json, {"options": vars(options), "vectors": results})
   picture.dots(options.png, dots, "milliseconds")

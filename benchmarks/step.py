@@ -28,7 +28,7 @@ from rtopk_jax import _axis
 
 AXIS = "workers"
 _WORKERS = 4
-_SGD, _RATE, _MOMENTUM = "optax.sgd", 0.1, 0.9
+SGD, _RATE, _MOMENTUM = "optax.sgd", 0.1, 0.9
 _SCOPES = ("global", "leaf", rtopk_jax.Block(4096))
 _MEMORIES = {
   "residual": {},
@@ -50,8 +50,10 @@ def _others() -> Iterator[None]:
 
 
 def _gradient(params: Any, seed: int) -> Any:
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: jnp.asarray(rng.laplace(size=x.shape).astype(np.float32)), params)
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  drawn = [jax.random.laplace(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(structure, drawn)
 
 
 class _Update(NamedTuple):
@@ -142,7 +144,7 @@ def transformations(
     if selector == "top_k"
     else rtopk_jax.rtop_k(density, subsample=_WORKERS)
   )
-  rivals: dict[str, Any] = {_SGD: optax.sgd(_RATE, _MOMENTUM)}
+  rivals: dict[str, Any] = {SGD: optax.sgd(_RATE, _MOMENTUM)}
   for scope in scopes:
     of = scope if isinstance(scope, str) else f"blocks of {scope.size}"
     for name, memory in _MEMORIES.items():
@@ -169,6 +171,30 @@ def _trees(names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, An
     yield name, models.model(name).params
   for size in sizes:
     yield f"d = {size:,}", [jax.ShapeDtypeStruct(x, jnp.float32) for x in trees.equal(size)]
+
+
+def measure(
+  params: Any, rivals: dict[str, Any], rounds: int = 15, donate_gradient: bool = False
+) -> dict[str, Any]:
+  """Times updates of one tree in turn, and of PyTorch where it is installed.
+
+  Args:
+    params: the tree, arrays or ``ShapeDtypeStruct``.
+    rivals: what ``transformations`` returned.
+    rounds: how often each is timed.
+    donate_gradient: whether an update may have the gradient's memory.
+
+  Returns:
+    By the name of each rival "seconds" of every call, and "passes" over d.
+  """
+  updates = {name: _update(tx, params, donate_gradient) for name, tx in rivals.items()}
+  runs = {name: update.run for name, update in updates.items()}
+  device = peers.torch_device()
+  if device is not None:
+    runs["torch.optim.SGD"] = _torch_sgd(params, device)
+  first = {name: update.fill for name, update in updates.items()}
+  seconds = timing.in_turn(runs, rounds, first=first)
+  return {"seconds": seconds, "passes": {name: x.passes for name, x in updates.items()}}
 
 
 def main() -> None:
@@ -206,23 +232,14 @@ def main() -> None:
   told = {**vars(options), "scope": [str(scope) for scope in options.scope or _SCOPES]}
   results, dots = {}, {}
   names = options.only or ([] if options.size else trees.NETWORKS)
-  device = peers.torch_device()
+  rivals = transformations(
+    options.density, options.scope or _SCOPES, options.selector, options.wire
+  )
   for name, params in _trees(names, options.size):
-    updates = {
-      rival: _update(tx, params, options.donate_gradient)
-      for rival, tx in transformations(
-        options.density, options.scope or _SCOPES, options.selector, options.wire
-      ).items()
-    }
-    rivals = {rival: update.run for rival, update in updates.items()}
-    passes = {rival: update.passes for rival, update in updates.items()}
-    if device is not None:
-      rivals["torch.optim.SGD"] = _torch_sgd(params, device)
-    first = {rival: update.fill for rival, update in updates.items()}
-    seconds = timing.in_turn(rivals, options.rounds, first=first)
-    print(f"\n{name}\n\n{timing.table(seconds, _SGD, passes=passes)}")
-    results[name] = {"seconds": seconds, "passes": passes}
-    dots[name] = {rival: 1e3 * float(np.median(times)) for rival, times in seconds.items()}
+    found = measure(params, rivals, options.rounds, options.donate_gradient)
+    print(f"\n{name}\n\n{timing.table(found['seconds'], SGD, passes=found['passes'])}")
+    results[name] = found
+    dots[name] = {rival: 1e3 * float(np.median(x)) for rival, x in found["seconds"].items()}
     timing.save(options.json, {"options": told, "trees": results})
   picture.dots(options.png, dots, "milliseconds")
 

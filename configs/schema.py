@@ -10,6 +10,8 @@ from typing import Any
 
 # Of what networks compute with.
 DTYPES = ("float32", "bfloat16", "float16")
+# Of their layers, which are made one by one, and of the sizes of one: whoever asks for more has mistyped.
+MOST_LAYERS, MOST_WIDTH = 1000, 1 << 20
 
 
 class ConfigError(ValueError):
@@ -33,6 +35,7 @@ class Field:
     item: of a tuple, what each item is.
     distinct: of a tuple, whether no item may be there twice.
     filled: of a tuple, whether it must have an item.
+    longest: of a tuple, how many items it may have.
     fields: of a dictionary, its own fields, where they are always the same.
   """
 
@@ -48,6 +51,7 @@ class Field:
   item: "Field | None" = None
   distinct: bool = False
   filled: bool = False
+  longest: int | None = None
   fields: "Mapping[str, Field] | None" = None
 
   @property
@@ -58,6 +62,7 @@ class Field:
       return f"one of {', '.join(self.choices)}{nothing}"
     if self.item is not None:
       least = "at least one" if self.filled else "items"
+      least += f" and at most {self.longest}" if self.longest else ""
       return f"a tuple of {least}, each {self.item.wanted}{nothing}"
     parts = [
       f"{word} {bound:g}" if isinstance(bound, float) else f"{word} {bound}"
@@ -101,7 +106,7 @@ class Field:
 
   def _wrong_items(self, items: Any) -> str | None:
     assert self.item is not None
-    if self.filled and not len(items):
+    if (self.filled and not len(items)) or (self.longest and len(items) > self.longest):
       return self.wanted
     for item in items:
       if wrong := self.item.wrong(item):

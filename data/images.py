@@ -1,6 +1,7 @@
 """Image data sets that are read by index, and what is done to images before training and evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,10 +67,6 @@ class Images:
     return {"image": self.view(images), "label": labels, "real": real}
 
 
-def _in_memory(images: np.ndarray, labels: np.ndarray) -> Split:
-  return Split(len(images), lambda i: (images[i], labels[i]))
-
-
 def kept(split: Split, shape: tuple[int, ...]) -> Split:
   """A split that is decoded once: what was read stays in memory, for images that are small.
 
@@ -102,6 +99,25 @@ def digits(data_dir: str | None = None) -> Images:
   360 of them, a fifth of each class, are the test set.
   """
   del data_dir
+
+  def read(part: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = _digits()[part]
+    return images[indices], labels[indices]
+
+  return Images(
+    train=Split(1437, functools.partial(read, "train")),
+    test=Split(360, functools.partial(read, "test")),
+    num_classes=10,
+    channels=1,
+    mean=(0.305433688785187,),
+    std=(0.37595716498559817,),
+    augment=lambda rng, x: augment.crop(rng, x, padding=1),
+  )
+
+
+@functools.cache
+def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Images and labels, read when the first are asked for: scikit-learn takes seconds to be imported."""
   from sklearn import datasets, model_selection
 
   pixels, labels = datasets.load_digits(return_X_y=True)
@@ -110,16 +126,7 @@ def digits(data_dir: str | None = None) -> Images:
   train, test = model_selection.train_test_split(
     np.arange(len(images)), test_size=0.2, random_state=0, stratify=labels
   )
-  scaled = images[train] / 255
-  return Images(
-    train=_in_memory(images[train], labels[train]),
-    test=_in_memory(images[test], labels[test]),
-    num_classes=10,
-    channels=1,
-    mean=(float(scaled.mean()),),
-    std=(float(scaled.std()),),
-    augment=lambda rng, x: augment.crop(rng, x, padding=1),
-  )
+  return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
 
 
 def cifar10(data_dir: str | None = None) -> Images:

@@ -8,13 +8,16 @@ make the batches of its own workers alone, and where an iterator stands is a sin
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import grain
 import numpy as np
 
 from data import streams
 from data.images import Batch, Images
+
+if TYPE_CHECKING:
+  # Imported where it is used: it takes a second, and a mistake in a config is told without it.
+  import grain
 
 _DEAL, _ORDER, _BATCH = range(3)  # what a generator is for: no two draw the same numbers
 
@@ -179,7 +182,7 @@ def load(
   start: int = 0,
   threads: int = 2,
   ahead: int = 2,
-) -> grain.IterDataset[Batch]:
+) -> "grain.IterDataset[Batch]":
   """The batches of some workers, prepared in threads ahead of who asks for them.
 
   Args:
@@ -195,6 +198,8 @@ def load(
     A Grain data set. Its batches are the workers' stacked: arrays (len(workers), …). Its iterator has
     ``get_state`` and ``set_state``, and Grain's checkpoint handlers for Orbax save and restore it.
   """
+  import grain
+
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=max(threads, ahead * len(workers))
   )
@@ -223,7 +228,7 @@ def load_test(
   part: tuple[int, int] = (0, 1),
   threads: int = 2,
   ahead: int = 2,
-) -> grain.IterDataset[Batch]:
+) -> "grain.IterDataset[Batch]":
   """A test set in order, in batches of one size, prepared in threads.
 
   Args:
@@ -236,6 +241,8 @@ def load_test(
   Returns:
     A Grain data set of {"image": …, "label": …, "real": (batch_size,) float32, 0 where it is padding}.
   """
+  import grain
+
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
   first, step = part
   batches = grain.MapDataset.source(_TestBatches(images, batch_size))

@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from configs.rows import Row
 from train.checkpointing import folder
-from train.command import program
-from train.errors import FAILED, UserError
+from train.command import overrides, program
+from train.errors import FAILED, ConfigError, UserError
 from train.paper.printed import TABLES, Table
 
 
@@ -70,6 +71,8 @@ def _run(options: Any, table: Table, workdir: pathlib.Path) -> None:
   except ValueError as error:
     raise UserError(f"--{error}") from error
   fields = [f"variant={options.variant}", f"seeds=({options.seeds},)", *options.set]
+  if not options.collect:
+    _check(table, rows, fields)
   failed = False
   end = None if options.budget is None else time.monotonic() + 60 * options.budget
   for row in [] if options.collect else rows:
@@ -86,6 +89,22 @@ def _run(options: Any, table: Table, workdir: pathlib.Path) -> None:
   print(f"\n{runs.collect(table, workdir)}\nIt is in {workdir / f'table{table.number}.md'}")
   if failed:
     raise SystemExit(FAILED)
+
+
+def _check(table: Table, rows: Sequence[Row], fields: Sequence[str]) -> None:
+  """Refuses what is wrong before a row runs, since every row would say it."""
+  from train.planning import experiment
+  from train.tasks.make import make_task
+
+  _, changes = overrides.split(f"--config.{field}" for field in fields)
+  for i, row in enumerate(rows):
+    try:
+      config = experiment.settled(overrides.load(f"configs/{table.config}.py:{row.text}", changes))
+      if not i:
+        # All rows have one model and one data set.
+        make_task(config)
+    except (UserError, ConfigError) as error:
+      raise UserError(f"{row.text}: {error}") from error
 
 
 if __name__ == "__main__":

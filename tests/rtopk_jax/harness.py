@@ -138,7 +138,7 @@ USUAL = {
   "xla_backend_optimization_level": 3,
   "xla_llvm_disable_expensive_passes": False,
 }
-if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+if "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
   USUAL["xla_cpu_use_fusion_emitters"] = True
 _programs: dict[str, Callable[..., Any]] = {}
 # A process can map only so many pieces of machine code, and crashes in the compiler when it has.

@@ -35,10 +35,13 @@ def _child(request: dict) -> None:
 
 def serve() -> None:
   """Forks and waits as it is asked to."""
+  import grain  # noqa: F401
+  import numpy as np
+
   import data
 
   # What these import they import once.
-  data.IMAGES["digits"](None)
+  data.IMAGES["digits"](None).train.read(np.arange(1))
   gc.freeze()
 
   for line in sys.stdin:

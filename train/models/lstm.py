@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from configs.schema import DTYPES, Field, integer, number, text
+from configs.schema import DTYPES, MOST_LAYERS, MOST_WIDTH, Field, integer, number, text
 from train.models.layers import dropout, matmul
 
 # What of a config's ``model`` it takes.
 FIELDS: dict[str, Field] = dict(
-  layers=integer(2, "of LSTM, one on the other", least=1),
-  units=integer(1500, "of each layer, and of the embedding", least=1),
+  layers=integer(2, "of LSTM, one on the other", least=1, most=MOST_LAYERS),
+  units=integer(1500, "of each layer, and of the embedding", least=1, most=MOST_WIDTH),
   dropout=number(0.65, "the share that is dropped where a layer hands over", least=0, below=1),
   init_scale=number(0.04, "weights start uniformly between its negative and itself", least=0),
   dtype=text("float32", "of the factors of products; sums are float32", *DTYPES),

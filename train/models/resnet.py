@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from configs.schema import DTYPES, Field, integer, several, text
+from configs.schema import DTYPES, MOST_LAYERS, MOST_WIDTH, Field, integer, several, text
 
 STEMS = ("small", "imagenet")
 
 # What of a config's ``model`` it takes.
 FIELDS: dict[str, Field] = dict(
-  stages=several((2, 2, 2, 2), "blocks of each stage", integer(2, "", least=1), filled=True),
-  width=integer(64, "channels of the first stage", least=1),
+  stages=several(
+    (2, 2, 2, 2),
+    "blocks of each stage",
+    integer(2, "", least=1, most=MOST_LAYERS),
+    filled=True,
+    longest=8,
+  ),
+  width=integer(64, "channels of the first stage", least=1, most=MOST_WIDTH),
   stem=text("small", "small: a 3×3 convolution; imagenet: a 7×7 one and pooling", *STEMS),
   dtype=text("float32", "of computation; parameters and logits are float32", *DTYPES),
 )

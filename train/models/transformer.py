@@ -6,17 +6,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from configs.schema import DTYPES, Field, flag, integer, number, text
+from configs.schema import (
+  DTYPES,
+  MOST_LAYERS,
+  MOST_WIDTH,
+  Field,
+  flag,
+  integer,
+  number,
+  text,
+)
 from train.models.layers import dropout, matmul
 
 # What of a config's ``model`` it takes.
 FIELDS: dict[str, Field] = dict(
-  layers=integer(4, "of attention and a network, one on the other", least=1),
+  layers=integer(4, "of attention and a network, one on the other", least=1, most=MOST_LAYERS),
   heads=integer(
-    4, "of attention in a layer; each has width/heads entries, an even number", least=1
+    4,
+    "of attention in a layer; each has width/heads entries, an even number",
+    least=1,
+    most=MOST_WIDTH,
   ),
-  width=integer(128, "of what goes from layer to layer, and of the embedding", least=2),
-  expansion=integer(4, "how many times wider a layer's network is inside", least=1),
+  width=integer(
+    128, "of what goes from layer to layer, and of the embedding", least=2, most=MOST_WIDTH
+  ),
+  expansion=integer(
+    4, "how many times wider a layer's network is inside", least=1, most=MOST_LAYERS
+  ),
   tied=flag(True, "whether the embedding is the output's matrix, too"),
   dropout=number(0.0, "the share of what a layer adds that is dropped", least=0, below=1),
   init_scale=number(0.02, "the standard deviation that weights start with", least=0),

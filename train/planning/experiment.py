@@ -95,6 +95,7 @@ def make_experiment(config: Any) -> Experiment:
   plan = make_plan(config, source.steps_per_epoch)
   params, _ = jax.eval_shape(task.init, jax.random.key(0))
   settings.check_sizes(config, params)
+  settings.check_memory(piece(mesh, params))
   settings.check_density(config, sum(x.size for x in jax.tree.leaves(params)))
   makes = {
     method: methods.make_rounds(

@@ -157,6 +157,33 @@ def check_sizes(config: Any, params: Any) -> None:
       )
 
 
+def check_memory(params: Any) -> None:
+  """Refuses weights that a device has no room for, with their gradient.
+
+  Args:
+    params: shapes of what a device has of them.
+
+  Raises:
+    ConfigError: when they are too many.
+  """
+  leaves = jax.tree.leaves(params)
+  count, needed = sum(x.size for x in leaves), 2 * sum(x.size * x.dtype.itemsize for x in leaves)
+  there = _device_memory()
+  if there is not None and needed > there:
+    raise ConfigError(
+      f"config.model makes {count:,} weights a device, {needed / 1e9:,.1f} GB with their gradient, and it has "
+      f"{there / 1e9:,.1f} GB."
+    )
+
+
+def _device_memory() -> int | None:
+  """Bytes of a device of this process, if they are known; that of a CPU is the machine's."""
+  device = jax.local_devices()[0]
+  if device.platform == "cpu":
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def check_density(config: Any, size: int) -> None:
   """Refuses a density at which nothing would be sent, or everything, or rTop-k would be random-k.
 

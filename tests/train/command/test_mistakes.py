@@ -146,13 +146,19 @@ FIELDS = {
   "variants={'full':3}": "variants is the config's own; config.variant chooses one of them.",
   "variant=huge": "variant must be one of full, got 'huge'.",
   # the model and the data set
-  "model.width=0": "model.width must be at least 1, got 0.",
-  "model.width=-4": "model.width must be at least 1, got -4.",
+  "model.width=0": "model.width must be at least 1 and at most 1048576, got 0.",
+  "model.width=-4": "model.width must be at least 1 and at most 1048576, got -4.",
   "model.width=50000": "model makes blocks.0.conv1.kernel of 22,500,000,000 weights; an array that is compressed has at "
   "most 2,147,483,647.",
   "model.width=x": "model.width must be an integer, got 'x'.",
-  "model.stages=()": "model.stages must be a tuple of at least one, each at least 1, got ().",
-  "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1, got (1, 0).",
+  "model.stages=()": "model.stages must be a tuple of at least one and at most 8, each at least 1 and at most 1000, "
+  "got ().",
+  "model.stages=(1,0)": "model.stages must be a tuple whose items are each at least 1 and at most 1000, "
+  "got (1, 0).",
+  "model.stages=(1,2000000000)": "model.stages must be a tuple whose items are each at least 1 and at most 1000, got",
+  "model.stages=(1,1,1,1,1,1,1,1,1)": "model.stages must be a tuple of at least one and at most 8, each",
+  "model.width=2000000000": "model.width must be at least 1 and at most 1048576, got 2000000000.",
+  "methods=none model.width=300000": "model makes ",
   "model.dtype=float12": "model.dtype must be one of float32, bfloat16, float16, got 'float12'.",
   "model.stem=foo": "model.stem must be one of small, imagenet, got 'foo'.",
   "dataset=digit": "dataset must be one of digits, cifar10,",
@@ -188,9 +194,11 @@ FIELDS = {
 
 # Of language models, by their quickstart's config.
 TEXTS = {
-  "model.units=-1": "model.units must be at least 1, got -1.",
-  "model.units=0": "model.units must be at least 1, got 0.",
-  "model.layers=0": "model.layers must be at least 1, got 0.",
+  "model.units=-1": "model.units must be at least 1 and at most 1048576, got -1.",
+  "model.units=0": "model.units must be at least 1 and at most 1048576, got 0.",
+  "model.layers=0": "model.layers must be at least 1 and at most 1000, got 0.",
+  "model.layers=2000000000": "model.layers must be at least 1 and at most 1000, got 2000000000.",
+  "model.units=2000000000": "model.units must be at least 1 and at most 1048576, got 2000000000.",
   "model.dropout=2": "model.dropout must be at least 0 and below 1, got 2.0.",
   "model.init_scale=-1": "model.init_scale must be at least 0, got -1.0.",
   "eval_batch_size=1000000000": "eval_batch_size must be at most",

@@ -311,6 +311,25 @@ def test_unknown_rows_are_refused_before_anything_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("field", "said"),
+  [
+    ("batch_sice=3", "config.batch_sice is not a field; did you mean config.batch_size?"),
+    ("epochs=0", "config.epochs must be at least 1, got 0."),
+    ("model.width=0", "config.model.width must be at least 1"),
+    ("train_examples=100_000", "config.train_examples must be at most 1437, the images there are"),
+  ],
+)
+def test_a_mistake_is_said_once_for_all_rows(usual_promotion, capsys, tmp_path, field, said):
+  words = ["--table=1", f"--workdir={tmp_path}", "--set=dataset=digits", f"--set={field}"]
+  with pytest.raises(SystemExit) as end:
+    program.run(tables.main, words)
+  assert end.value.code == 2
+  output = capsys.readouterr()
+  assert (output.out, output.err.count("\n")) == ("", 1)
+  assert output.err.startswith(f"error: distributed,none: {said}")
+
+
+@pytest.mark.parametrize(
   ("arguments", "said"),
   [
     ("", "--table is missing, such as --table=1."),
