@@ -169,6 +169,7 @@ def _of_writes(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
     return here().add_part(leaf, _accumulate.Part(at, values, 0, jnp.int32(0), count))
 
   of_first = np.int32(np.searchsorted(at, leaves[0].size))
+  yield "in_order", lambda *leaves: here().in_order(leaves), leaves
   yield "put", put, (at, values, keep, *leaves)
   yield "in_folds", in_folds, (at, values, *leaves)
   yield "sums", sums, (at, values)
