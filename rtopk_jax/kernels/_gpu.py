@@ -2,6 +2,7 @@
 
 from jax import lax
 
+from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import (
   _accumulate,
   _flat_packing_gpu,
@@ -27,6 +28,11 @@ class GPU(Portable):
   def once(self, turn, start):
     """Without a loop, which would ask the host."""
     return turn(start)
+
+  def up_to(self, turns, is_done, turn, start):
+    """All of them: nobody asks the host."""
+    del is_done
+    return fori_loop(0, turns, lambda _, state: turn(state), start, unroll=True)
 
   def settled(self, x, count):
     """Behind a barrier: a branch would ask the host."""
