@@ -43,11 +43,13 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import groups, hlo, models, timing, trees
+from benchmarks.step import scope_of
 
 # With the lines of the sources in a program, libtpu 0.0.42's inlining of calls may go round in circles for ever.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 WORKERS, CHIPS = "workers", "chips"
+Scope = str | rtopk_jax.Block
 COLLECTIVES = {"all-gather": rtopk_jax.AllGather, "reduce-scatter": rtopk_jax.ReduceScatter}
 _MOMENTUM = 0.9
 # What a collective that carries no words may carry: the mean of the loss, which between slices takes a row of a
@@ -164,7 +166,7 @@ class Found:
 
 
 def examine(
-  target: Target, name: str, scope: str, collective: str, density: float, max_passes: float
+  target: Target, name: str, scope: Scope, collective: str, density: float, max_passes: float
 ) -> Found:
   """Compiles one program and looks at it.
 
@@ -205,7 +207,7 @@ def examine(
   found = Found(
     target=target.name,
     model=name,
-    scope=scope,
+    scope=str(scope),
     collective=f"hierarchical, {collective}" if hierarchical else collective,
     workers=workers,
     collectives=[str(x) for x in crossing],
@@ -240,7 +242,7 @@ def _is_packed(collective: hlo.Collective) -> bool:
   return gathers and all(x.dtype == "u32" or x.bytes <= least for x in collective.arrays)
 
 
-def _longest(params: Any, scope: str) -> int:
+def _longest(params: Any, scope: Scope) -> int:
   sizes = [leaf.size for leaf in jax.tree.leaves(params)]
   return sum(sizes) if scope == "global" else max(sizes)
 
@@ -340,7 +342,9 @@ def main() -> int:
   parser = argparse.ArgumentParser(description="Compiles training steps for absent hardware.")
   parser.add_argument("platform", choices=TARGETS)
   parser.add_argument("--only", action="append", choices=trees.NETWORKS, help="models")
-  parser.add_argument("--scope", action="append", choices=("global", "leaf"))
+  parser.add_argument(
+    "--scope", type=scope_of, action="append", help="global, leaf or a block's entries"
+  )
   parser.add_argument(
     "--collective", choices=COLLECTIVES, default="all-gather", help="between workers"
   )

@@ -158,7 +158,8 @@ def transformations(
   return rivals
 
 
-def _scope(text: str) -> str | rtopk_jax.Block:
+def scope_of(text: str) -> str | rtopk_jax.Block:
+  """The scope that an argument stands for: of a number, blocks of so many entries."""
   return rtopk_jax.Block(int(text)) if text.isdigit() else text
 
 
@@ -210,7 +211,7 @@ def main() -> None:
   )
   parser.add_argument(
     "--scope",
-    type=_scope,
+    type=scope_of,
     action="append",
     help="global, leaf or a block's entries; default: global, leaf and 4096",
   )

@@ -13,6 +13,9 @@ class CPU(Portable):
   """What is done otherwise on CPUs."""
 
   makes_zeros_late = True
+  keys_at_once = 1 << 19
+  # To compare is what takes time, and not to read.
+  bits_at_once = 1
 
   def offsets(self, numbers, count):
     """Hidden, so that kernels of leaves of one shape are compiled once."""

@@ -3,6 +3,7 @@
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import (
   _accumulate,
   _flat_packing_gpu,
@@ -28,6 +29,11 @@ class GPU(Portable):
   def once(self, turn, start):
     """Without a loop, which would ask the host."""
     return turn(start)
+
+  def up_to(self, turns, is_done, turn, start):
+    """All of them: of a loop whose turns are known nobody asks the host. Not unrolled, which takes long to compile."""
+    del is_done
+    return fori_loop(0, turns, lambda _, state: turn(state), start)
 
   def settled(self, x, count):
     """Behind a barrier: a branch would ask the host."""

@@ -35,12 +35,14 @@ class Portable:
     unrolls_search: whether all turns of a search for many ranks are one kernel.
     makes_zeros_late: whether sums are begun after the memory is made, in the memory of the gradient.
     keys_at_once: keys of blocks that are made and counted at a time, so that they stay in a cache.
+    bits_at_once: bits of a bound that are found by one read of what is counted.
   """
 
   prefers_tables = True
   unrolls_search = False
   makes_zeros_late = False
   keys_at_once = 1 << 20
+  bits_at_once = 4
 
   # Loops
 
@@ -66,6 +68,23 @@ class Portable:
     worked out once, and not anew for each entry that is looked up.
     """
     return lax.while_loop(lambda state: state[0], turn, start)
+
+  def up_to(
+    self, turns: int, is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any
+  ) -> Any:
+    """``turn`` of ``turn`` of … ``start``, until the state is done, which it is after so many turns.
+
+    Args:
+      turns: how many there are at most.
+      is_done: of a state; turns after it change nothing that counts.
+      turn: from the state before a turn to the state after it.
+      start: the state before the first.
+
+    Returns:
+      The state after the last.
+    """
+    del turns
+    return lax.while_loop(lambda state: ~is_done(state), turn, start)
 
   def reduce_rows(
     self, combine: Callable[[Any, Any], tuple[jax.Array, ...]], operands: tuple[jax.Array, ...]

@@ -45,6 +45,15 @@ class Statistics(NamedTuple):
     return found[0].with_(found[1])
 
   @classmethod
+  def of_keys(cls, keys: jax.Array, dtype: jax.typing.DTypeLike) -> "Statistics":
+    """Of each row of keys by magnitude, shape (rows,) both, -1 being the key of what is not there."""
+    there = jnp.maximum(keys, 0)
+    bits = there.astype(jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}"))
+    squares = square(lax.bitcast_convert_type(bits, dtype))
+    zeros = (_axis.varying_like(zero, keys) for zero in (jnp.float32(0), jnp.int32(0)))
+    return cls(*lax.reduce((squares, there), tuple(zeros), with_next, (1,)))
+
+  @classmethod
   def of_rows(cls, rows: Sequence[Sequence[jax.Array]]) -> "Statistics":
     """Of what is known of rows, their sums of squares and their largest keys: several times shape (rows,) each."""
     squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))

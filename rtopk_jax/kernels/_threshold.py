@@ -5,7 +5,7 @@ what is above it is
 
     key > value,  or  key == value and position < index.
 
-Lists lie side by side as rows of one array (``RaggedRows``), or each row is a list (``UniformRows``).
+Lists lie side by side as rows of one array (``RaggedRows``).
 """
 
 import dataclasses
@@ -77,29 +77,6 @@ class RaggedRows:
     return jnp.asarray(before[self._list_of])[positions // self.WIDTH]
 
 
-class UniformRows:
-  """Every row a list of its own, of any width.
-
-  Args:
-    shape: of the rows.
-  """
-
-  def __init__(self, shape: tuple[int, ...]):
-    self.shape, self.WIDTH = shape, shape[-1]
-
-  def spread(self, values: jax.Array) -> jax.Array:
-    """As ``RaggedRows.spread``."""
-    return values[:, None]
-
-  def total(self, rows: jax.Array) -> jax.Array:
-    """As ``RaggedRows.total``."""
-    return rows
-
-  def position(self) -> jax.Array:
-    """Where in its list each key stands."""
-    return lax.iota(jnp.int32, self.WIDTH)[None]
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Threshold:
@@ -147,7 +124,7 @@ class Threshold:
     return Threshold.of(self.value, self.index, count)
 
 
-def above(keys: jax.Array, rows: RaggedRows | UniformRows, threshold: Threshold) -> jax.Array:
+def above(keys: jax.Array, rows: RaggedRows, threshold: Threshold) -> jax.Array:
   """Which keys are above the threshold of their list."""
   value, index = rows.spread(threshold.value), rows.spread(threshold.index)
   return (keys > value) | ((keys == value) & (rows.position() < index))
@@ -201,7 +178,7 @@ def between(low: Threshold, high: Threshold, share: jax.Array, size: int, unit: 
 
 def exact_threshold(
   keys: jax.Array,
-  rows: RaggedRows | UniformRows,
+  rows: RaggedRows,
   count: jax.Array,
   there: jax.Array,
   low: jax.Array,
@@ -226,19 +203,17 @@ def exact_threshold(
   # A value higher than any key: below it, places among keys that equal the highest can be reached.
   nothing = Threshold.of(high + 1, jnp.full_like(high, beyond(rows)), jnp.zeros_like(high))
   everything = Threshold.of(low, jnp.full_like(low, beyond(rows)), there)
-  if isinstance(rows, UniformRows):
-    return by_guesses(keys, rows, count, everything, nothing, slack)
   return here().exact_threshold(keys, rows, count, everything, nothing, slack)
 
 
-def beyond(rows: RaggedRows | UniformRows) -> int:
+def beyond(rows: RaggedRows) -> int:
   """Beyond all positions that are in use."""
   return min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
 
 def by_guesses(
   keys: jax.Array,
-  rows: RaggedRows | UniformRows,
+  rows: RaggedRows,
   count: jax.Array,
   everything: Threshold,
   nothing: Threshold,
@@ -273,9 +248,7 @@ def by_guesses(
   return Threshold(lax.while_loop(is_open, probe, start)[-1][2])
 
 
-def _count_above(
-  keys: jax.Array, rows: RaggedRows | UniformRows, threshold: Threshold
-) -> jax.Array:
+def _count_above(keys: jax.Array, rows: RaggedRows, threshold: Threshold) -> jax.Array:
   """How many keys of each list are above its thresholds: of the shape of the thresholds.
 
   All are counted in one read, higher keys and equal ones apart, as one reduction of several numbers.

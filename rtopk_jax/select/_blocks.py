@@ -1,8 +1,9 @@
 """Selection within blocks of a leaf: each run of so many entries has r and k of its own.
 
-Blocks lie as rows below one another. ``_rows`` lists a few candidates of each row, with their entries, in one read of
-the vector. The rest is done with the lists of all rows at once: exactly r of a row's largest are told from the others
-by counting, k of those are drawn by random keys, and what is drawn is listed in order. Nothing is sorted.
+Blocks lie as rows below one another. ``_rows`` makes a bit set of the r largest of each row, in one read of the vector.
+Which k of the r are sent does not depend on what they are: their ranks are drawn beforehand, as those of the k largest
+of r random keys, which are found in the same way. Positions and entries of these ranks are looked up while the row is
+still in the cache. Nothing is sorted.
 
 Passes over d: one, from which the statistics come as well. What is counted is in the cache.
 """
@@ -16,25 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax.kernels import _bitpack
-from rtopk_jax.kernels._bitset import BitSet
-from rtopk_jax.kernels._offsets import made_once
+from rtopk_jax import _axis
+from rtopk_jax.kernels import here
 from rtopk_jax.kernels._statistics import Statistics
-from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
-from rtopk_jax.select._keys import (
-  LARGEST_KEY,
-  RANDOM_BELOW,
-  SORT_BELOW,
-  magnitude_keys,
-  random_keys,
-)
-from rtopk_jax.select._rows import Candidates, Rows, Tile
+from rtopk_jax.select import _rows
+from rtopk_jax.select._keys import magnitude_keys, random_keys
+from rtopk_jax.select._rows import Rows, Tile
 from rtopk_jax.select._selection import Selection
 from rtopk_jax.select._slices import Blocks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Vector
-
-# Keys of a row that are compared with each other.
-_SHORT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,47 +81,40 @@ class _Set:
       np.all(np.diff(self.begins) == self.width)
     )
 
-  def read(self, vector: Vector, key: jax.Array | None) -> Callable[[jax.Array, int], Tile]:
-    """What reads so many rows of a vector of flat arrays, from one on; with random keys under a key."""
+  def read(self, vector: Vector) -> Callable[[jax.Array, int], Tile]:
+    """What reads so many rows of a vector of flat arrays, from one on."""
 
-    def rows(
-      first: jax.Array, count: int
-    ) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
-      """The first entry of each row, the entries, and which of some keys are of the block."""
+    def begins(first: jax.Array, count: int) -> jax.Array:
       if self.is_regular:
         begin = first * np.int32(self.width) + np.int32(self.begins[0])
-        entries = vector.read(self.piece, begin, count * self.width)
-        begins = begin + np.int32(self.width) * lax.iota(jnp.int32, count)
-        return begins, entries.reshape(count, self.width), lambda keys: keys
-      begins, skipped, lengths = (
-        lax.dynamic_slice(jnp.asarray(x, jnp.int32), (first,), (count,))
-        for x in (self.begins, self.skipped, self.lengths)
+        return begin + np.int32(self.width) * lax.iota(jnp.int32, count)
+      return lax.dynamic_slice(jnp.asarray(self.begins, jnp.int32), (first,), (count,))
+
+    def keys(first: jax.Array, count: int) -> jax.Array:
+      begin = begins(first, count)
+      if self.is_regular:
+        entries = vector.read(self.piece, begin[0], count * self.width)
+        return magnitude_keys(entries.reshape(count, self.width))
+      entries = jax.vmap(lambda begin: vector.read(self.piece, begin, self.width))(begin)
+      skipped, lengths = (
+        lax.dynamic_slice(jnp.asarray(x, jnp.int32), (first,), (count,))[:, None]
+        for x in (self.skipped, self.lengths)
       )
-      entries = jax.vmap(lambda begin: vector.read(self.piece, begin, self.width))(begins)
-      number = lax.iota(jnp.int32, self.width)[None] - skipped[:, None]
-      there = (number >= 0) & (number < lengths[:, None])
-      return begins, entries, lambda keys: jnp.where(there, keys, -1)
+      number = lax.iota(jnp.int32, self.width)[None] - skipped
+      return jnp.where((number >= 0) & (number < lengths), magnitude_keys(entries), -1)
 
     def tile(first: jax.Array, count: int) -> Tile:
-      begins, entries, where_there = rows(first, count)
-      drawn = None
-      if key is not None:
-        drawn = random_keys(jax.random.fold_in(key, first), entries.size)
-        drawn = where_there(drawn.reshape(entries.shape))
-      magnitudes = made_once(lambda: where_there(magnitude_keys(rows(first, count)[1])))
-      take = lambda columns: vector.take_from(self.piece, begins[:, None] + columns)
-      return Tile(magnitudes, drawn, take, entries.dtype)
+      def look_up(columns):
+        entries = vector.take_from(self.piece, begins(first, count)[:, None] + columns)
+        return entries, *Statistics.of_keys(keys(first, count), entries.dtype)
+
+      return Tile(lambda: keys(first, count), look_up)
 
     return tile
 
 
 class Ranked(Protocol):
   """What is asked of a selector: k of the r largest of a block."""
-
-  @property
-  def method(self) -> str:
-    """How they are found."""
-    ...
 
   def counts(self, size: int, num_workers: int | None = None) -> tuple[int, int]:
     """K and r of a block of some size."""
@@ -162,26 +146,24 @@ def select(
   """
   flat = vector.flat()
   sets = _Set.all_of(flat, size)
-  parts, sent, large = [], [], []
-  for number, blocks in enumerate(sets):
-    k, r = _counts(selector, blocks.lengths, num_workers)
-    is_random = bool(np.all(r == blocks.lengths))
-    # Where magnitudes do not matter, keys are random and the k largest of them are the draw.
-    wanted = k if is_random else r
-    read = blocks.read(flat, key_of(number) if is_random else None)
-    is_short = blocks.lengths.size * blocks.width <= SORT_BELOW
-    parts.append(Rows(read, wanted, blocks.width, is_random, is_short or selector.method == "sort"))
-    sent.append(k)
-    large.append(wanted)
-  found = Candidates.of(parts, flat.read(0, jnp.int32(0), 1))
-  begins = np.concatenate([blocks.begins + flat.where[blocks.piece].first for blocks in sets])
-  k, r = np.concatenate(sent), np.concatenate(large)
-  positions, entries = _chosen(found, begins, key_of(len(sets)), k, r)
-  statistics = Statistics(jnp.sum(found.square), jnp.max(found.largest))
+  k, r = _counts(selector, np.concatenate([blocks.lengths for blocks in sets]), num_workers)
+  ranks = _ranks(key_of(0), k, r, flat.read(0, jnp.int32(0), 1))
+  positions, entries, statistics, firsts, row = [], [], [], [], 0
+  for blocks in sets:
+    rows = slice(row, row + blocks.lengths.size)
+    row = rows.stop
+    most, first = int(max(k[rows])), flat.where[blocks.piece].first
+    part = Rows(blocks.read(flat), r[rows], blocks.width)
+    columns, found, *of_rows = _rows.largest(part, ranks[rows, :most])
+    begins = jnp.asarray(blocks.begins + first, jnp.int32)
+    positions.append(_those_there(columns + begins[:, None], k[rows]))
+    entries.append(_those_there(found, k[rows]))
+    statistics.append(of_rows)
+    firsts.append(np.repeat(blocks.begins + blocks.skipped + first, k[rows]))
+  positions, entries = (here().join(x) for x in (positions, entries))
   lengths = np.concatenate([blocks.lengths for blocks in sets]).tolist()
-  firsts = begins + np.concatenate([blocks.skipped for blocks in sets])
-  of_entries = Blocks(np.repeat(firsts, k).astype(np.int32), size)
-  selection = Selection(positions, entries, entries, statistics)
+  selection = Selection(positions, entries, entries, Statistics.of_rows(statistics))
+  of_entries = Blocks(np.concatenate(firsts).astype(np.int32), size)
   return selection, of_entries, selector.scales(lengths, num_workers)
 
 
@@ -194,49 +176,35 @@ def _counts(
   return counts[:, 0], counts[:, 1]
 
 
-def _chosen(
-  found: Candidates, begins: np.ndarray, key: jax.Array, k: np.ndarray, r: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
-  """Positions and entries of a random k of the r largest candidates of each row.
+def _those_there(of_rows: jax.Array, counts: np.ndarray) -> jax.Array:
+  """The first so many numbers of each row, one row after another."""
+  most = of_rows.shape[1]
+  if min(counts) == most:
+    return of_rows.reshape(-1)
+  there = np.flatnonzero(np.arange(most) < counts[:, None]).astype(np.int32)
+  return of_rows.reshape(-1).at[there].get(mode="promise_in_bounds")
+
+
+def _ranks(key: jax.Array, k: np.ndarray, r: np.ndarray, like: jax.Array) -> jax.Array:
+  """A random k of r numbers for each row, ascending; anything where one has less than most have.
 
   Args:
-    found: the candidates.
-    begins: the position of each row's first column.
     key: of the draw.
-    k: how many of each row are drawn.
-    r: of how many.
+    k: how many are drawn, shape (rows,).
+    r: of how many, likewise.
+    like: an array that differs between workers as the numbers do.
   """
-  rows, room = found.columns.shape
-  keys = magnitude_keys(found.entries) if found.keys is None else found.keys
-  there = lax.iota(jnp.int32, room)[None] < found.count[:, None]
-  chosen = _largest_of(jnp.where(there, keys, -1), r, LARGEST_KEY)
-  if not np.array_equal(k, r):
-    drawn = random_keys(key, keys.size).reshape(keys.shape)
-    chosen = _largest_of(jnp.where(chosen, drawn, -1), k, RANDOM_BELOW)
   most = int(max(k))
-  ranks = jnp.broadcast_to(lax.iota(jnp.int32, most)[None], (rows, most))
-  slots = BitSet(_bitpack.of_members(chosen), 1).locate_in_rows(ranks)
-  slots += lax.iota(jnp.int32, rows)[:, None] * np.int32(room)
-  at = lambda x: x.reshape(-1).at[slots].get(mode="promise_in_bounds")
-  positions = at(found.columns) + jnp.asarray(begins, jnp.int32)[:, None]
-  positions, entries = positions.reshape(-1), at(found.entries).reshape(-1)
-  if min(k) == most:
-    return positions, entries
-  drawn = np.flatnonzero(np.arange(most) < k[:, None]).astype(np.int32)
-  return tuple(x.at[drawn].get(mode="promise_in_bounds") for x in (positions, entries))
+  ranks = jnp.broadcast_to(lax.iota(jnp.int32, most)[None], (k.size, most))
+  ranks = _axis.varying_like(ranks, like)
+  if np.array_equal(k, r):
+    return ranks
+  width, sizes = int(max(r)), jnp.asarray(r, jnp.int32)
 
+  def read(first: jax.Array, count: int) -> Tile:
+    keys = random_keys(jax.random.fold_in(key, first), count * width).reshape(count, width)
+    size = lax.dynamic_slice(sizes, (first,), (count,))
+    there = lax.iota(jnp.int32, width)[None] < size[:, None]
+    return Tile(lambda: jnp.where(there, keys, -1), lambda _: ())
 
-def _largest_of(keys: jax.Array, counts: np.ndarray, highest: int) -> jax.Array:
-  """Which keys are so many largest of their row, which is not long."""
-  wanted, lists = jnp.asarray(counts, jnp.int32), UniformRows(keys.shape)
-  if keys.shape[1] <= _SHORT:
-    # How many are above each: of a few keys the bits of a threshold would take longer to find.
-    number = lists.position()
-    ranks = jnp.zeros_like(keys)
-    for i in range(keys.shape[1]):
-      one = keys[:, i : i + 1]
-      ranks += ((one > keys) | ((one == keys) & (i < number))).astype(jnp.int32)
-    return ranks < wanted[:, None]
-  there = _bitpack.by_halves(lax.add, (keys >= 0).astype(jnp.int32), axis=1)
-  zero = jnp.zeros_like(wanted)
-  return above(keys, lists, exact_threshold(keys, lists, wanted, there, zero, zero + highest))
+  return _rows.largest(Rows(read, k, width), ranks)[0]

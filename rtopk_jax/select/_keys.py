@@ -56,12 +56,6 @@ def magnitude_keys(vector: jax.Array) -> jax.Array:
   )
 
 
-def magnitudes_of(keys: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """The magnitudes of entries of a dtype with such keys; NaN for what is NaN."""
-  bits = keys.astype(jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}"))
-  return lax.bitcast_convert_type(bits, dtype)
-
-
 def random_keys(key: jax.Array, count: int) -> jax.Array:
   """Random int32 numbers to draw by, of 30 bits each: hardly ever equal."""
   # Of a multiple of many, since on CPUs an odd count takes several times as long.

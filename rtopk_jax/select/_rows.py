@@ -1,15 +1,17 @@
-"""The largest keys of many rows, and a few more of each, in one read of what the rows are made of.
+"""The largest keys of many rows, exactly so many of each, in one read of what the rows are made of.
 
-A row is divided into columns of entries that are equally far apart. Of the largest key of each column, as many are
-not below a bound as are wanted. So at least as many of all keys are not, and hardly more: those are the *candidates*
-of a row, which are listed. What is done with the lists afterwards touches a few percent of the row.
+What so many keys are not below is a bound, which is found bit by bit, by counting. A key of 31 bits is counted as two
+numbers of 16 bits, one after the other:
 
-Rows are dealt with a chunk at a time, so that between the steps their keys stay in a processor's cache. Where a row has
-more candidates than a list has room for, which takes large keys that share columns or are equal, the bounds of its
-chunk become thresholds that are found by counting.
+1. Its upper half. That of the last key to be taken is the first bound.
+2. Its lower half, where the upper one is at the first bound. What is above that bound has the largest number, what is
+   below it has zero. So the second bound parts those to be taken from all others.
+3. Where keys are equal, more than are wanted may be at the second bound. Then the place in the row is a third number.
+
+Short numbers take half the cache, and twice as many of them are compared at once. Rows are dealt with a chunk at a
+time, so that numbers stay in a cache while they are counted.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,51 +24,24 @@ from rtopk_jax import _axis
 from rtopk_jax._loops import fori_loop, seldom
 from rtopk_jax.kernels import _bitpack, here
 from rtopk_jax.kernels._bitset import BitSet
-from rtopk_jax.kernels._offsets import Offset, offsets
-from rtopk_jax.kernels._statistics import square
-from rtopk_jax.kernels._threshold import UniformRows, above, exact_threshold
-from rtopk_jax.select._keys import (
-  LARGEST_KEY,
-  RANDOM_BELOW,
-  magnitude_keys,
-  magnitudes_of,
-  top_k_of_keys,
-)
+from rtopk_jax.kernels._offsets import made_once
 
-# Bits of a word.
-_WORD = 32
-# So many of the columns' largest keys are more than wanted, at most, or such a share of them.
-_SLACK, _SHARE = 8, 8
-# Columns for an entry that is wanted, at least, and of entries of a row.
-_COLUMNS, _DEEP = 3, 64
-# By how many standard deviations there may be more candidates than are expected.
-_SIGMAS = 6
+# Bits of the lower number of a key. Of the upper one there is one bit more.
+_LOW_BITS, _BITS = 15, 16
+# Above the lower number of every key.
+_ABOVE = (1 << _BITS) - 1
 
 
 class Tile(NamedTuple):
-  """Some rows as they are read. Only their keys are materialised: entries are looked up where they lie.
+  """Some rows as they are read.
 
   Attributes:
-    magnitudes: keys by magnitude, shape (rows, width), int32, -1 for what is not there.
-    drawn: random keys to select by, likewise; None where those are by magnitude.
-    take: the entries in some columns, of any number for each row.
-    dtype: of the entries.
+    keys: what reads them, shape (rows, width), int32, -1 for what is not there.
+    look_up: what else is to be known of the rows: from the columns that are found to arrays with a row each.
   """
 
-  magnitudes: jax.Array
-  drawn: jax.Array | None
-  take: Callable[[jax.Array], jax.Array]
-  dtype: jax.typing.DTypeLike
-
-  @property
-  def keys(self) -> jax.Array:
-    """Those to select by."""
-    return self.magnitudes if self.drawn is None else self.drawn
-
-  @property
-  def squares(self) -> jax.Array:
-    """The squares of the entries; 0 for what is not there."""
-    return square(magnitudes_of(jnp.maximum(self.magnitudes, 0), self.dtype))
+  keys: Callable[[], jax.Array]
+  look_up: Callable[[jax.Array], Sequence[jax.Array]]
 
 
 class Rows(NamedTuple):
@@ -76,188 +51,128 @@ class Rows(NamedTuple):
     read: so many rows from one on.
     counts: how many keys of each row are wanted, from 1 to those that are there.
     width: entries of a row.
-    is_random: whether keys are random, or by magnitude.
-    by_sorting: whether ``jax.lax.top_k`` finds them.
   """
 
   read: Callable[[jax.Array, int], Tile]
   counts: np.ndarray
   width: int
-  is_random: bool
-  by_sorting: bool
-
-  @property
-  def highest(self) -> int:
-    """No key is above."""
-    return RANDOM_BELOW if self.is_random else LARGEST_KEY
-
-  @property
-  def wanted(self) -> int:
-    """Of a row, at most."""
-    return int(max(self.counts))
-
-  @property
-  def slack(self) -> int:
-    """How many more of the columns' largest keys than are wanted may be above a bound."""
-    return max(_SLACK, self.wanted // _SHARE)
-
-  @property
-  def columns(self) -> int:
-    """How many columns a row is divided into."""
-    columns = self.width
-    least = 2 * _COLUMNS * self.wanted
-    while columns % 2 == 0 and columns >= least and self.width < _DEEP * columns:
-      columns //= 2
-    return columns
-
-  @property
-  def room(self) -> int:
-    """How many candidates of a row a list has to have room for."""
-    if self.by_sorting:
-      return self.wanted
-    most, columns = self.wanted + self.slack, self.columns
-    if columns == self.width or most >= columns:
-      return min(self.width, most + _SLACK)
-    # So many are expected where large keys may be anywhere.
-    expected = -columns * math.log1p(-most / columns)
-    return min(self.width, math.ceil(expected + _SIGMAS * math.sqrt(expected - most)))
 
 
-class Candidates(NamedTuple):
-  """The candidates of rows, and what a read of the rows tells besides.
+def largest(part: Rows, ranks: jax.Array) -> tuple[jax.Array, ...]:
+  """Some of the largest keys of rows, which among equal ones are those of the first columns.
 
-  Attributes:
-    columns: where in its row each is, ascending; anything for what is not there. Shape (rows, room).
-    entries: theirs, likewise.
-    keys: theirs, likewise; None where all are keys by magnitude.
-    count: how many there are, shape (rows,).
-    square: the sum of the squares of a row's entries, likewise.
-    largest: the largest key by magnitude of a row, likewise.
+  Args:
+    part: the rows.
+    ranks: which of a row's largest are asked for, counted from the first column on; int32, shape (rows, m).
+
+  Returns:
+    Their columns, of the shape of the ranks, and what is looked up besides.
   """
-
-  columns: jax.Array
-  entries: jax.Array
-  keys: jax.Array | None
-  count: jax.Array
-  square: jax.Array
-  largest: jax.Array
-
-  @classmethod
-  def of(cls, parts: Sequence[Rows], like: jax.Array) -> "Candidates":
-    """Those of some rows and others, one below another.
-
-    Args:
-      parts: the rows.
-      like: an array of the dtype of their entries, which they are made of.
-    """
-    sizes = [part.counts.size for part in parts]
-    rows, room = sum(sizes), max(part.room for part in parts)
-    lists = cls(
-      jnp.zeros((rows, room), jnp.int32),
-      jnp.zeros((rows, room), like.dtype),
-      jnp.zeros((rows, room), jnp.int32) if any(part.is_random for part in parts) else None,
-      jnp.zeros(rows, jnp.int32),
-      jnp.zeros(rows, jnp.float32),
-      jnp.zeros(rows, jnp.int32),
-    )
-    lists = jax.tree.map(lambda x: _axis.varying_like(x, like), lists)
-    begins = offsets((np.cumsum(sizes) - sizes).tolist())
-    for part, begin in zip(parts, begins, strict=True):
-      lists = _add(lists, part, begin)
-    return lists
-
-  def with_rows(self, new: "Candidates", begin: Offset) -> "Candidates":
-    """The same with other rows from one on, whose lists may be shorter."""
-    write = lambda x, y: lax.dynamic_update_slice(x, y, (begin, *(0,) * (x.ndim - 1)))
-    if self.keys is None:
-      keys = None
-    else:
-      keys = write(self.keys, magnitude_keys(new.entries) if new.keys is None else new.keys)
-    others = [name for name in self._fields if name != "keys"]
-    written = {name: write(getattr(self, name), getattr(new, name)) for name in others}
-    return Candidates(keys=keys, **written)
-
-
-def _add(lists: Candidates, part: Rows, begin: Offset) -> Candidates:
-  """Lists in which those of some rows are written from a row on."""
   rows, wanted = part.counts.size, jnp.asarray(part.counts, jnp.int32)
-  if part.by_sorting:
-    return lists.with_rows(_by_sorting(part, part.read(jnp.int32(0), rows), wanted), begin)
-  words_of_row = -(-part.width // _WORD)
-  together = min(rows, max(1, here().keys_at_once // (_WORD * words_of_row)))
+  most = max(1, here().keys_at_once // part.width)
+  chunks = -(-rows // most)
+  together = -(-rows // chunks)
+  is_all = np.all(part.counts == part.width)
 
-  def turn(number, lists):
+  def chunk(first):
+    tile = part.read(first, together)
+    counts, columns = (lax.dynamic_slice_in_dim(x, first, together) for x in (wanted, ranks))
+    if not is_all:
+      columns = BitSet(_members(tile.keys, counts), 1).locate_in_rows(columns)
+    return columns, *tile.look_up(columns)
+
+  def turn(number, found):
     # The last chunk begins where it ends with the last row.
     first = jnp.minimum(number * together, rows - together)
-    least = lax.dynamic_slice(wanted, (first,), (together,))
-    return lists.with_rows(_by_counting(part, part.read(first, together), least), begin + first)
+    write = lambda old, new: lax.dynamic_update_slice_in_dim(old, new, first, 0)
+    return tuple(write(old, new) for old, new in zip(found, chunk(first), strict=True))
 
-  return fori_loop(0, -(-rows // together), turn, lists)
-
-
-def _by_sorting(part: Rows, tile: Tile, counts: jax.Array) -> Candidates:
-  """The largest keys of each row, by ``jax.lax.top_k`` of all rows."""
-  columns = top_k_of_keys(tile.keys, part.wanted)
-  there = lax.iota(jnp.int32, part.wanted)[None] < counts[:, None]
-  columns = jnp.sort(jnp.where(there, columns, np.int32(part.width)), axis=1)
-  columns = jnp.minimum(columns, np.int32(part.width - 1))
-  return _of(tile, columns, counts, tile.squares.sum(axis=1), tile.magnitudes.max(axis=1))
+  if chunks == 1:
+    return chunk(jnp.int32(0))
+  shapes = jax.eval_shape(chunk, jnp.int32(0))
+  zeros = [jnp.zeros((rows, *x.shape[1:]), x.dtype) for x in shapes]
+  return fori_loop(0, chunks, turn, tuple(_axis.varying_like(x, ranks) for x in zeros))
 
 
-def _of(
-  tile: Tile, columns: jax.Array, count: jax.Array, squares: jax.Array, largest: jax.Array
-) -> Candidates:
-  keys = None
-  if tile.drawn is not None:
-    rows, width = tile.drawn.shape
-    number = lax.iota(jnp.int32, rows)[:, None] * np.int32(width) + columns
-    keys = tile.drawn.reshape(-1).at[number].get(mode="promise_in_bounds")
-  return Candidates(columns, tile.take(columns), keys, count, squares, largest)
+def _members(read: Callable[[], jax.Array], wanted: jax.Array) -> jax.Array:
+  """The largest keys of some rows as words, shape (rows, words); keys are read where they are needed."""
+  keys = read()
+  width = keys.shape[1]
+  dtype = jnp.uint16 if width < _ABOVE else jnp.uint32
+  upper = _upper(keys)
+  first = _bound(upper, wanted, _BITS)[:, None]
+
+  def lower():
+    keys = read()
+    upper = _upper(keys)
+    # What is above all numbers is counted with them, and zero is not.
+    number = jnp.where(upper == first, (keys & ((1 << _LOW_BITS) - 1)) + 1, 0)
+    return jnp.where(keys < 0, 0, jnp.where(upper > first, _ABOVE, number)).astype(dtype)
+
+  numbers = made_once(lower)
+  bound = _bound(numbers, wanted, _BITS)[:, None]
+
+  def break_ties(state):
+    # By the distance from the end of the row.
+    numbers, *_ = state
+    distance = (np.int32(width) - lax.iota(jnp.int32, width)).astype(dtype)[None]
+    place = jnp.where(numbers == bound, distance, jnp.zeros_like(distance))
+    place = jnp.where(numbers > bound, jnp.full_like(place, width + 1), place)
+    return place, *_words(place, _bound(place, wanted, (width + 1).bit_length())[:, None])
+
+  too_many = lambda state: jnp.any(state[-1] > wanted)
+  return seldom(too_many, break_ties, (numbers, *_words(numbers, bound)))[1]
 
 
-def _by_counting(part: Rows, tile: Tile, least: jax.Array) -> Candidates:
-  """The candidates of some rows, of which so many keys at least are wanted."""
-  by_column = lambda x: x.reshape(x.shape[0], -1, part.columns)
-  operands = [tile.squares, tile.magnitudes] + ([] if tile.drawn is None else [tile.keys])
-  start = (jnp.float32(0), jnp.int32(-1), jnp.int32(-1))[: len(operands)]
-  squares, *largest = lax.reduce(
-    tuple(by_column(x) for x in operands),
-    tuple(_axis.varying_like(x, tile.magnitudes) for x in start),
-    lambda a, b: (a[0] + b[0], *(jnp.maximum(x, y) for x, y in zip(a[1:], b[1:], strict=True))),
-    (1,),
-  )
-  of_rows = [_bitpack.by_halves(lax.max, x, axis=1) for x in largest]
-  low = _bound(part, largest[-1], least, of_rows[-1])
-  words, count = _fitting(part, tile, least, low)
-  ranks = jnp.minimum(lax.iota(jnp.int32, part.room)[None], count[:, None] - 1)
-  columns = BitSet(words, 1).locate_in_rows(ranks)
-  return _of(tile, columns, count, _bitpack.by_halves(lax.add, squares, axis=1), of_rows[0])
+def _upper(keys: jax.Array) -> jax.Array:
+  """The upper number of keys, zero for what is not there."""
+  return (jnp.maximum(keys, 0) >> _LOW_BITS).astype(jnp.uint16)
 
 
-def _bound(part: Rows, largest: jax.Array, least: jax.Array, high: jax.Array) -> jax.Array:
-  """A bound that so many of the columns' largest keys are not below, and not many more; ``high`` is the largest."""
-  there = _bitpack.by_halves(lax.add, (largest >= 0).astype(jnp.int32), axis=1)
-  below = np.int32(part.highest) - largest
-  low = jnp.maximum(np.int32(part.highest) - _bitpack.by_halves(lax.max, below, axis=1), 0)
-  wanted = jnp.minimum(least + np.int32(part.slack // 2), there)
-  lists = UniformRows(largest.shape)
-  low = exact_threshold(largest, lists, wanted, there, low, high, wanted - least).value
-  return jnp.where(there >= least, low, 0)
+def _words(numbers: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Which numbers are not below the bound of their row, as words, and how many they are."""
+  words = _bitpack.of_members(numbers >= bound)
+  return words, _bitpack.by_halves(lax.add, lax.population_count(words).astype(jnp.int32), axis=1)
 
 
-def _fitting(
-  part: Rows, tile: Tile, least: jax.Array, low: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Words of candidates, so few of each row that lists have room for them, and how many there are."""
-  lists = UniformRows(tile.keys.shape)
+def _bound(numbers: jax.Array, wanted: jax.Array, bits: int) -> jax.Array:
+  """For each row a bound that at least so many of its numbers are not below, and no more than ties make necessary.
 
-  def narrow(state):
-    _, there = state
-    wanted = jnp.minimum(least + (np.int32(part.room) - least) // 2, there)
-    highest = jnp.full_like(low, part.highest)
-    threshold = exact_threshold(tile.keys, lists, wanted, there, low, highest, wanted - least)
-    return _bitpack.of_members(above(tile.keys, lists, threshold)), threshold.count
+  Args:
+    numbers: unsigned, shape (rows, width).
+    wanted: how many, shape (rows,).
+    bits: of a number.
 
-  words = _bitpack.of_members(tile.keys >= low[:, None])
-  count = _bitpack.by_halves(lax.add, lax.population_count(words).astype(jnp.int32), axis=1)
-  return seldom(lambda state: jnp.any(state[1] > part.room), narrow, (words, count))
+  Returns:
+    Of the dtype of the numbers, shape (rows,).
+  """
+  each = here().bits_at_once
+  turns = -(-bits // each)
+
+  def turn(state):
+    number, bound, count = state
+    shift = (np.int32(each) * (np.int32(turns - 1) - number)).astype(numbers.dtype)
+    bounds = [bound + (jnp.asarray(i, numbers.dtype) << shift) for i in range(1, 1 << each)]
+    for new, of_new in zip(bounds, _not_below(numbers, bounds), strict=True):
+      enough = of_new >= wanted
+      bound, count = jnp.where(enough, new, bound), jnp.where(enough, of_new, count)
+    return number + 1, bound, count
+
+  like = lambda x: _axis.varying_like(x, numbers)
+  nothing = jnp.zeros(wanted.shape, numbers.dtype)
+  start = (jnp.int32(0), nothing, jnp.full(wanted.shape, numbers.shape[1], jnp.int32))
+  # Any bound that exactly as many are not below will do.
+  is_done = lambda state: (state[0] == turns) | jnp.all(state[2] == wanted)
+  return here().up_to(turns, is_done, turn, jax.tree.map(like, start))[1]
+
+
+def _not_below(numbers: jax.Array, bounds: list[jax.Array]) -> list[jax.Array]:
+  """How many numbers of each row are not below each of its bounds, int32, shape (rows,) each."""
+  dtype = jnp.uint16 if numbers.shape[1] < 1 << 16 else jnp.int32
+  terms = [(numbers >= bound[:, None]).astype(dtype) for bound in bounds]
+  if len(terms) == 1:
+    return [_bitpack.by_halves(lax.add, terms[0], axis=1).astype(jnp.int32)]
+  zero = _axis.varying_like(jnp.zeros((), dtype), numbers)
+  both = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+  sums = lax.reduce(tuple(terms), (zero,) * len(terms), both, (1,))
+  return [x.astype(jnp.int32) for x in sums]

@@ -160,6 +160,18 @@ def test_many_blocks_a_stretch_at_a_time(kind):
   np.testing.assert_array_equal(positions, (order + size * np.arange(count)[:, None]).reshape(-1))
 
 
+def test_blocks_of_more_entries_than_16_bits_count():
+  """Many of their entries are equal, so that places decide, which are numbers of more than 16 bits."""
+  size, k = 1 << 16, 6_554
+  values = special(2 * size + 50_000, 0)
+  where = places([values.shape], [[Run(0, values.size, 0)]])
+  positions, *_ = chosen(rtopk_jax.top_k(0.1), [values], where, size)
+  for i in range(2):
+    block = values[i * size : (i + 1) * size]
+    mine = positions[i * k : (i + 1) * k] - i * size
+    np.testing.assert_array_equal(mine, reference.largest(block, k))
+
+
 # Few blocks under many keys, and so many blocks that they are searched.
 @pytest.mark.parametrize(("blocks", "times"), [(3, 6000), (SORT_BELOW // 10 + 100, 4)])
 def test_draws_within_a_block_are_uniform(blocks, times):
