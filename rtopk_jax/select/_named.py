@@ -33,7 +33,7 @@ def rtop_k(
     unbiased: scale values by r/k, so that the message's mean is :math:`\mathrm{top}_r(x)`. Not together
       with error feedback.
     method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
-      takes longer and is there to compare with.
+      takes longer and is there to compare with. Blocks are always counted.
 
   Returns:
     A ``Selector``.
@@ -62,7 +62,7 @@ def top_k(density: float | Stages, *, method: str = "search") -> RTopK:
   Args:
     density: :math:`\rho` = k/d in (0, 1], or ``warmup_density(…)``.
     method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
-      takes longer and is there to compare with.
+      takes longer and is there to compare with. Blocks are always counted.
 
   Returns:
     A ``Selector``.
@@ -93,7 +93,7 @@ def random_k(density: float | Stages, *, unbiased: bool = False, method: str = "
     unbiased: scale values by d/k, so that the message's mean is the vector. Not together with error
       feedback.
     method: "search" finds entries by counting; "sort" by ``jax.lax.top_k`` and a sort of random numbers, which
-      takes longer and is there to compare with.
+      takes longer and is there to compare with. Blocks are always counted.
 
   Returns:
     A ``Selector``.

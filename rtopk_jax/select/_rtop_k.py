@@ -55,7 +55,7 @@ class RTopK(Selector):
     subsample: r/k; None stands for the number of workers, infinity for r = d.
     unbiased: whether values are scaled by r/k.
     method: "search" finds the entries by counting, "sort" by ``jax.lax.top_k``, as a reference. Of finite
-      vectors both find the same r entries; they may draw other k of them.
+      vectors both find the same r entries; they may draw other k of them. Blocks are always counted.
 
   Raises:
     TypeError: when an argument has the wrong type.
