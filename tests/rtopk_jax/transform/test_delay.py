@@ -122,7 +122,7 @@ def test_nothing_is_lost_by_a_skip_or_an_absence(scope):
   assert not any(np.any(x) for x in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("new", [1, 3, 6])
+@pytest.mark.parametrize("new", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6))])
 def test_messages_of_other_numbers_of_workers_arrive(new):
   tx = exchange()
   state, step = simulated(tx)
