@@ -75,6 +75,10 @@ def _of_loops(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
   def once(x):
     return here().once(lambda state: (jnp.bool_(False), 2 * state[1]), (jnp.bool_(True), x))
 
+  def up_to(x):
+    halved = lambda x: x // 2
+    return here().up_to(31, lambda x: x == 0, halved, x)
+
   words = data.rng.integers(0, 1 << 30, (max(1, data.size // 16), 16)).astype(np.int32)
 
   def reduce_rows(words):
@@ -85,6 +89,7 @@ def _of_loops(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
 
   yield "once_or_more", once_or_more, (number,)
   yield "once", once, (number,)
+  yield "up_to", up_to, (number,)
   yield "reduce_rows", reduce_rows, (words,)
   yield "offsets", offsets, (_COUNT,)
   yield "settled", lambda x, count: here().settled(x + 1, count), (number, _COUNT)
@@ -169,7 +174,6 @@ def _of_writes(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
     return here().add_part(leaf, _accumulate.Part(at, values, 0, jnp.int32(0), count))
 
   of_first = np.int32(np.searchsorted(at, leaves[0].size))
-  yield "in_order", lambda *leaves: here().in_order(leaves), leaves
   yield "put", put, (at, values, keep, *leaves)
   yield "in_folds", in_folds, (at, values, *leaves)
   yield "sums", sums, (at, values)

@@ -1,7 +1,6 @@
 """GPUs: very many threads; a kernel takes a microsecond to start, and a loop with a condition asks the host."""
 
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from rtopk_jax._loops import fori_loop
 from rtopk_jax.kernels import (
@@ -55,11 +54,6 @@ class GPU(Portable):
   def pack_pieces(self, pieces, packed, groups):
     """A thread for each word."""
     return _flat_packing_gpu.pack_by_threads(pieces, packed, groups)
-
-  def in_order(self, leaves):
-    """With the last axis innermost: a convolution's is not, and memory that is added to it would be copied for that."""
-    order = lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim))))
-    return [order(x) if x.ndim > 1 else x for x in leaves]
 
   def sums(self, where, entries):
     """One array for many leaves, each of which would be some kernels more."""

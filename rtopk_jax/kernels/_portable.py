@@ -165,10 +165,6 @@ class Portable:
 
   # Writing leaves
 
-  def in_order(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Leaves of a gradient, lying as memory does where a compiler would have it lie otherwise."""
-    return list(leaves)
-
   def put(
     self,
     leaves: Sequence[jax.Array],

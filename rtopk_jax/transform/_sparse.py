@@ -275,7 +275,7 @@ def sparse_exchange(
     taking_part = {"present": present, "summed": summed, "share": share}
     kind = DelayedStep if delay else Step
     taking_part |= {"stage": state.stage} if delay else {}
-    lists = here().in_order(raw), momenta, residuals
+    lists = raw, momenta, residuals
     step = step_of(kind, layout, *lists, state.count, workers, serving, **taking_part)
     with hidden_by(state.count):
       after, metrics, finite, in_flight = step.run(selector, state.in_flight)

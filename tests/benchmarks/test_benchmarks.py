@@ -68,7 +68,7 @@ def test_the_tree_is_that_of_the_network():
 def test_a_step_of_trees_and_scopes_that_are_asked_for():
   ((name, tree),) = step._trees([], [1000])
   assert (name, sum(leaf.size for leaf in tree)) == ("d = 1,000", 1000)
-  assert [step._scope(text) for text in ("leaf", "4096")] == ["leaf", rtopk_jax.Block(4096)]
+  assert [step.scope_of(text) for text in ("leaf", "4096")] == ["leaf", rtopk_jax.Block(4096)]
   names = list(step.transformations(0.01))
   assert names[0] == "optax.sgd"
   assert "blocks of 4096: residual" in names
