@@ -97,7 +97,8 @@ class Advice:
 
   ``advise`` makes it. Each exchange has ``collective``, ``density``, ``bytes`` (that a worker's link carries each
   way), ``seconds``, which are its ``network`` and ``local`` ones, ``break_even`` (bits a second) and ``pays``, a
-  sentence about the bandwidths at which it is faster than the dense one.
+  sentence about the bandwidths at which it is faster than the dense one. Its ``training(compute, batches,
+  local_steps=1)`` says how many seconds a training takes that exchanges so; ``trainings`` is a table of them.
 
   Attributes:
     dense: the uncompressed exchange.
