@@ -222,7 +222,7 @@ def predicted(found: dict[str, Any], row: str, bandwidth: str, data_dir: str) ->
 
 
 def table(found: dict[str, Any]) -> str:
-  """Seconds until the dense run's last loss, those predicted, and how many times sooner than the dense run.
+  """Seconds until the dense run's last loss, in brackets those predicted, and how many times sooner than the dense run.
 
   Args:
     found: the result.
@@ -233,7 +233,7 @@ def table(found: dict[str, Any]) -> str:
   rates = _rates(found)
   heads = ["", "batches"]
   for rate in rates:
-    heads += [f"{rate}, s", "predicted", "dense / this"]
+    heads += [f"{rate}: s (predicted)", "dense / this"]
   lines = [heads, ["---"] * len(heads)]
   for row in loss_task.ROWS:
     cells = []
@@ -245,10 +245,10 @@ def table(found: dict[str, Any]) -> str:
       foreseen = found[_PREDICTED][rate][row] * batches / made.batches[-1]
       cells = cells or [row, "not reached" if np.isnan(batches) else f"{batches:.0f}"]
       if np.isnan(batches):
-        cells += ["–"] * 3
+        cells += ["–"] * 2
         continue
-      cells += [f"{seconds:.0f}" + ("" if made.whole else " \\*"), f"{foreseen:.0f}"]
-      cells.append(f"{dense.seconds[-1] / seconds:.1f}")
+      star = "" if made.whole else "\\*"
+      cells += [f"{seconds:.0f}{star} ({foreseen:.0f})", f"{dense.seconds[-1] / seconds:.1f}"]
     lines.append(cells)
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -32,12 +32,12 @@ def test_the_table_compares_at_the_loss_that_the_dense_run_ends_with():
   predicted = {"dense": 108.0, "sparse": 18.0, "SparseLoCo": 7.0, "DiLoCo": 18.0}
   found = {"batch_seconds": 0.1, "100Mbit/s": runs, "predicted": {"100Mbit/s": predicted}}
   rows = time_to_loss.table(found).splitlines()
-  assert rows[0] == "|  | batches | 100Mbit/s, s | predicted | dense / this |"
+  assert rows[0] == "|  | batches | 100Mbit/s: s (predicted) | dense / this |"
   assert rows[2:] == [
-    "| dense | 120 | 120 \\* | 108 | 1.0 |",
-    "| sparse | 150 | 15 | 15 | 8.0 |",
-    "| SparseLoCo | not reached | – | – | – |",
-    "| DiLoCo | 150 | 15 | 15 | 8.0 |",
+    "| dense | 120 | 120\\* (108) | 1.0 |",
+    "| sparse | 150 | 15 (15) | 8.0 |",
+    "| SparseLoCo | not reached | – | – |",
+    "| DiLoCo | 150 | 15 (15) | 8.0 |",
   ]
 
 
