@@ -6,6 +6,7 @@ receive at its rate, both at once.
 
 import contextlib
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,17 @@ from collections.abc import Iterator, Sequence
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux"}
 _NETWORK = "10.99.0"
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Large packets are cut in software; a bucket must hold a whole one.
 _PACKET = 16_384
 # How long a bucket may save up what was not sent, and how long a packet may wait in its queue.
 _SAVED, _WAIT = 0.25e-3, "25ms"
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def environment() -> dict[str, str]:
+  """That of a worker: it finds this repository, and computes on its core."""
+  return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
 
 
 def missing() -> list[str]:

@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -70,7 +69,6 @@ class Group:
     self._timeout = timeout
     self._late = threading.Event()
     self._errors = [tempfile.TemporaryFile("w+") for _ in hosts.names]  # noqa: SIM115 (it outlives this)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
     self._processes = [
       hosts.start(
         rank,
@@ -86,7 +84,7 @@ class Group:
         stdout=subprocess.PIPE,
         stderr=self._errors[rank],
         text=True,
-        env=environment,
+        env=slow_hosts.environment(),
       )
       for rank, address in enumerate(hosts.addresses)
     ]

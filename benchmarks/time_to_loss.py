@@ -11,6 +11,7 @@ second start goes on from there. The planner's prediction stands beside each tim
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -120,7 +121,14 @@ class Trainings:
         # Who looks for a process by its host's name finds its address.
         named = ["sh", "-c", f'hostname {self._hosts.addresses[host]} && exec "$@"', "sh", *command]
         processes.append(
-          self._hosts.start(host, named, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+          self._hosts.start(
+            host,
+            named,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=slow_hosts.environment(),
+          )
         )
       printed = [process.communicate(timeout=_TIMEOUT) for process in processes]
     finally:
@@ -212,13 +220,21 @@ def _rates(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 def predicted(found: dict[str, Any], row: str, bandwidth: str, data_dir: str) -> float:
   """Seconds of a row's whole run, as the planner says."""
   from train.planning import forecast
+
+  experiment = _experiment(row, data_dir)
+  local = rtopk_jax.LocalSpeed(**found[_LOCAL])
+  method = experiment.config.methods[0]
+  return forecast.training(experiment, method, bandwidth, found[_BATCH], local)
+
+
+@functools.cache
+def _experiment(row: str, data_dir: str) -> Any:
+  """What a row comes to: the same on every link, and seconds to find."""
   from train.planning.experiment import make_experiment
 
   config = loss_task.get_config(row)
   config.data_dir = data_dir
-  experiment = make_experiment(config)
-  local = rtopk_jax.LocalSpeed(**found[_LOCAL])
-  return forecast.training(experiment, config.methods[0], bandwidth, found[_BATCH], local)
+  return make_experiment(config)
 
 
 def table(found: dict[str, Any]) -> str:
