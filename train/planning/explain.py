@@ -2,7 +2,7 @@
 
 import pathlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -71,16 +71,15 @@ def _length(experiment: Experiment) -> str:
 def _table(experiment: Experiment, bandwidths: Sequence[str]) -> str:
   """Bytes, predicted time and memory of each method's step."""
   config = experiment.config
-  head = "".join(f" {'at ' + bandwidth:>16}" for bandwidth in bandwidths)
   lines = [
     "A worker's exchange at the final density; predicted time on links of several bandwidths, with two CPU cores "
     "a worker (python -m rtopk_jax.plan).",
-    f"{'method':16} {'MB sent':>9} {'MB on link':>11} {'state, MB':>10}{head}",
+    f"{'method':16} {'MB sent':>9} {'MB on link':>11} {'state, MB':>10}{_heads(bandwidths)}",
   ]
   for method, make in experiment.makes.items():
     cost = experiment.costs[method][-1]
     seconds = [forecast.exchange(experiment, method, x) for x in bandwidths]
-    times = "".join(f" {f'{1e3 * x:.2f} ms':>16}" for x in seconds)
+    times = _cells(f"{1e3 * x:.2f} ms" for x in seconds)
     lines.append(
       f"{NAMES[method]:16} {cost.sent / 1e6:9.3f} {cost.link / 1e6:11.3f} "
       f"{_state(experiment, Workers(make, config.num_workers, experiment.mesh)) / 1e6:10.2f}{times}"
@@ -95,16 +94,24 @@ def _table(experiment: Experiment, bandwidths: Sequence[str]) -> str:
 
 def _times(experiment: Experiment, bandwidths: Sequence[str], batch_seconds: float) -> str:
   """Predicted time of each method's whole run."""
-  head = "".join(f" {'at ' + bandwidth:>16}" for bandwidth in bandwidths)
   lines = [
     f"A run, if a worker's batch takes {batch_seconds:g} s beside the exchange; without compilation, evaluations and "
     "checkpoints.",
-    f"{'method':16}{head}",
+    f"{'method':16}{_heads(bandwidths)}",
   ]
   for method in experiment.makes:
     seconds = [forecast.training(experiment, method, x, batch_seconds) for x in bandwidths]
-    lines.append(f"{NAMES[method]:16}" + "".join(f" {f'{x:.4g} s':>16}" for x in seconds))
+    lines.append(f"{NAMES[method]:16}" + _cells(f"{x:.4g} s" for x in seconds))
   return "\n".join(lines) + "\n"
+
+
+def _heads(bandwidths: Iterable[str]) -> str:
+  return _cells(f"at {bandwidth}" for bandwidth in bandwidths)
+
+
+def _cells(texts: Iterable[str]) -> str:
+  """The columns of a row, one for each bandwidth."""
+  return "".join(f" {text:>16}" for text in texts)
 
 
 def _state(experiment: Experiment, workers: Workers) -> int:

@@ -1,5 +1,7 @@
 """How long a step's exchange, and a whole training, should take on a link, before anything is compiled."""
 
+import collections
+
 import rtopk_jax
 from train.planning.experiment import Experiment
 from train.steps import links
@@ -57,20 +59,16 @@ def training(
     experiment: the config and what it comes to.
     method: what is exchanged how.
     bandwidth: of a worker's link.
-    batch_seconds: of a worker's batch beside the exchange, as measured on one worker alone.
+    batch_seconds: of a worker's batch between two exchanges, as measured.
     local: how fast a worker compresses; None: two CPU cores.
 
   Returns:
     Seconds, without compilation, evaluations and checkpoints.
   """
-  plan, stages = experiment.plan, len(experiment.costs[method])
-  early = [
-    min(plan.per_epoch, max(0, plan.exchanges - i * plan.per_epoch)) for i in range(stages - 1)
-  ]
-  counts = [*early, plan.exchanges - sum(early)]
+  plan, last = experiment.plan, len(experiment.costs[method]) - 1
+  counts = collections.Counter(min(i // plan.per_epoch, last) for i in range(plan.exchanges))
   exchanges = sum(
     count * exchange(experiment, method, bandwidth, stage=stage, local=local)
-    for stage, count in enumerate(counts)
-    if count
+    for stage, count in counts.items()
   )
   return plan.exchanges * plan.batches * batch_seconds + exchanges
