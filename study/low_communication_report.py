@@ -15,6 +15,7 @@ PAGE = study.FOLDER.parent / "low_communication.md"
 PICTURE = "loss_over_bytes.png"
 _COLOURS = {"none": "0.35", "topk": "#2e6f95", "rtopk": "#d1495b", "randomk": "#8d9f3a"}
 _MARKS = {1: "o", 15: "s", 30: "^"}
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 class Found:
@@ -52,7 +53,8 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _bytes(count: float) -> str:
-  return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count / 1e3:.3g} kB"
+  unit, size = next((x for x in _UNITS if count >= x[1]), _UNITS[-1])
+  return f"{count / size:.3g} {unit}"
 
 
 def losses(found: Found) -> str:
@@ -151,14 +153,15 @@ def picture(found: Found) -> Any:
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
   if texts:
-    _legend(figure.axes[0])
+    _legend(figure)
   return figure
 
 
-def _legend(panel: Any) -> None:
+def _legend(figure: Any) -> None:
+  panel = figure.axes[0]
   for method, colour in _COLOURS.items():
     panel.plot([], [], "o", color=colour, label=NAMES[method])
   panel.plot([], [], "o", color="0.5", markerfacecolor="white", label="no memory")
   for steps, mark in _MARKS.items():
     panel.plot([], [], mark, color="0.5", label=f"H = {steps}")
-  panel.legend(frameon=False, fontsize="small")
+  figure.legend(loc="outside right center", frameon=False, fontsize="small")
