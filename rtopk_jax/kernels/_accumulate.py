@@ -13,10 +13,9 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels import _bitpack, _prefix_sum
+from rtopk_jax.kernels import _bitpack
 from rtopk_jax.kernels._dispatch import here
-from rtopk_jax.kernels._offsets import Offset, offsets
-from rtopk_jax.kernels._scatter import add_counted
+from rtopk_jax.kernels._scatter import Share, Shares, add_counted
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
 
@@ -41,24 +40,20 @@ class Part(NamedTuple):
   Attributes:
     positions: of the message.
     values: likewise.
-    first: the position of the leaf's first entry.
-    begin: the number of the first entry that the leaf takes.
-    end: and of the first one after it that the leaf does not take.
+    share: which of its entries the leaf takes.
   """
 
   positions: jax.Array
   values: jax.Array
-  first: Offset
-  begin: jax.Array
-  end: jax.Array
+  share: Share
 
   def window(self, begin: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """So many entries, which include those from one on, as many as there are: numbers in the leaf, values, which."""
     start = jnp.minimum(begin, self.positions.size - length)
     cut = lambda x: lax.dynamic_slice(x, (start,), (length,))
     number = start + lax.iota(jnp.int32, length)
-    taken = (number >= begin) & (number < self.end)
-    return cut(self.positions) - jnp.int32(self.first), cut(self.values), taken
+    taken = (number >= begin) & (number < self.share.end)
+    return cut(self.positions) - jnp.int32(self.share.first), cut(self.values), taken
 
 
 class InPlace:
@@ -73,19 +68,13 @@ class InPlace:
     self.where = where
     self.counts_late = counts_late
     self.sizes = [place.size for place in where]
-    # Out of the loop over workers that adds.
-    self._numbers = offsets(range(len(where)))
-    self._firsts = offsets([place.first for place in where])
+    self._shares = Shares(where)
 
   def add(self, sums: Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> Sums:
     """Adds values at strictly ascending positions, if they are wanted at all."""
-    firsts = [*(place.first for place in self.where), np.iinfo(np.int32).max]
-    begins = _prefix_sum.count_below(positions, jnp.array(firsts, jnp.int32))
-    ends = jnp.where(wanted, begins[1:], begins[:-1])
     arrays, nonzero = [], sums.nonzero
-    for array, number, first in zip(sums.arrays, self._numbers, self._firsts, strict=True):
-      begin, end = (lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (begins, ends))
-      part = Part(positions, values, first, begin, end)
+    for array, share in zip(sums.arrays, self._shares.of(positions, wanted), strict=True):
+      part = Part(positions, values, share)
       if self.counts_late:
         arrays.append(add_uncounted(array, part))
         continue
@@ -140,7 +129,7 @@ class InOne:
 def add_at_once(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
   """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
   length = min(part.positions.size, leaf.size)
-  index, values, taken = part.window(part.begin, length)
+  index, values, taken = part.window(part.share.begin, length)
   return add_counted(leaf, index, values, taken & (index < leaf.size), unique=True)
 
 
@@ -155,8 +144,10 @@ def add_in_turns(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
     return leaf, nonzero + change, begin + length
 
   none = _axis.varying_like(jnp.int32(0), leaf)
-  begin = _axis.varying_like(part.begin, leaf)
-  leaf, nonzero, _ = lax.while_loop(lambda state: state[2] < part.end, turn, (leaf, none, begin))
+  begin = _axis.varying_like(part.share.begin, leaf)
+  leaf, nonzero, _ = lax.while_loop(
+    lambda state: state[2] < part.share.end, turn, (leaf, none, begin)
+  )
   return leaf, nonzero
 
 
@@ -170,8 +161,8 @@ def add_uncounted(leaf: jax.Array, part: Part) -> jax.Array:
     index = jnp.where(taken, index, np.int32(leaf.size))
     return leaf.at[index].add(values, mode="drop", unique_indices=True), begin + length
 
-  begin = _axis.varying_like(part.begin, leaf)
-  return lax.while_loop(lambda state: state[1] < part.end, turn, (leaf, begin))[0]
+  begin = _axis.varying_like(part.share.begin, leaf)
+  return lax.while_loop(lambda state: state[1] < part.share.end, turn, (leaf, begin))[0]
 
 
 def _nonzero(array: jax.Array) -> jax.Array:

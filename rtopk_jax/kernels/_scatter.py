@@ -4,6 +4,7 @@ Leaves are written to where they lie: reshaped, they could not be updated in pla
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
-from rtopk_jax.kernels._offsets import offsets
+from rtopk_jax.kernels._offsets import Offset, offsets
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
 
@@ -53,6 +54,51 @@ def put(
   return here().put(leaves, where, positions, values, keep, are_zero)
 
 
+class Share(NamedTuple):
+  """Which of some positions lie in a leaf.
+
+  Attributes:
+    place: the leaf's.
+    first: the position of its first entry.
+    begin: the number of the first position in it.
+    end: and of the first one after it that is not.
+  """
+
+  place: Place
+  first: Offset
+  begin: jax.Array
+  end: jax.Array
+
+
+class Shares:
+  """Which of ascending positions lie in which leaf; made out of loops in which it is asked.
+
+  Args:
+    where: the places of the leaves.
+  """
+
+  def __init__(self, where: Sequence[Place]):
+    self._where = where
+    self._numbers = offsets(range(len(where)))
+    self._firsts = offsets([place.first for place in where])
+
+  def of(self, positions: jax.Array, wanted: jax.Array | bool = True) -> list[Share]:
+    """The share of each leaf, in their order.
+
+    Args:
+      positions: strictly ascending, int32.
+      wanted: whether they have any; if not, all end where they begin.
+    """
+    firsts = [*(place.first for place in self._where), np.iinfo(np.int32).max]
+    begins = _prefix_sum.count_below(positions, jnp.array(firsts, jnp.int32))
+    begins, ends = begins[:-1], jnp.where(wanted, begins[1:], begins[:-1])
+    at = lambda x, number: lax.dynamic_index_in_dim(x, number, keepdims=False)
+    return [
+      Share(place, first, at(begins, number), at(ends, number))
+      for place, first, number in zip(self._where, self._firsts, self._numbers, strict=True)
+    ]
+
+
 def put_in_place(
   leaves: Sequence[jax.Array],
   where: Sequence[Place],
@@ -61,24 +107,13 @@ def put_in_place(
   keep: jax.Array | bool,
 ) -> list[jax.Array]:
   """``put``, each leaf by a scatter of its own."""
-  (size,) = positions.shape
   keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
   values = jnp.broadcast_to(values, positions.shape)
-  firsts = jnp.array([place.first for place in where], jnp.int32)
-  begins = _prefix_sum.count_below(positions, firsts)
-  numbers = offsets(range(len(where)))
-  hidden = offsets([place.first for place in where])
   written = []
-  for leaf, place, number, first in zip(leaves, where, numbers, hidden, strict=True):
+  for leaf, share in zip(leaves, Shares(where).of(positions), strict=True):
     # No leaf takes more entries than it has: a window of that length, from its first entry on, will do.
-    length = min(size, place.size)
-    begin = jnp.minimum(lax.dynamic_index_in_dim(begins, number, keepdims=False), size - length)
-    here, new, kept = (
-      lax.dynamic_slice(x, (begin,), (length,)) if length < size else x
-      for x in (positions, values, keep)
-    )
-    index = place.index(jnp.where(kept, here, np.int32(-1)), first)
-    written.append(_set(leaf, index, cast(new, leaf.dtype)))
+    length = min(positions.size, share.place.size)
+    written.append(_put_window(leaf, share, share.begin, length, positions, values, keep))
   return written
 
 
@@ -92,31 +127,39 @@ def put_in_turns(
   """``put`` a chunk at a time, for many positions: of each leaf as many are looked at as it takes."""
   keep = jnp.broadcast_to(jnp.asarray(keep), positions.shape)
   values = jnp.broadcast_to(values, positions.shape)
-  firsts = [*(place.first for place in where), np.iinfo(np.int32).max]
-  begins = _prefix_sum.count_below(positions, jnp.array(firsts, jnp.int32))
-  numbers = offsets(range(len(where)))
-  hidden = offsets([place.first for place in where])
   written = []
-  for leaf, place, number, first in zip(leaves, where, numbers, hidden, strict=True):
-    length = min(_CHUNK, positions.size, place.size)
-    begin, end = (
-      lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (begins[:-1], begins[1:])
-    )
+  for leaf, share in zip(leaves, Shares(where).of(positions), strict=True):
+    length = min(_CHUNK, positions.size, share.place.size)
 
-    def turn(state, place=place, first=first, length=length, end=end):
+    def turn(state, share=share, length=length):
       leaf, begin = state
-      start = jnp.minimum(begin, np.int32(positions.size - length))
-      here, new, kept = (
-        lax.dynamic_slice(x, (start,), (length,)) for x in (positions, values, keep)
-      )
       # What was put before is put again.
-      index = place.index(jnp.where(kept, here, np.int32(-1)), first)
-      return _set(leaf, index, cast(new, leaf.dtype)), begin + length
+      leaf = _put_window(leaf, share, begin, length, positions, values, keep)
+      return leaf, begin + length
 
-    begin = _axis.varying_like(begin, leaf)
-    is_open = lambda state, end=end: state[1] < end
+    begin = _axis.varying_like(share.begin, leaf)
+    is_open = lambda state, end=share.end: state[1] < end
     written.append(lax.while_loop(is_open, turn, (leaf, begin))[0])
   return written
+
+
+def _put_window(
+  leaf: jax.Array,
+  share: Share,
+  begin: jax.Array,
+  length: int,
+  positions: jax.Array,
+  values: jax.Array,
+  keep: jax.Array,
+) -> jax.Array:
+  """A leaf with those put that lie in it of so many, from one on or before it where there are too few."""
+  start = jnp.minimum(begin, np.int32(positions.size - length))
+  here, new, kept = (
+    lax.dynamic_slice(x, (start,), (length,)) if length < x.size else x
+    for x in (positions, values, keep)
+  )
+  index = share.place.index(jnp.where(kept, here, np.int32(-1)), share.first)
+  return _set(leaf, index, cast(new, leaf.dtype))
 
 
 def put_zeros_by_words(
