@@ -55,7 +55,7 @@ def gaussian_squared_errors(
     >>> model = estimation.GaussianLocation(dimension=50)
     >>> theta = model.parameter(jax.random.key(0))
     >>> run = lambda bits: estimation.gaussian_squared_errors(
-    ...   model, theta, jax.random.key(1), num_nodes=500, bits=bits, repeats=20).mean()
+    ...   model, theta, jax.random.key(1), num_nodes=100, bits=bits, repeats=4).mean()
     >>> bool(run(None) < run(50) < run(10))
     True
   """

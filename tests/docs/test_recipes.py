@@ -112,7 +112,18 @@ def test_it_takes_at_most_ten_lines_more(recipe):
   assert _lines(recipe.exchange) <= _lines(recipe.dense) + 10
 
 
-@pytest.mark.parametrize("recipe", _RECIPES, ids=_NAMES)
+# Another library each, and what is not on every page; the rest in `make test-slow`.
+_AT_ONE = ("Plain", "Gradient acc", "Flax NNX", "Equinox", "LoRA", "Restoring on")
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    recipe if recipe.title.startswith(_AT_ONE) else pytest.param(recipe, marks=pytest.mark.slow)
+    for recipe in _RECIPES
+  ],
+  ids=_NAMES,
+)
 def test_at_density_one_it_is_the_dense_program(recipe):
   assert recipe.exchange.count("rtop_k(0.01)") == 1
   dense = _run(recipe, recipe.dense, _EXACT)
@@ -121,7 +132,7 @@ def test_at_density_one_it_is_the_dense_program(recipe):
   assert max(np.abs(a - b).max() for a, b in pairs) <= 1e-5
 
 
-# Those that differ most from each other; that the others run is seen at density one.
+# Those that differ most from each other.
 _DIFFERENT = ("Plain pytrees with `jax.set_mesh`", "Restoring on")
 
 

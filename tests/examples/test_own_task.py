@@ -23,7 +23,7 @@ def config():
 
 
 def test_it_learns_the_wave_and_is_evaluated_again(config, tmp_path, capsys):
-  config.epochs = 5
+  config.epochs = 3
   records = train_and_evaluate(config, str(tmp_path))
   for method in config.methods:
     errors = [x["test_error"] for x in records if x["method"] == method]
@@ -34,7 +34,7 @@ def test_it_learns_the_wave_and_is_evaluated_again(config, tmp_path, capsys):
   capsys.readouterr()
   evaluate.main([f"--workdir={tmp_path}", "--method=rtopk"])
   found = json.loads(capsys.readouterr().out)
-  assert found == {"method": "rtopk", "seed": 0, "step": 100, "test_error": errors[-1]}
+  assert found == {"method": "rtopk", "seed": 0, "step": 60, "test_error": errors[-1]}
 
 
 def test_its_fields_are_checked(config, tmp_path):

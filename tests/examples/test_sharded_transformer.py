@@ -12,9 +12,9 @@ from benchmarks import hlo
 from examples import sharded_transformer as example
 
 
-@pytest.mark.parametrize(
-  ("replicas", "shards"), [(2, 2), pytest.param(2, 4, marks=pytest.mark.slow)]
-)
+# Of a smaller transformer this is in ``tests/train/steps/test_groups.py``.
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "shards"), [(2, 2), (2, 4)])
 def test_between_replicas_are_packed_words_and_the_loss(replicas, shards):
   mesh = example.make_mesh(replicas, shards)
   tx = example.make_optimizer()

@@ -36,6 +36,7 @@ def test_the_same_seed_gives_the_same_run_and_sum_is_n_times_the_rate():
   assert summed["seen"]["coverage"] == pytest.approx(first["seen"]["coverage"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_one_batch_for_all_makes_the_workers_largest_entries_the_same():
   k = round(0.01 * tasks.load("digits").size)
   same = RTOPK.but(share="same")

@@ -51,7 +51,7 @@ def test_owners_cannot_be_absent(collective, inner):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+@pytest.mark.parametrize("mode", [pytest.param("vmap", marks=pytest.mark.slow), "shard_map"])
 def test_an_absent_worker_keeps_its_memory_and_does_not_count(mode, dense):
   shapes = {"w": (20, 30), "v": (5,)}
   tx = rtopk_jax.sparse_exchange(rtopk_jax.top_k(0.2), AXIS, dense=dense, momentum=0.5)

@@ -130,7 +130,13 @@ def _drawn(seed, workers, kind, momentum):
   return trees if momentum else [*trees[:2], ()]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=[] if x in ("float32", "int8", "blocks") else pytest.mark.slow)
+    for x in CASES
+  ],
+)
 @settings(max_examples=12)
 @given(
   st.integers(0, 2**31 - 1),

@@ -14,7 +14,10 @@ from tests.rtopk_jax.exchange import meshes
 AXIS = harness.AXIS
 
 
-@pytest.mark.parametrize("outer", [rtopk_jax.AllGather(), rtopk_jax.ReduceScatter()])
+@pytest.mark.parametrize(
+  "outer",
+  [rtopk_jax.AllGather(), pytest.param(rtopk_jax.ReduceScatter(), marks=pytest.mark.slow)],
+)
 def test_hierarchical_is_the_exchange_of_means(outer):
   mesh, axes = meshes.of_two(("slice", "chip")), ("slice", "chip")
   dense = {"w": False, "b": True}

@@ -71,7 +71,7 @@ def lowered(traced, *platforms):
 
 WORDS_IN_TILES = re.compile(r"tensor<\d+x128xui32>")
 # A selection on each platform, and more where there is more to go wrong; the rest in `make test-slow`.
-ELSEWHERE = {("gpu", "owners"), ("gpu", "random_k"), ("gpu", "global"), ("tpu", "global")}
+ELSEWHERE = {("gpu", "random_k"), ("tpu", "global")}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def _check(leaves, kind, counts, groups, packing):
   ("count", "packing"),
   [
     (700, "tiles"),
-    (700, "exact tiles"),
+    pytest.param(700, "exact tiles", marks=pytest.mark.slow),
     pytest.param(1, "tiles", marks=pytest.mark.slow),
     pytest.param(COUNT - 1, "tiles", marks=pytest.mark.slow),
   ],

@@ -30,9 +30,9 @@ def compiled_step(options, workers, donated):
 @pytest.mark.parametrize(
   ("options", "passes"),
   [
-    ({"momentum": 0.9, "clip_norm": 1.0}, 11),
+    pytest.param({"momentum": 0.9, "clip_norm": 1.0}, 11, marks=pytest.mark.slow),
     pytest.param({"momentum": 0.9}, 10, marks=pytest.mark.slow),
-    pytest.param({}, 6, marks=pytest.mark.slow),
+    ({}, 6),
   ],
   ids=["clip", "momentum", "residual"],
 )
@@ -55,10 +55,9 @@ def test_a_gradient_that_is_kept_is_copied_once():
   assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  "options",
-  [{}, pytest.param({"momentum": 0.9, "clip_norm": 1.0}, marks=pytest.mark.slow)],
-  ids=["residual", "clip"],
+  "options", [{}, {"momentum": 0.9, "clip_norm": 1.0}], ids=["residual", "clip"]
 )
 def test_the_mean_takes_the_memory_of_a_gradient_that_is_donated(options):
   tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)

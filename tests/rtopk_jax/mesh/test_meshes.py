@@ -95,6 +95,7 @@ def test_axes_of_every_type(kinds, by_hand, check_vma):
     check(jax.jit(mapped)(placed), 900)
 
 
+@pytest.mark.slow
 def test_a_long_vector_beside_an_axis_of_the_compilers():
   mesh = mesh_of(AUTO, AUTO)
   mapped = jax.shard_map(

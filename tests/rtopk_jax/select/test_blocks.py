@@ -91,7 +91,7 @@ def _sorted_cases():
 SEARCHED = [
   pytest.param("cpu", LONG_LEAVES, SELECTORS[0], 100, jnp.float16, marks=pytest.mark.slow),
   ("cpu", LONG_LEAVES, SELECTORS[1], 31, jnp.float32),
-  ("gpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32),
+  pytest.param("gpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32, marks=pytest.mark.slow),
   pytest.param("tpu", LONG_LEAVES, SELECTORS[1], 100, jnp.float32, marks=pytest.mark.slow),
 ]
 

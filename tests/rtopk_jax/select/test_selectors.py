@@ -90,6 +90,7 @@ def large_vectors(draw):
 
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(large_vectors())
+@pytest.mark.slow
 def test_top_k_of_a_large_vector_is_a_stable_sort(vector):
   selector = LARGE_TOP_K[vector.dtype]
   k = round(selector.density * vector.size)

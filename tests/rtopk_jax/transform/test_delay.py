@@ -44,7 +44,13 @@ def same(one, other):
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=[] if x in ("plain", "all dense", "blocks") else pytest.mark.slow)
+    for x in OPTIONS
+  ],
+)
 def test_each_update_is_that_of_the_step_before(name):
   grads = harness.gradients(SHAPES, STEPS, WORKERS)
   now, states = harness.run("vmap", exchange(0, **OPTIONS[name]), grads)
@@ -74,7 +80,7 @@ def test_a_message_is_read_by_the_stage_it_was_written_in():
   same(updates, wanted)
 
 
-@pytest.mark.parametrize("mode", ["shard_map", "pmap"])
+@pytest.mark.parametrize("mode", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_every_mode_is_the_same(mode):
   grads, tx = harness.gradients(SHAPES, STEPS, WORKERS), exchange(momentum=0.5)
   same(harness.run(mode, tx, grads), harness.run("vmap", tx, grads))

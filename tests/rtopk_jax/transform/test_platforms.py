@@ -51,7 +51,6 @@ ALL = itertools.product(("cpu", "gpu", "tpu"), OPTIONS, ("vmap", "shard_map"), (
 @pytest.mark.parametrize(
   ("platform", "name", "mode", "shapes"),
   [
-    ("cpu", "leaf", "vmap", FEW_SHAPES),
     ("gpu", "leaf", "vmap", FEW_SHAPES),
     ("tpu", "global", "shard_map", FEW_SHAPES),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL),

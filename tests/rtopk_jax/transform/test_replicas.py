@@ -68,7 +68,7 @@ def assert_same_bytes(a, b):
     pytest.param(True, {"average": "senders", "scope": "leaf"}, marks=pytest.mark.slow),
     pytest.param(True, {"dense": {"a": False, "b": True}}, marks=pytest.mark.slow),
     (True, {"selector": rtopk_jax.rtop_k(rtopk_jax.Stages((0.5, 0.1), 3))}),
-    (False, {"dense": {"a": False, "b": True}}),
+    pytest.param(False, {"dense": {"a": False, "b": True}}, marks=pytest.mark.slow),
   ],
   ids=["global", "leaf", "dense", "warm-up", "unchecked"],
 )

@@ -94,7 +94,10 @@ OPTIONS = {
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(x, marks=pytest.mark.slow if x in ("block", "warm-up") else []) for x in OPTIONS],
+  [
+    pytest.param(x, marks=pytest.mark.slow if x in ("block", "warm-up", "leaf") else [])
+    for x in OPTIONS
+  ],
 )
 def test_every_kind_of_exchange_under_x64(name):
   size, options = OPTIONS[name]

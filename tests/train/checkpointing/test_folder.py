@@ -46,6 +46,7 @@ def _disk(place, options):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_that_says_what_is_safe(zygote, tmp_path):
   disk = tmp_path / "disk"
   options = (*QUICK, "--config.checkpoint_every=5")

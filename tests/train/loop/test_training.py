@@ -123,6 +123,7 @@ def _compare_layouts(config, method):
     assert differ <= 4 + 0.02 * a.size
 
 
+@pytest.mark.slow
 def test_loss_falls_on_the_digits(digits, tmp_path):
   digits.methods, digits.model.stages = ("rtopk",), (1,)
   digits.batch_size, digits.epochs, digits.density, digits.warmup_epochs = 28, 6, 0.1, 0

@@ -60,6 +60,7 @@ def test_no_word_sees_what_comes_after_it():
   assert (before[:, 4:] != after[:, 4:]).any(axis=-1).all()
 
 
+@pytest.mark.slow
 def test_a_layer_computed_twice_has_the_same_gradient():
   def gradient(params, remat):
     loss = lambda params: jnp.sum(jnp.sin(_logits(params, _words(), remat=remat)))

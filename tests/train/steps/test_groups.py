@@ -74,17 +74,13 @@ def test_a_worker_of_several_devices_is_one_worker(shape, method, setting, batch
   _check_equal(of(shape), of(None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "fewer", "fields"),
   [
     ((2, 2, 2), (2, 1, 2), {}),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (
-        ((4, 2, 1), (4, 1, 1), {"collective": "hierarchical:reduce_scatter"}),
-        ((2, 2, 2), (2, 1, 2), {"clip_norm": 0.1, "scope": "leaf", "wire_values": "bfloat16"}),
-      )
-    ),
+    ((4, 2, 1), (4, 1, 1), {"collective": "hierarchical:reduce_scatter"}),
+    ((2, 2, 2), (2, 1, 2), {"clip_norm": 0.1, "scope": "leaf", "wire_values": "bfloat16"}),
   ],
 )
 def test_chips_change_nothing_but_the_order_of_sums(shape, fewer, fields):
