@@ -121,11 +121,16 @@ class Placement:
     return jax.set_mesh(self.automatic)
 
   def trace(self, function: Callable[..., Any], out_specs: Any, *args: Any) -> Any:
-    """Calls such a function as a part of a program that is being traced."""
-    types = jax.sharding.get_abstract_mesh().axis_types or ()
-    if AxisType.Explicit not in types:
+    """Calls such a function as a part of a program that is being traced.
+
+    Its results have the types of the mesh that is set, and of the user's mesh where none is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    mesh = self.mesh.abstract_mesh if mesh.empty else mesh
+    if AxisType.Explicit not in mesh.axis_types:
       return function(*args)
-    return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
+    with jax.sharding.use_abstract_mesh(mesh):
+      return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
 
 
 def is_traced(tree: Any) -> bool:

@@ -204,9 +204,11 @@ def test_batches_from_anywhere(kind, ambient):
     near(params, dense())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_steps_as_a_part_of_a_program(kind):
-  """In a ``jit`` and a ``scan`` of the user's, with the mesh set or not."""
+@pytest.mark.parametrize(
+  ("kind", "is_set"), [("auto", False), ("explicit", True), ("explicit", False)]
+)
+def test_steps_as_a_part_of_a_program(kind, is_set):
+  """In a ``jit`` and a ``scan`` of the user's, with the mesh set or not; what comes out is of its types."""
   mesh = mesh_of(KINDS[kind])
   step = rtopk_jax.make_train_step(loss_fn, TX, mesh, AXIS, donate=False)
 
@@ -218,13 +220,14 @@ def test_steps_as_a_part_of_a_program(kind):
     return jax.lax.scan(body, (params, state), batches)
 
   params, state = start(TX, mesh)
-  if kind == "explicit":
+  if is_set:
     with jax.set_mesh(mesh):
       placed = jax.device_put(params, NamedSharding(mesh, P()))
       batches = jax.device_put(X, NamedSharding(mesh, P(None, AXIS)))
       (params, state), losses = jax.jit(epoch)(placed, state, batches)
   else:
     (params, state), losses = jax.jit(epoch)(params, state, X)
+  assert params["w"].sharding.mesh.axis_types == mesh.axis_types
   near(params, dense())
   assert losses.shape == (3,)
   assert int(state[0].count) == 3
