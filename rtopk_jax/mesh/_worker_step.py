@@ -115,7 +115,7 @@ def _result_specs(own: Any, rows: P) -> LocalResult:
 
 
 def _as_rows(tree: Any) -> Any:
-  return jax.tree.map(lambda x: x[None], tree)
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
 def _own_rows(tree: Any) -> Any:
@@ -175,18 +175,45 @@ def _of_micro_batch(
   def loss(params):
     given = (params, model_state) if options.model_state else (params,)
     result = options.loss_fn(*given, batch, *((key,) if options.rngs else ()))
-    if not (options.has_aux or options.model_state):
-      return result, (model_state, ())
-    value, rest = result
-    if options.has_aux and options.model_state:
-      return value, tuple(rest)
-    return value, ((rest, ()) if options.model_state else (model_state, rest))
+    return _loss_and_rest(options, result, model_state)
 
   (value, (model_state, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)
   weight = local(jnp.asarray(weight).astype(jnp.float32), options.axis_name)
   model_state, aux = local((model_state, aux), options.axis_name)
   return LocalResult(gradient_like(gradient), value, weight, model_state, aux)
+
+
+def _loss_and_rest(options: Options, result: Any, model_state: Any) -> tuple[Any, tuple[Any, Any]]:
+  """The loss, with the model's new state and aux beside it; refused where ``loss_fn`` returns something else."""
+  form = {
+    (False, False): "loss",
+    (False, True): "(loss, aux)",
+    (True, False): "(loss, model_state)",
+    (True, True): "(loss, (model_state, aux))",
+  }[options.model_state is not None, options.has_aux]
+  try:
+    value, rest = (result, ()) if form == "loss" else result
+    if options.model_state and options.has_aux:
+      model_state, aux = rest
+    else:
+      model_state, aux = (rest, ()) if options.model_state else (model_state, rest)
+  except (TypeError, ValueError):
+    value = aux = None
+  if isinstance(value, float) or getattr(value, "shape", None) == ():
+    return value, (model_state, aux)
+  raise TypeError(
+    f"loss_fn must return {form}, of which loss is a scalar, since make_train_step was given "
+    f"model_state={options.model_state!r} and has_aux={options.has_aux}; got {_described(result)}."
+  )
+
+
+def _described(result: Any) -> str:
+  """A result of a function by its shapes; of a pair of them by those of each."""
+  if isinstance(result, tuple):
+    return f"({', '.join(map(_described, result))})"
+  shape = getattr(result, "shape", None)
+  return type(result).__name__ if shape is None else f"{result.dtype} of shape {shape}"
 
 
 def _exchange_and_update(

@@ -17,7 +17,7 @@ import optax
 
 from rtopk_jax import _axis, _modes
 from rtopk_jax._axis import AxisName
-from rtopk_jax.transform import _dataflow
+from rtopk_jax.transform import _dataflow, _gradients
 from rtopk_jax.transform._dataflow import Axes
 from rtopk_jax.transform._momentum_twice import warn_of_momentum_twice
 
@@ -68,11 +68,14 @@ class Ownership(NamedTuple):
 
   def check_structure(self, structure: Any) -> None:
     """Refuses a state of another structure."""
-    if structure != self.structure:
-      raise TypeError(
-        f"state has another structure than tx.init makes: {structure} in place of {self.structure}. Restore a "
-        "checkpoint into the structure of rtopk_jax.init(…)."
-      )
+    if structure == self.structure:
+      return
+    trees = (jax.tree.unflatten(x, range(x.num_leaves)) for x in (structure, self.structure))
+    found = _gradients.differences(**dict(zip(("state", "tx.init(params)"), trees, strict=True)))
+    raise TypeError(
+      f"state has another structure than tx.init makes: {found}. Restore a checkpoint into the structure of "
+      "rtopk_jax.init(…)."
+    )
 
 
 def ownership(
@@ -89,9 +92,11 @@ def ownership(
     The ``Ownership``.
 
   Raises:
+    TypeError: when a leaf of the parameters is no array.
     ValueError: when updates differ between workers, when a collective stands under a condition that does,
       or when the update cannot be traced.
   """
+  _gradients.check_arrays("params", params)
   leaves, structure = jax.tree.flatten(params)
   shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
   # What Python's numbers are depends on jax_enable_x64.

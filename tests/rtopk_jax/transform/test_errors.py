@@ -43,6 +43,22 @@ def test_a_mesh_without_the_axis():
     rtopk_jax.make_train_step(lambda p, x: jnp.sum(p), tx, mesh, AXIS)
 
 
+@pytest.mark.parametrize("leaf", [jnp.tanh, "relu", np.array(["a"])])
+def test_leaves_that_are_no_arrays(leaf):
+  """What a module of Equinox has beside its weights, where it was not taken out."""
+  tx, tree, mesh = exchange(), {"w": jnp.ones((4, 4)), "act": leaf}, harness.mesh(2)
+  step = rtopk_jax.make_train_step(lambda p, x: jnp.sum(p["w"]), tx, mesh, AXIS)
+  for use in (
+    tx.init,
+    lambda tree: rtopk_jax.init(tx, tree, mesh, AXIS),
+    lambda tree: rtopk_jax.state_specs(tx, tree, AXIS),
+    lambda tree: rtopk_jax.wire_bytes(tx, tree, 2),
+    lambda tree: step(tree, (), jnp.ones(4)),
+  ):
+    with pytest.raises(TypeError, match=r"params\['act'\] must be an array, got .*eqx\.partition"):
+      use(tree)
+
+
 @pytest.mark.parametrize("make", [exchange, dense])
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_])
 def test_leaves_that_are_not_floating_point(make, dtype):
