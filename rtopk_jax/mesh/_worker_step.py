@@ -17,7 +17,7 @@ from rtopk_jax.mesh._placement import is_spec
 from rtopk_jax.mesh._specs import axes_of
 from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._metrics import was_taken
-from rtopk_jax.transform._ownership import gradient_like
+from rtopk_jax.transform._optax import gradient_like
 
 # What becomes of the state of a model beside its weights: one for all, or each worker's own.
 MODEL_STATES = ("mean", "worker")

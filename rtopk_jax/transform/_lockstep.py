@@ -19,7 +19,8 @@ from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _gradients, _state
 from rtopk_jax.transform._metrics import find_metrics, was_taken
-from rtopk_jax.transform._ownership import Leaf, Ownership, ownership, update_with
+from rtopk_jax.transform._optax import update_with
+from rtopk_jax.transform._ownership import Leaf, Ownership, ownership
 
 
 def lockstep(

@@ -8,6 +8,7 @@ import optax
 
 from rtopk_jax import _checks, _modes
 from rtopk_jax.transform import _gradients
+from rtopk_jax.transform._optax import gradient_like, update_as_traced
 
 
 class ExchangeMetrics(NamedTuple):
@@ -197,5 +198,7 @@ def _dry_run(
   params = shapes(params)
   with _modes.measure(num_workers, step) as measured:
     # A function of its own each time: what is traced within a measurement must not be cached.
-    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+    jax.eval_shape(
+      lambda p: update_as_traced(tx, gradient_like(p), tx.init(p), p, jnp.float32(0)), params
+    )
   return measured

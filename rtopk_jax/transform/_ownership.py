@@ -20,6 +20,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _dataflow, _gradients
 from rtopk_jax.transform._dataflow import Axes
 from rtopk_jax.transform._momentum_twice import warn_of_momentum_twice
+from rtopk_jax.transform._optax import gradient_like, update_as_traced
 
 # Workers on an axis in the trace.
 _MEMBERS = 2
@@ -155,9 +156,7 @@ def _axes_of_state(
   own = _dataflow.trace_flow(of_init, [nothing] * count).outputs
 
   def update(gradient, state, params, value):
-    # What optax's transformations may want besides, as the same on all workers.
-    others = {"value": value, "grad": params, "value_fn": lambda _: value}
-    return update_with(tx, gradient, state, params, **others)
+    return update_as_traced(tx, gradient, state, params, value)
 
   value = jax.ShapeDtypeStruct((), jnp.float32)
   gradient = gradient_like(params)
@@ -213,22 +212,3 @@ def _check_agreed(updates: Any, found: list[Axes]) -> None:
       "give them one of their own, optax.partition({'sparse': …, 'dense': rtopk_jax.dense_exchange(…)}, "
       "labels). A wrapper that looks at the gradient it is given goes after the exchange, not around it."
     )
-
-
-def gradient_like(params: Any) -> Any:
-  """What has the shapes of the gradient: the parameters, or those of ``optax.lookahead`` that are trained."""
-  return params.fast if isinstance(params, optax.LookaheadParams) else params
-
-
-def update_with(
-  tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, **extra_args: Any
-) -> tuple[Any, Any]:
-  """``tx.update`` with further arguments, ``value`` only where it is taken: not all of optax ignores it."""
-  update = optax.with_extra_args_support(tx).update
-  try:
-    return update(updates, state, params, **extra_args)
-  except TypeError as error:
-    if "unexpected keyword argument" not in str(error) or not extra_args:
-      raise
-  needed = {name: x for name, x in extra_args.items() if name in ("present", "weight")}
-  return update(updates, state, params, **needed)
