@@ -79,7 +79,10 @@ def test_loaded_in_python(images):
   ("arguments", "said"),
   [
     (dict(), r"has several runs, none seed 3, rtopk seed 3; name one by --method and --seed\."),
-    (dict(method="topk"), r"^--method=topk names no run of .*, which has none seed 3, rtopk seed 3"),
+    (
+      dict(method="topk"),
+      r"^--method=topk names no run of .*, which has none seed 3, rtopk seed 3",
+    ),
     (dict(seed=1), r"^--seed=1 names no run of"),
     (dict(method="none", step=3), r"--step=3 is no checkpoint of .*, which has \[2, 4\]"),
   ],
