@@ -126,7 +126,7 @@ def floating_dtype(name: str, value: Any) -> np.dtype:
   except (TypeError, ValueError):  # NumPy reads what looks like a record in its own way
     dtype = None
   if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"{name} must be a floating point dtype, such as jnp.bfloat16, got {value!r}.")
+    raise TypeError(f'{name} must be a floating point dtype, such as "bfloat16", got {value!r}.')
   return dtype
 
 
