@@ -14,8 +14,7 @@ from train.command import program
 def main(arguments: Sequence[str]) -> None:
   """Evaluates."""
   parser = program.Parser("train.evaluate", __doc__)
-  program.add_run(parser)
-  options = program.checked(parser, arguments)
+  options = program.with_run(parser, arguments)
   from train.checkpointing import trained
 
   for method, seed in trained.runs(options.workdir, options.method, options.seed):

@@ -15,7 +15,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._local import local
 from rtopk_jax.mesh._placement import is_spec
 from rtopk_jax.mesh._specs import axes_of
-from rtopk_jax.transform import _gradients
+from rtopk_jax.transform import _gradients, _loss
 from rtopk_jax.transform._metrics import was_taken
 from rtopk_jax.transform._optax import gradient_like
 
@@ -175,45 +175,19 @@ def _of_micro_batch(
   def loss(params):
     given = (params, model_state) if options.model_state else (params,)
     result = options.loss_fn(*given, batch, *((key,) if options.rngs else ()))
-    return _loss_and_rest(options, result, model_state)
+    return _loss.split(
+      result,
+      model_state,
+      has_model_state=options.model_state is not None,
+      has_aux=options.has_aux,
+      said_by=f"model_state={options.model_state!r} and has_aux={options.has_aux}",
+    )
 
   (value, (model_state, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)
   weight = local(jnp.asarray(weight).astype(jnp.float32), options.axis_name)
   model_state, aux = local((model_state, aux), options.axis_name)
   return LocalResult(gradient_like(gradient), value, weight, model_state, aux)
-
-
-def _loss_and_rest(options: Options, result: Any, model_state: Any) -> tuple[Any, tuple[Any, Any]]:
-  """The loss, with the model's new state and aux beside it; refused where ``loss_fn`` returns something else."""
-  form = {
-    (False, False): "loss",
-    (False, True): "(loss, aux)",
-    (True, False): "(loss, model_state)",
-    (True, True): "(loss, (model_state, aux))",
-  }[options.model_state is not None, options.has_aux]
-  try:
-    value, rest = (result, ()) if form == "loss" else result
-    if options.model_state and options.has_aux:
-      model_state, aux = rest
-    else:
-      model_state, aux = (rest, ()) if options.model_state else (model_state, rest)
-  except (TypeError, ValueError):
-    value = aux = None
-  if isinstance(value, float) or getattr(value, "shape", None) == ():
-    return value, (model_state, aux)
-  raise TypeError(
-    f"loss_fn must return {form}, of which loss is a scalar, since make_train_step was given "
-    f"model_state={options.model_state!r} and has_aux={options.has_aux}; got {_described(result)}."
-  )
-
-
-def _described(result: Any) -> str:
-  """A result of a function by its shapes; of a pair of them by those of each."""
-  if isinstance(result, tuple):
-    return f"({', '.join(map(_described, result))})"
-  shape = getattr(result, "shape", None)
-  return type(result).__name__ if shape is None else f"{result.dtype} of shape {shape}"
 
 
 def _exchange_and_update(

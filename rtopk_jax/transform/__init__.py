@@ -9,7 +9,7 @@
 5. ``_ownership`` finds by tracing which state is each worker's own; ``_dataflow`` follows the trace. ``_lockstep``
    uses it to make a whole chain one step that all workers take, or none. ``_optax`` calls any transformation with what
    it wants. ``_momentum_twice`` warns of a chain that has momentum before the exchange and again after it.
-6. ``_federated`` makes one exchange of many local steps.
+6. ``_federated`` makes one exchange of many local steps. ``_loss`` reads what the user's loss function returns.
 """
 
 from rtopk_jax.transform._delay import InFlight as InFlight

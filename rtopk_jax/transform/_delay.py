@@ -15,6 +15,7 @@ later. Then nothing of that step is applied, and each takes its message back int
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -155,8 +156,10 @@ class DelayedStep(Step):
       jnp.stack([jnp.isfinite(x).all() for x in directions] or [jnp.bool_(True)]).all()
     )
     if self.layout.compressed:
-      once = _once if len(selector.stages.densities) == 1 else lambda f: f
-      outgoings = once(lambda stage: self._outgoings(selector.at(stage), scale))
+      outgoings = lambda stage: self._outgoings(selector.at(stage), scale)
+      if len(selector.stages.densities) == 1:
+        # Selected once, and read below too. What a branch of several computes cannot be read in another.
+        outgoings = functools.cache(outgoings)
       room = in_flight.words.size // in_flight.senders.shape[-1]
       sent = _warmup.switch(
         selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
@@ -295,9 +298,3 @@ def _taken_back(
   new = _gather.take(vector, positions) + values
   kept = cast(new, residuals[0].dtype).astype(jnp.float32)
   return _scatter.put(residuals, segment.where, positions, kept, keep=back)
-
-
-def _once(function: Callable[[int], list[Outgoing]]) -> Callable[[int], list[Outgoing]]:
-  """The same function, called once for each argument."""
-  found: dict[int, list[Outgoing]] = {}
-  return lambda stage: found.setdefault(stage, found.get(stage) or function(stage))

@@ -148,7 +148,9 @@ def dense_exchange(
       )
     if clip_norm is not None:
       mean = [x * scale for x in mean]
-    rule = Memory(False, momentum, nesterov, False, 1.0)
+    rule = Memory(
+      error_feedback=False, momentum=momentum, nesterov=nesterov, masking=False, decay=1.0
+    )
     directions, kept = [], []
     momenta = jax.tree.leaves(state.momentum) or [None] * len(mean)
     for g, old in zip(mean, momenta, strict=True):

@@ -191,7 +191,7 @@ def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
 
 
 def counted(x: jax.Array, weight: jax.Array | None) -> jax.Array:
-  """Something of a worker times how much it counts."""
+  """A worker's array times its weight: zeros where that is 0, whatever the array has."""
   if weight is None:
     return x
   # The mean of no examples may be NaN, and counts nothing.

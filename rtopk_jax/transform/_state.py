@@ -66,6 +66,7 @@ def write_rows(new: list[jax.Array], rows: Any) -> Any:
 
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
+  """Refuses options that both exchanges have, where they are out of range or without effect."""
   _checks.one_of("average", average, AVERAGES_BY_NAME)
   _checks.momentum("momentum", momentum)
   _checks.flag("nesterov", nesterov)

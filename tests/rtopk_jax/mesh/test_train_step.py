@@ -332,7 +332,7 @@ def test_wrong_arguments_of_a_step(options, arguments, message):
     (
       {},
       lambda loss, x: (loss, {}),
-      r"must return loss, .*False; got \(float32 of shape \(\), dict\)",
+      r"must return loss, .*has_aux=False say; got \(float32 of shape \(\), dict\)",
     ),
     ({}, lambda loss, x: x, r".*loss is a scalar.*got float32 of shape \(4, 40\)"),
     ({"has_aux": True}, lambda loss, x: loss, r"must return \(loss, aux\).*float32 of shape \(\)"),
