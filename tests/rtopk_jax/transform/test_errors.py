@@ -34,6 +34,13 @@ def test_outside_a_mapped_axis_and_wrong_names(make):
     rtopk_jax.local_value_and_grad(jnp.sum, AXIS)(jnp.ones(3))
 
 
+def test_arguments_by_name_have_no_gradient():
+  """As in ``jax.value_and_grad``, whose error it is."""
+  gradient = rtopk_jax.local_value_and_grad(lambda w: jnp.sum(w), AXIS)
+  with pytest.raises(TypeError, match=r"argnums=0 requires at least 1 positional argument"):
+    jax.vmap(lambda w: gradient(w=w), axis_name=AXIS)(jnp.ones((2, 3)))
+
+
 def test_a_mesh_without_the_axis():
   tx, mesh = exchange(), harness.mesh(2, "batch")
   message = r"axis_name='workers' is not an axis of the mesh, which has \('batch',\)"
