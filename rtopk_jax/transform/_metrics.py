@@ -194,6 +194,7 @@ def _dry_run(
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   if step is not None:
     _checks.at_least("step", step, 0, integer=True)
+  _checks.init_and_update("tx", tx)
   _gradients.check_arrays("params", params)
   params = shapes(params)
   with _modes.measure(num_workers, step) as measured:

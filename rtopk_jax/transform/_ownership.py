@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _modes
+from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _dataflow, _gradients
 from rtopk_jax.transform._dataflow import Axes
@@ -93,10 +93,11 @@ def ownership(
     The ``Ownership``.
 
   Raises:
-    TypeError: when a leaf of the parameters is no array.
+    TypeError: when ``tx`` is no transformation, or a leaf of the parameters is no array.
     ValueError: when updates differ between workers, when a collective stands under a condition that does,
       or when the update cannot be traced.
   """
+  _checks.init_and_update("tx", tx)
   _gradients.check_arrays("params", params)
   leaves, structure = jax.tree.flatten(params)
   shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)

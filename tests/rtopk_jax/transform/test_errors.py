@@ -34,6 +34,24 @@ def test_outside_a_mapped_axis_and_wrong_names(make):
     rtopk_jax.local_value_and_grad(jnp.sum, AXIS)(jnp.ones(3))
 
 
+def test_what_is_no_transformation():
+  rounds = rtopk_jax.federated(lambda p, x: jnp.sum(p), optax.sgd(0.1), exchange(), AXIS)
+  mesh, params = harness.mesh(2), jnp.ones((4, 4))
+  for use in (
+    lambda tx: rtopk_jax.init(tx, params, mesh, AXIS),
+    lambda tx: rtopk_jax.state_specs(tx, params, AXIS),
+    lambda tx: rtopk_jax.state_axes(tx, params),
+    lambda tx: rtopk_jax.wire_bytes(tx, params, 2),
+    lambda tx: rtopk_jax.make_train_step(lambda p, x: jnp.sum(p), tx, mesh, AXIS),
+  ):
+    with pytest.raises(
+      TypeError, match=r"tx must be an optax\.GradientTransformation, got <function"
+    ):
+      use(optax.sgd)
+    with pytest.raises(TypeError, match=r"got a Federated; its tx is one.*its round takes steps"):
+      use(rounds)
+
+
 def test_arguments_by_name_have_no_gradient():
   """As in ``jax.value_and_grad``, whose error it is."""
   gradient = rtopk_jax.local_value_and_grad(lambda w: jnp.sum(w), AXIS)
