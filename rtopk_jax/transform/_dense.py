@@ -40,6 +40,7 @@ class DenseExchangeState(NamedTuple):
   metrics: ExchangeMetrics
 
   per_worker = ()
+  memory = ("momentum",)
 
 
 def dense_exchange(

@@ -49,6 +49,7 @@ class FederatedState(NamedTuple):
   inner: Any
 
   per_worker = ("inner",)
+  memory = ()
 
 
 class Local(NamedTuple):

@@ -195,7 +195,7 @@ def _unless_skipped(after: Any, before: Any, taken: jax.Array, memory_is_settled
         fields[name] = jax.tree.map(choose, value, past)._replace(
           skipped=jnp.where(taken, value.skipped, past.skipped + 1)
         )
-      elif name in ("residual", "momentum", "in_flight", "stage"):
+      elif name in type(new).memory:
         fields[name] = (
           value if memory_is_settled else jax.tree.map(memory_of(new, old), value, past)
         )

@@ -61,7 +61,9 @@ class SparseExchangeState(NamedTuple):
   in_flight: Any = ()
   stage: Any = ()
 
+  # The fields whose leaves are rows, and those that the exchange itself leaves as they were in a step it skips.
   per_worker = ("residual", "momentum", "in_flight")
+  memory = (*per_worker, "stage")
 
 
 def sparse_exchange(
