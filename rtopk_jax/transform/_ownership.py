@@ -19,6 +19,7 @@ from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _dataflow, _gradients
 from rtopk_jax.transform._dataflow import Axes
+from rtopk_jax.transform._metrics import shapes
 from rtopk_jax.transform._momentum_twice import warn_of_momentum_twice
 from rtopk_jax.transform._optax import gradient_like, update_as_traced
 
@@ -99,10 +100,12 @@ def ownership(
   """
   _checks.init_and_update("tx", tx)
   _gradients.check_arrays("params", params)
+  # By shapes alone: an array may be of a mesh with axes of another type than those that are traced for.
+  params = shapes(params)
   leaves, structure = jax.tree.flatten(params)
-  shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
   # What Python's numbers are depends on jax_enable_x64.
-  key = structure, shapes, axis_name, jnp.result_type(1.0)
+  kinds = tuple((x.shape, x.dtype) for x in leaves)
+  key = structure, kinds, axis_name, jnp.result_type(1.0)
   try:
     found = _found.setdefault(tx.update, {})
   except TypeError:

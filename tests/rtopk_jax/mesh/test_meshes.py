@@ -205,6 +205,25 @@ def test_batches_from_anywhere(kind, ambient):
 
 
 @pytest.mark.parametrize(
+  ("kind", "ambient"), [("explicit", "explicit"), ("explicit", "auto"), ("auto", "explicit")]
+)
+def test_parameters_that_are_made_where_a_mesh_is_set(kind, ambient):
+  """They are of its types, and of those of the mesh that they are put on; whose state is what is found by shapes."""
+  # Of its own, of which nothing has been found yet.
+  tx = optax.chain(exchange(1.0, dense=False, momentum=0.0, clip_norm=None), optax.sgd(0.1))
+  mesh = mesh_of(KINDS[kind])
+  step = rtopk_jax.make_train_step(loss_fn, tx, mesh, AXIS)
+  with jax.set_mesh(mesh_of(KINDS[ambient])):
+    params = jax.device_put(jax.tree.map(jnp.asarray, PARAMS), NamedSharding(mesh, P()))
+    state = rtopk_jax.init(tx, params, mesh, AXIS)
+    for x in X:
+      params, state, _ = step(params, state, jnp.asarray(x))
+    axes = rtopk_jax.state_axes(tx, params)
+  near(params, dense())
+  assert axes[0].residual == {"w": 0}
+
+
+@pytest.mark.parametrize(
   ("kind", "is_set"), [("auto", False), ("explicit", True), ("explicit", False)]
 )
 def test_steps_as_a_part_of_a_program(kind, is_set):
