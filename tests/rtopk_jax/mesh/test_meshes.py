@@ -204,6 +204,13 @@ def test_batches_from_anywhere(kind, ambient):
     near(params, dense())
 
 
+def test_shapes_of_a_state_name_no_mesh_that_is_not_there():
+  """They are what a checkpoint is restored to, which needs devices or nothing."""
+  shapes = jax.eval_shape(lambda: start(TX, mesh_of(EXPLICIT))[1])
+  assert shapes[0].residual["w"].shape == (WORKERS, 40, 32)
+  assert {x.sharding for x in jax.tree.leaves(shapes)} == {None}
+
+
 @pytest.mark.parametrize(
   ("kind", "ambient"), [("explicit", "explicit"), ("explicit", "auto"), ("auto", "explicit")]
 )
