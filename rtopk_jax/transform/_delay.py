@@ -161,9 +161,13 @@ class DelayedStep(Step):
         # Selected once, and read below too. What a branch of several computes cannot be read in another.
         outgoings = functools.cache(outgoings)
       room = in_flight.words.size // in_flight.senders.shape[-1]
+      lengths: list[int] = []
       sent = _warmup.switch(
-        selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
+        selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room, lengths)
       )
+      # All stages have been traced by now, but for a count of one stage's bytes.
+      if len(lengths) >= len(selector.stages.densities) and max(lengths) != room:
+        raise ValueError(_of_others(room, max(lengths)))
       arrived = _warmup.choose(
         selector.stages,
         self.stage,
@@ -210,10 +214,18 @@ class DelayedStep(Step):
     return _message.write(outgoing, header, self.options.wire)
 
   def _send(
-    self, outgoing: Sequence[Outgoing], scale: jax.Array | None, sound: jax.Array, room: int
+    self,
+    outgoing: Sequence[Outgoing],
+    scale: jax.Array | None,
+    sound: jax.Array,
+    room: int,
+    lengths: list[int],
   ) -> _Sent:
-    """This worker's message in so many words, and its memory after it."""
+    """This worker's message in so many words, and its memory after it; how many it needs is noted."""
     written = self._written(outgoing, sound)
+    lengths.append(written.words.size)
+    if written.words.size > room:
+      raise ValueError(_of_others(room, written.words.size))
     finite = settled(sound & is_finite(outgoing))
     local = lambda gradient: self._local(gradient, scale)
     found = []
@@ -282,6 +294,14 @@ class DelayedStep(Step):
       place(mean.leaves, segment, updates)
       finite &= mean.wrong == 0
     return finite
+
+
+def _of_others(room: int, words: int) -> str:
+  return (
+    f"state.in_flight has messages of {room} words, and those of this exchange have {words}: they were sent with another "
+    "density, wire or scope. Take a last step of the old one in which all workers are absent (present=False), which "
+    "delivers them, and make the state anew."
+  )
 
 
 def _taken_back(

@@ -107,6 +107,7 @@ def dense_exchange(
     _axis.size(axis_name)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, DenseExchangeState)
+    _state.check_fields(state, updates, momentum=(bool(momentum), f"momentum={momentum!r}"))
     if _modes.analysing():
       means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
       return jax.tree.map(_gradients.as_complex, means, given), state

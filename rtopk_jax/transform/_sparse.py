@@ -258,6 +258,13 @@ def sparse_exchange(
     _axis.size(axis_name)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, SparseExchangeState)
+    _state.check_fields(
+      state,
+      updates,
+      residual=(error_feedback, f"error_feedback={error_feedback}"),
+      momentum=(bool(momentum), f"momentum={momentum!r}"),
+      in_flight=(bool(delay), f"delay={delay!r}"),
+    )
     workers = chosen.workers(axis_name)
     if _modes.analysing():
       return _outline(given, updates, state, axis_name, workers)
@@ -267,10 +274,11 @@ def sparse_exchange(
     updates, summed = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     residuals, momenta = (
-      []
-      if isinstance(rows, tuple) and not rows
-      else _state.read_rows(rows, updates, workers, field)
-      for rows, field in ((state.residual, "residual"), (state.momentum, "momentum"))
+      _state.read_rows(rows, updates, workers, field) if is_kept else []
+      for rows, field, is_kept in (
+        (state.residual, "residual", error_feedback),
+        (state.momentum, "momentum", bool(momentum)),
+      )
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     layout = layout_of(updates, [x.shape or (1,) for x in momenta or residuals or raw], workers)

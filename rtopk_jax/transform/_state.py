@@ -89,6 +89,26 @@ def check_kind(state: Any, kind: type) -> None:
   )
 
 
+def check_fields(state: Any, updates: Any, **wanted: tuple[bool, str]) -> None:
+  """Refuses a state of the same kind that was made by other options.
+
+  Args:
+    state: an exchange's.
+    updates: the gradient; of one without leaves every state is as good.
+    **wanted: by the name of a field whether it has to be there, and the option by which.
+  """
+  if not jax.tree.leaves(updates):
+    return
+  for field, (is_wanted, option) in wanted.items():
+    value = getattr(state, field)
+    is_there = not (isinstance(value, tuple) and not value)
+    if is_there != is_wanted:
+      raise ValueError(
+        f"state.{field} is {'there' if is_there else '()'}, and the exchange has {option}: the state is that of another "
+        "transformation. Make it with rtopk_jax.init(tx, params, mesh, axis_name), or tx.init inside the map."
+      )
+
+
 def common_end(path: tuple[Any, ...], other: tuple[Any, ...]) -> int:
   """How many keys at their ends two paths have in common."""
   count = 0

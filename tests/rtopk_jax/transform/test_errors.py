@@ -59,6 +59,43 @@ def test_arguments_by_name_have_no_gradient():
     jax.vmap(lambda w: gradient(w=w), axis_name=AXIS)(jnp.ones((2, 3)))
 
 
+@pytest.mark.parametrize(
+  ("old", "new", "said"),
+  [
+    ({}, {"momentum": 0.9}, r"state\.momentum is \(\), and the exchange has momentum=0\.9"),
+    ({"momentum": 0.9}, {}, r"state\.momentum is there, and the exchange has momentum=0\.0"),
+    ({"error_feedback": False}, {}, r"state\.residual is \(\), .*error_feedback=True"),
+    ({}, {"delay": 1}, r"state\.in_flight is \(\), and the exchange has delay=1"),
+    (
+      {"delay": 1},
+      {"delay": 1, "wire": "int8"},
+      r"state\.in_flight has messages of \d+ words, and",
+    ),
+    (
+      {"delay": 1, "wire": "int8"},
+      {"delay": 1},
+      r"state\.in_flight has messages of \d+ words, and",
+    ),
+  ],
+)
+def test_a_state_of_other_options(old, new, said):
+  make = lambda options: rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.25), AXIS, dense=False, **options
+  )
+  before, after = make(old), make(new)
+
+  def one(gradient):
+    return after.update(gradient, before.init(gradient))[0]
+
+  with pytest.raises(ValueError, match=said):
+    jax.vmap(one, axis_name=AXIS)(jnp.ones((2, 40, 40)))
+
+
+def test_a_dense_state_of_other_options():
+  with pytest.raises(ValueError, match=r"state\.momentum is there, and .* momentum=0\.0"):
+    simulate(dense(), jnp.ones(3), state=dense(momentum=0.9).init(jnp.ones(3)))
+
+
 def test_a_mesh_without_the_axis():
   tx, mesh = exchange(), harness.mesh(2, "batch")
   message = r"axis_name='workers' is not an axis of the mesh, which has \('batch',\)"
