@@ -123,7 +123,7 @@ FIELDS: dict[str, Field] = dict(
     "float32", "of values on the wire: float32, bfloat16, float16, int8, int4, int2"
   ),
   wire_indices=text("int32", "of indices on the wire: int32, elias_fano or block"),
-  memory_decay=number(1.0, "what the memory is multiplied by each step", least=0),
+  memory_decay=number(1.0, "what the memory is multiplied by each step", above=0, most=1),
   memory_dtype=text("float32", "of what is remembered"),
   delay=integer(
     0, "steps from sending to applying; 1: messages travel under the next gradient", least=0, most=1

@@ -233,8 +233,13 @@ def main(arguments: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m data.prepare", description="Makes a data set from the official files."
   )
-  parser.add_argument("dataset", choices=DATASETS)
-  parser.add_argument("--data_dir", type=pathlib.Path, default=prepared.DEFAULT_DIR)
+  parser.add_argument("dataset", choices=DATASETS, help="which one")
+  parser.add_argument(
+    "--data_dir",
+    type=pathlib.Path,
+    default=prepared.DEFAULT_DIR,
+    help="the folder of data sets that it is put into; %(default)s",
+  )
   parser.add_argument("--manual_dir", type=pathlib.Path, help="a folder that has the files already")
   options = parser.parse_args(arguments)
   data_dir = options.data_dir.expanduser()

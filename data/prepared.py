@@ -35,7 +35,7 @@ def source(name: str, split: str, data_dir: str | None = None, encoded: bool = F
     short = name.removesuffix("2012")
     raise FileNotFoundError(
       f"{name} is not in {where}. Make it with\n\n  python -m data.prepare {short} --data_dir={where}\n\n"
-      "or name the folder that has it with --config.data_dir=DIR."
+      "or set config.data_dir to the folder that has it."
     )
   builder = tfds.builder_from_directory(folder)
   if split not in builder.info.splits:

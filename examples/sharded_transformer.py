@@ -119,10 +119,13 @@ def batches(batch_size: int, seed: int = 0):
 
 def main():
   """Trains on as many CPU devices as the mesh wants."""
-  parser = argparse.ArgumentParser(description="Trains a sharded transformer to copy.")
-  parser.add_argument("--replicas", type=int, default=2)
-  parser.add_argument("--shards", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=300)
+  parser = argparse.ArgumentParser(
+    prog="python -m examples.sharded_transformer",
+    description="Trains a sharded transformer to copy.",
+  )
+  parser.add_argument("--replicas", type=int, default=2, help="workers, which exchange sparsely")
+  parser.add_argument("--shards", type=int, default=2, help="devices of each, over which it is cut")
+  parser.add_argument("--steps", type=int, default=300, help="how many")
   arguments = parser.parse_args()
   # Of no effect where there are accelerators.
   jax.config.update("jax_num_cpu_devices", arguments.replicas * arguments.shards)

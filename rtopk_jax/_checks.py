@@ -96,10 +96,20 @@ def transformation(name: str, value: Any) -> None:
   """Refuses what is not an optax transformation."""
   if isinstance(value, optax.GradientTransformation):
     return
-  hint = ""
+  hint, got = "", repr(value)
   if hasattr(value, "gradient_transformation"):
     hint = f"; pass {name}.gradient_transformation()"
-  raise TypeError(f"{name} must be an optax.GradientTransformation, got {value!r}{hint}.")
+  elif isinstance(getattr(value, "tx", None), optax.GradientTransformation):
+    # Rounds of rtopk_jax.federated, whose state is that of their tx.
+    got = f"a {type(value).__name__}"
+    hint = "; its tx is one, for its state and bytes, and its round takes steps"
+  raise TypeError(f"{name} must be an optax.GradientTransformation, got {got}{hint}.")
+
+
+def init_and_update(name: str, value: Any) -> None:
+  """Refuses what has not the two functions of a transformation, whatever its type is."""
+  if not all(callable(getattr(value, function, None)) for function in ("init", "update")):
+    transformation(name, value)
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -126,7 +136,7 @@ def floating_dtype(name: str, value: Any) -> np.dtype:
   except (TypeError, ValueError):  # NumPy reads what looks like a record in its own way
     dtype = None
   if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"{name} must be a floating point dtype, such as jnp.bfloat16, got {value!r}.")
+    raise TypeError(f'{name} must be a floating point dtype, such as "bfloat16", got {value!r}.')
   return dtype
 
 

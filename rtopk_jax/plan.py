@@ -1,7 +1,6 @@
 """``python -m rtopk_jax.plan --params=25.6e6 --workers=64 --bandwidth=1Gbit/s``: when compression pays."""
 
 import argparse
-import sys
 from typing import NoReturn
 
 from rtopk_jax import _checks
@@ -15,11 +14,11 @@ class _Parser(argparse.ArgumentParser):
   """Says what is wrong in one line, without the usage before it."""
 
   def error(self, message: str) -> NoReturn:
-    sys.exit(message)
+    self.exit(2, f"error: {message}\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Prints the advice, or ends with a line that names the flag that is wrong.
+  """Prints the advice, or ends with code 2 and a line that names the flag that is wrong.
 
   Args:
     arguments: of the command; None are those it was called with.
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
       compute=options.compute,
     )
   except (TypeError, ValueError) as error:
-    sys.exit(str(error))
+    parser.error(str(error))
   print(advice)
   if options.batches is not None:
     print(

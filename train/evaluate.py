@@ -9,24 +9,15 @@ from collections.abc import Sequence
 
 from train.checkpointing import folder
 from train.command import program
-from train.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
   """Evaluates."""
   parser = program.Parser("train.evaluate", __doc__)
-  program.add_run(parser)
-  options = program.checked(parser, arguments)
+  options = program.with_run(parser, arguments)
   from train.checkpointing import trained
 
-  found = [
-    (method, seed)
-    for method, seed in trained.runs(options.workdir)
-    if options.method in (None, method) and options.seed in (None, seed)
-  ]
-  if not found:
-    raise UserError(f"{options.workdir} has no such run.")
-  for method, seed in found:
+  for method, seed in trained.runs(options.workdir, options.method, options.seed):
     run = trained.load_trained(options.workdir, method, seed, options.step, options.data_dir)
     figures = run.task.evaluate(trained.on_device(run.params), trained.on_device(run.statistics))
     print(folder.dumps({"method": method, "seed": seed, "step": run.step, **figures}), flush=True)

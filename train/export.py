@@ -20,9 +20,8 @@ from train.errors import UserError
 def main(arguments: Sequence[str]) -> None:
   """Exports."""
   parser = program.Parser("train.export", __doc__)
-  program.add_run(parser)
   parser.add_argument("--to", metavar="PATH", help="FILE.safetensors, or a folder for Orbax")
-  options = program.checked(parser, arguments)
+  options = program.with_run(parser, arguments)
   if not options.to:
     raise UserError("--to is missing, such as --to=weights.safetensors.")
   if os.path.lexists(os.path.expanduser(options.to)):

@@ -12,14 +12,13 @@ from train.errors import UserError
 def main(arguments: Sequence[str]) -> None:
   """Samples."""
   parser = program.Parser("train.sample", __doc__)
-  program.add_run(parser)
   parser.add_argument("--words", type=int, default=60, help="how many, or characters")
   parser.add_argument("--prompt", default="", help="what to begin with, as the corpus writes it")
   parser.add_argument(
     "--temperature", type=float, default=1.0, help="below 1: likelier words; 0: the likeliest"
   )
   parser.add_argument("--sample_seed", type=int, default=0, help="another one: another text")
-  options = program.checked(parser, arguments)
+  options = program.with_run(parser, arguments)
   if options.words < 1:
     raise UserError(f"--words must be at least 1, got {options.words}.")
   if not 0 <= options.temperature < float("inf"):

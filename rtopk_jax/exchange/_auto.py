@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax.exchange import _cost
@@ -82,7 +83,8 @@ class Auto(Collective):
 
   @property
   def _choices(self) -> tuple[Collective, ...]:
-    return tuple(resolve(x, "choices") for x in self.choices)
+    """``choices``, in which there are no names any more."""
+    return cast(tuple[Collective, ...], self.choices)
 
   def _of(self, serving: Callable[[Collective], Collective]) -> "Auto":
     """The same with the choices that can serve something, as they do; refused where none can."""

@@ -109,12 +109,12 @@ class Written(NamedTuple):
 
   Attributes:
     words: shape (1, m), uint32, whole tiles: the header, then a message of each vector.
-    head: numbers of the header.
+    head_size: numbers of the header.
     kept: of each vector what is left of the entries that are sent, shape (k,).
   """
 
   words: jax.Array
-  head: int
+  head_size: int
   kept: list[jax.Array]
 
 
@@ -122,24 +122,24 @@ def join(head: jax.Array, messages: Sequence[jax.Array]) -> jax.Array:
   """A worker's header and messages as one row of words, (1, m), in whole tiles."""
   words = [lax.bitcast_convert_type(head, jnp.uint32), *messages]
   # TPUs would make an all-reduce of a gather of anything but whole tiles.
-  rest = -sum(part.size for part in words) % _axis.TILE
+  rest = -sum(x.size for x in words) % _axis.TILE
   # With an axis of one in their tiles, what one worker sent lies together there.
   return _bitpack.join([*words, jnp.zeros(rest, jnp.uint32)])[None]
 
 
 def part(
-  gathered: jax.Array, head: int, sizes: Sequence[int], start: jax.Array | int = 0
+  gathered: jax.Array, head_size: int, sizes: Sequence[int], start: jax.Array | int = 0
 ) -> tuple[jax.Array, list[Callable[[jax.Array], jax.Array]]]:
   """Headers and messages out of what ``join`` made on each worker.
 
   Args:
     gathered: rows of words, (rows, 1, m).
-    head: numbers of a header.
+    head_size: numbers of a header.
     sizes: words of each message.
     start: of a row's words: zero, of which a compiler knows only when it is there.
 
   Returns:
-    The headers, (rows, head), and for each message what picks the words of a row by its number.
+    The headers, (rows, head_size), and for each message what picks the words of a row by its number.
   """
 
   # A message is picked out of the whole: cut out for all workers first, it would be copied.
@@ -148,11 +148,11 @@ def part(
       gathered, (row, jnp.int32(0), jnp.int32(begin) + start), (1, 1, size)
     ).reshape(size)
 
-  parts, begin = [], head
+  parts, begin = [], head_size
   for size in sizes:
     parts.append(pick(begin, size))
     begin += size
-  headers = lax.dynamic_slice_in_dim(gathered[:, 0], start, head, axis=1)
+  headers = lax.dynamic_slice_in_dim(gathered[:, 0], start, head_size, axis=1)
   return lax.bitcast_convert_type(headers, jnp.float32), parts
 
 
@@ -177,7 +177,7 @@ def write(outgoing: Sequence[Outgoing], header: Header, wire: WireFormat) -> Wri
 def read(
   outgoing: Sequence[Outgoing],
   gathered: jax.Array,
-  head: int,
+  head_size: int,
   wire: WireFormat,
   start: jax.Array | int = 0,
 ) -> tuple[jax.Array, list[Contributions]]:
@@ -186,7 +186,7 @@ def read(
   Args:
     outgoing: what a message is of; of its selections only sizes and blocks count.
     gathered: rows of words, (rows, 1, m).
-    head: numbers of a header.
+    head_size: numbers of a header.
     wire: the code of messages.
     start: as of ``part``.
 
@@ -195,7 +195,7 @@ def read(
   """
   codes = [out.code(wire) for out in outgoing]
   sizes = [code.words(out.count, out.room) for code, out in zip(codes, outgoing, strict=True)]
-  headers, arrived = part(gathered, head, sizes, start)
+  headers, arrived = part(gathered, head_size, sizes, start)
   parts = zip(outgoing, codes, arrived, strict=True)
   return headers, [_contributions(*each, gathered.shape[0]) for each in parts]
 
@@ -217,7 +217,7 @@ def to_everybody(
 ) -> tuple[list[Incoming], jax.Array]:
   """Every worker's message to every worker; arguments and results as of ``Collective.exchange``."""
   written = write(outgoing, header, wire)
-  headers, contributions = read(outgoing, send(written.words), written.head, wire)
+  headers, contributions = read(outgoing, send(written.words), written.head_size, wire)
   parts = zip(contributions, outgoing, written.kept, strict=True)
   return [Incoming(given, sent(out, kept, wire)) for given, out, kept in parts], headers
 

@@ -75,7 +75,9 @@ def local_value_and_grad(
   def value_and_grad(*args, **kwargs_of_loss):
     args = list(args)
     for i in positions:
-      args[i] = local(args[i], axis_name)
+      # JAX says what is wrong with others.
+      if -len(args) <= i < len(args):
+        args[i] = local(args[i], axis_name)
     return jax.value_and_grad(loss_fn, **kwargs)(*args, **kwargs_of_loss)
 
   return value_and_grad

@@ -121,16 +121,28 @@ class Placement:
     return jax.set_mesh(self.automatic)
 
   def trace(self, function: Callable[..., Any], out_specs: Any, *args: Any) -> Any:
-    """Calls such a function as a part of a program that is being traced."""
-    types = jax.sharding.get_abstract_mesh().axis_types or ()
-    if AxisType.Explicit not in types:
+    """Calls such a function as a part of a program that is being traced.
+
+    Its results have the types of the mesh that is set, and where none is those of the arguments.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty and _is_explicit(args):
+      mesh = self.mesh.abstract_mesh
+    if AxisType.Explicit not in mesh.axis_types:
       return function(*args)
-    return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
+    with jax.sharding.use_abstract_mesh(mesh):
+      return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
 
 
 def is_traced(tree: Any) -> bool:
   """Whether some array of a tree is a tracer."""
   return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
+
+
+def _is_explicit(tree: Any) -> bool:
+  """Whether some array of a tree has the type of a mesh with explicit axes."""
+  kinds = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
+  return any(AxisType.Explicit in kind.mesh.axis_types for kind in kinds)
 
 
 def _put(x: Any, sharding: NamedSharding) -> Any:

@@ -62,6 +62,7 @@ def state_specs(
 
 def settle_specs(param_specs: Any, params: Any, axis_name: AxisName) -> Any:
   """A spec for every parameter; refused where they do not fit."""
+  _gradients.check_arrays("params", params)
   if param_specs is not None:
     _check_specs(param_specs, params, axis_name)
     return param_specs

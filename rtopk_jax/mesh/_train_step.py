@@ -20,6 +20,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._placement import Placement, check_mesh, is_spec, is_traced
 from rtopk_jax.mesh._specs import settle_specs, state_specs
 from rtopk_jax.mesh._worker_step import MODEL_STATES, Options, mapped_step
+from rtopk_jax.transform import _gradients
 from rtopk_jax.transform._lockstep import lockstep
 
 
@@ -226,6 +227,7 @@ class TrainStep:
 
   def _program(self, params: Any) -> _Program:
     """The compiled step for parameters of these shapes."""
+    _gradients.check_arrays("params", params)
     leaves, structure = jax.tree.flatten(params)
     signature = (structure, *((jnp.shape(x), jnp.result_type(x)) for x in leaves))
     if signature not in self._programs:
@@ -282,9 +284,10 @@ def _check_state(state: Any, specs: Any, mesh_workers: dict[str, int]) -> None:
   """Refuses a state of another structure than the transformation's, or of another number of workers."""
   structure, wanted = jax.tree.structure(state), jax.tree.structure(specs, is_leaf=is_spec)
   if structure != wanted:
+    found = _gradients.differences(is_spec, **{"state": state, "rtopk_jax.init(…)": specs})
     raise TypeError(
-      f"state has another structure than rtopk_jax.init makes: {structure} in place of {wanted}. Restore a "
-      "checkpoint into the structure of rtopk_jax.init(…), for example with Orbax's StandardRestore of it."
+      f"state has another structure than rtopk_jax.init makes: {found}. Restore a checkpoint into the structure of "
+      "rtopk_jax.init(…), for example with Orbax's StandardRestore of it."
     )
   leaves = zip(
     jax.tree.leaves_with_path(state), jax.tree.leaves(specs, is_leaf=is_spec), strict=True

@@ -15,9 +15,9 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.mesh._local import local
 from rtopk_jax.mesh._placement import is_spec
 from rtopk_jax.mesh._specs import axes_of
-from rtopk_jax.transform import _gradients
+from rtopk_jax.transform import _gradients, _loss
 from rtopk_jax.transform._metrics import was_taken
-from rtopk_jax.transform._ownership import gradient_like
+from rtopk_jax.transform._optax import gradient_like
 
 # What becomes of the state of a model beside its weights: one for all, or each worker's own.
 MODEL_STATES = ("mean", "worker")
@@ -115,7 +115,7 @@ def _result_specs(own: Any, rows: P) -> LocalResult:
 
 
 def _as_rows(tree: Any) -> Any:
-  return jax.tree.map(lambda x: x[None], tree)
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
 def _own_rows(tree: Any) -> Any:
@@ -175,12 +175,13 @@ def _of_micro_batch(
   def loss(params):
     given = (params, model_state) if options.model_state else (params,)
     result = options.loss_fn(*given, batch, *((key,) if options.rngs else ()))
-    if not (options.has_aux or options.model_state):
-      return result, (model_state, ())
-    value, rest = result
-    if options.has_aux and options.model_state:
-      return value, tuple(rest)
-    return value, ((rest, ()) if options.model_state else (model_state, rest))
+    return _loss.split(
+      result,
+      model_state,
+      has_model_state=options.model_state is not None,
+      has_aux=options.has_aux,
+      said_by=f"model_state={options.model_state!r} and has_aux={options.has_aux}",
+    )
 
   (value, (model_state, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
   weight = jnp.float32(1) if options.weight is None else options.weight(batch)

@@ -7,9 +7,9 @@
 3. ``_metrics`` says how an exchange went, and what it sends, by a trace that is not run.
 4. ``_dense`` is the uncompressed baseline. ``_sgd`` and ``_weight_decay`` are the paper's recipe as one optimizer.
 5. ``_ownership`` finds by tracing which state is each worker's own; ``_dataflow`` follows the trace. ``_lockstep``
-   uses it to make a whole chain one step that all workers take, or none. ``_momentum_twice`` warns of a chain that has
-   momentum before the exchange and again after it.
-6. ``_federated`` makes one exchange of many local steps.
+   uses it to make a whole chain one step that all workers take, or none. ``_optax`` calls any transformation with what
+   it wants. ``_momentum_twice`` warns of a chain that has momentum before the exchange and again after it.
+6. ``_federated`` makes one exchange of many local steps. ``_loss`` reads what the user's loss function returns.
 """
 
 from rtopk_jax.transform._delay import InFlight as InFlight

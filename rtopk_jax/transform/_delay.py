@@ -15,6 +15,7 @@ later. Then nothing of that step is applied, and each takes its message back int
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -155,12 +156,18 @@ class DelayedStep(Step):
       jnp.stack([jnp.isfinite(x).all() for x in directions] or [jnp.bool_(True)]).all()
     )
     if self.layout.compressed:
-      once = _once if len(selector.stages.densities) == 1 else lambda f: f
-      outgoings = once(lambda stage: self._outgoings(selector.at(stage), scale))
+      outgoings = lambda stage: self._outgoings(selector.at(stage), scale)
+      if len(selector.stages.densities) == 1:
+        # Selected once, and read below too. What a branch of several computes cannot be read in another.
+        outgoings = functools.cache(outgoings)
       room = in_flight.words.size // in_flight.senders.shape[-1]
+      lengths: list[int] = []
       sent = _warmup.switch(
-        selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room)
+        selector.stages, self.count, lambda s: self._send(outgoings(s), scale, sound, room, lengths)
       )
+      # All stages have been traced by now, but for a count of one stage's bytes.
+      if len(lengths) >= len(selector.stages.densities) and max(lengths) != room:
+        raise ValueError(_of_others(room, max(lengths)))
       arrived = _warmup.choose(
         selector.stages,
         self.stage,
@@ -207,10 +214,18 @@ class DelayedStep(Step):
     return _message.write(outgoing, header, self.options.wire)
 
   def _send(
-    self, outgoing: Sequence[Outgoing], scale: jax.Array | None, sound: jax.Array, room: int
+    self,
+    outgoing: Sequence[Outgoing],
+    scale: jax.Array | None,
+    sound: jax.Array,
+    room: int,
+    lengths: list[int],
   ) -> _Sent:
-    """This worker's message in so many words, and its memory after it."""
+    """This worker's message in so many words, and its memory after it; how many it needs is noted."""
     written = self._written(outgoing, sound)
+    lengths.append(written.words.size)
+    if written.words.size > room:
+      raise ValueError(_of_others(room, written.words.size))
     finite = settled(sound & is_finite(outgoing))
     local = lambda gradient: self._local(gradient, scale)
     found = []
@@ -281,6 +296,14 @@ class DelayedStep(Step):
     return finite
 
 
+def _of_others(room: int, words: int) -> str:
+  return (
+    f"state.in_flight has messages of {room} words, and those of this exchange have {words}: they were sent with another "
+    "density, wire or scope. Take a last step of the old one in which all workers are absent (present=False), which "
+    "delivers them, and make the state anew."
+  )
+
+
 def _taken_back(
   residuals: list[jax.Array],
   segment: Segment,
@@ -295,9 +318,3 @@ def _taken_back(
   new = _gather.take(vector, positions) + values
   kept = cast(new, residuals[0].dtype).astype(jnp.float32)
   return _scatter.put(residuals, segment.where, positions, kept, keep=back)
-
-
-def _once(function: Callable[[int], list[Outgoing]]) -> Callable[[int], list[Outgoing]]:
-  """The same function, called once for each argument."""
-  found: dict[int, list[Outgoing]] = {}
-  return lambda stage: found.setdefault(stage, found.get(stage) or function(stage))

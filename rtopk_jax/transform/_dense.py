@@ -40,6 +40,7 @@ class DenseExchangeState(NamedTuple):
   metrics: ExchangeMetrics
 
   per_worker = ()
+  memory = ("momentum",)
 
 
 def dense_exchange(
@@ -106,6 +107,7 @@ def dense_exchange(
     _axis.size(axis_name)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, DenseExchangeState)
+    _state.check_fields(state, updates, momentum=(bool(momentum), f"momentum={momentum!r}"))
     if _modes.analysing():
       means = jax.tree.map(lambda g: jax.lax.psum(g, axis_name), updates)
       return jax.tree.map(_gradients.as_complex, means, given), state
@@ -148,7 +150,9 @@ def dense_exchange(
       )
     if clip_norm is not None:
       mean = [x * scale for x in mean]
-    rule = Memory(False, momentum, nesterov, False, 1.0)
+    rule = Memory(
+      error_feedback=False, momentum=momentum, nesterov=nesterov, masking=False, decay=1.0
+    )
     directions, kept = [], []
     momenta = jax.tree.leaves(state.momentum) or [None] * len(mean)
     for g, old in zip(mean, momenta, strict=True):

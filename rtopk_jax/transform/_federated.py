@@ -18,7 +18,7 @@ from jax import lax
 
 from rtopk_jax import _axis, _checks
 from rtopk_jax._axis import AxisName
-from rtopk_jax.transform import _gradients, _state
+from rtopk_jax.transform import _gradients, _loss, _state
 from rtopk_jax.transform._lockstep import lockstep
 from rtopk_jax.transform._metrics import find_metrics, was_taken
 
@@ -49,6 +49,7 @@ class FederatedState(NamedTuple):
   inner: Any
 
   per_worker = ("inner",)
+  memory = ()
 
 
 class Local(NamedTuple):
@@ -331,9 +332,9 @@ def federated(
     ['0.988', '0.988']
   """
   _checks.axis_name(axis_name)
-  for name, value in (("keep_inner", keep_inner), ("has_aux", has_aux)):
+  flags = {"keep_inner": keep_inner, "has_aux": has_aux, "has_model_state": has_model_state}
+  for name, value in flags.items():
     _checks.flag(name, value)
-  _checks.flag("has_model_state", has_model_state)
   if not callable(loss_fn):
     raise TypeError(f"loss_fn must be a function, got {loss_fn!r}.")
   outer = optax.sgd(1.0) if outer is None else outer
@@ -353,12 +354,13 @@ def federated(
 
   def full_loss(params, model_state, batch):
     result = loss_fn(params, model_state, batch) if has_model_state else loss_fn(params, batch)
-    if not (has_aux or has_model_state):
-      return result, (model_state, ())
-    loss, rest = result
-    if has_aux and has_model_state:
-      return loss, tuple(rest)
-    return loss, ((rest, ()) if has_model_state else (model_state, rest))
+    return _loss.split(
+      result,
+      model_state,
+      has_model_state=has_model_state,
+      has_aux=has_aux,
+      said_by=f"has_model_state={has_model_state} and has_aux={has_aux}",
+    )
 
   def init(params):
     if not find_metrics(jax.eval_shape(plain.init, params)):

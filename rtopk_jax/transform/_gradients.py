@@ -11,6 +11,9 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax._axis import AxisName
 
+# Of the elements that an array of JAX can have.
+_KINDS = (jnp.number, jnp.bool_, jax.dtypes.extended)
+
 
 def local_updates(updates: Any, params: Any, axis_name: AxisName) -> Any:
   """A local gradient as real arrays; refused for other dtypes, another structure, a sum over workers.
@@ -57,8 +60,25 @@ def _dtype(x: Any) -> np.dtype:
   return jnp.result_type(x)
 
 
+def check_arrays(name: str, tree: Any) -> None:
+  """Refuses leaves that are neither arrays, their shapes, nor numbers, such as a module's functions."""
+  # Every step asks, and mostly there are no others.
+  if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+    return
+  for path, leaf in jax.tree.leaves_with_path(tree):
+    if isinstance(leaf, int | float | complex):
+      continue
+    if hasattr(leaf, "shape") and any(jnp.issubdtype(leaf.dtype, kind) for kind in _KINDS):
+      continue
+    raise TypeError(
+      f"{name}{jax.tree_util.keystr(path)} must be an array, got {leaf!r} of type {type(leaf).__name__}. Keep what "
+      "is not trained out of params, by eqx.partition(model, eqx.is_inexact_array) or nnx.split for example."
+    )
+
+
 def check_exchangeable(name: str, tree: Any) -> None:
   """Refuses leaves that are not floating point or complex numbers of at most 32 bits a real."""
+  check_arrays(name, tree)
   for path, leaf in jax.tree.leaves_with_path(tree):
     dtype, where = _dtype(leaf), f"{name}{jax.tree_util.keystr(path)}"
     if not jnp.issubdtype(dtype, jnp.inexact):
@@ -69,12 +89,13 @@ def check_exchangeable(name: str, tree: Any) -> None:
       )
     if dtype in (jnp.float64, jnp.complex128):
       raise TypeError(
-        f"{where} is of {dtype}, and the exchange computes and remembers in float32. Keep parameters in "
-        "float32, or cast gradients to it before the exchange."
+        f"{where} is of {dtype}, and the exchange computes and remembers in float32. Keep parameters, and so "
+        "gradients, in float32."
       )
 
 
 def check_structure(updates: Any, **others: Any) -> None:
+  """Refuses trees of another structure than the updates have."""
   structure = jax.tree.structure(updates)
   for name, other in others.items():
     if other is not None and jax.tree.structure(other) != structure:
@@ -173,7 +194,7 @@ def check_present(present: Any, axis_name: AxisName) -> jax.Array | None:
 
 
 def counted(x: jax.Array, weight: jax.Array | None) -> jax.Array:
-  """Something of a worker times how much it counts."""
+  """A worker's array times its weight: zeros where that is 0, whatever the array has."""
   if weight is None:
     return x
   # The mean of no examples may be NaN, and counts nothing.

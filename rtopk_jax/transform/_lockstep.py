@@ -19,7 +19,8 @@ from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
 from rtopk_jax.transform import _gradients, _state
 from rtopk_jax.transform._metrics import find_metrics, was_taken
-from rtopk_jax.transform._ownership import Leaf, Ownership, ownership, update_with
+from rtopk_jax.transform._optax import update_with
+from rtopk_jax.transform._ownership import Leaf, Ownership, ownership
 
 
 def lockstep(
@@ -110,8 +111,9 @@ def lockstep(
     taken = was_taken(after, before)
     if accumulated:
       taken &= _stays_finite(accumulated, axis_name)
-    alone = len(owned.exchanged) == 1 and len(find_metrics(after)) == 1 and not accumulated
-    after = _unless_skipped(after, before, taken, keep_memory=alone)
+    # Nothing but the one exchange can have skipped the step then, and it has left its memory as it was.
+    is_alone = len(owned.exchanged) == 1 and len(find_metrics(after)) == 1 and not accumulated
+    after = _unless_skipped(after, before, taken, memory_is_settled=is_alone)
     rows = [
       _put_row(x, old, leaf)
       for x, old, leaf in zip(jax.tree.leaves(after), leaves, owned.leaves, strict=True)
@@ -166,14 +168,14 @@ def _stays_finite(
   return _axis.over_model(_axis.psum(wrong, axis_name), model) == 0
 
 
-def _unless_skipped(after: Any, before: Any, taken: jax.Array, keep_memory: bool) -> Any:
+def _unless_skipped(after: Any, before: Any, taken: jax.Array, memory_is_settled: bool) -> Any:
   """The state after a step that is taken, and before one that is not; but counters move.
 
   Args:
     after: the state after the step.
     before: the state before it.
     taken: whether it is taken.
-    keep_memory: whether the exchange has left its memory as it was where it is not.
+    memory_is_settled: whether the exchange's memory is right already, in a step that is taken or not.
 
   Returns:
     The state.
@@ -193,8 +195,10 @@ def _unless_skipped(after: Any, before: Any, taken: jax.Array, keep_memory: bool
         fields[name] = jax.tree.map(choose, value, past)._replace(
           skipped=jnp.where(taken, value.skipped, past.skipped + 1)
         )
-      elif name in ("residual", "momentum", "in_flight", "stage"):
-        fields[name] = value if keep_memory else jax.tree.map(memory_of(new, old), value, past)
+      elif name in type(new).memory:
+        fields[name] = (
+          value if memory_is_settled else jax.tree.map(memory_of(new, old), value, past)
+        )
       else:
         fields[name] = jax.tree.map(visit, value, past, is_leaf=is_exchange)
     return new._replace(**fields)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from rtopk_jax import _checks, _modes
+from rtopk_jax.transform import _gradients
+from rtopk_jax.transform._optax import gradient_like, update_as_traced
 
 
 class ExchangeMetrics(NamedTuple):
@@ -131,7 +133,8 @@ def wire_bytes(
     ``WireBytes``.
 
   Raises:
-    TypeError: when ``num_workers`` or ``step`` is not an integer, or a collective states no bytes.
+    TypeError: when ``num_workers`` or ``step`` is not an integer, a leaf is no array, or a collective states no
+      bytes.
     ValueError: when ``num_workers`` is below 1 or ``step`` below 0.
 
   Examples:
@@ -191,8 +194,12 @@ def _dry_run(
   _checks.at_least("num_workers", num_workers, 1, integer=True)
   if step is not None:
     _checks.at_least("step", step, 0, integer=True)
+  _checks.init_and_update("tx", tx)
+  _gradients.check_arrays("params", params)
   params = shapes(params)
   with _modes.measure(num_workers, step) as measured:
     # A function of its own each time: what is traced within a measurement must not be cached.
-    jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+    jax.eval_shape(
+      lambda p: update_as_traced(tx, gradient_like(p), tx.init(p), p, jnp.float32(0)), params
+    )
   return measured

@@ -1,6 +1,8 @@
 """A warning where an exchange has momentum, and the optimizer after it has momentum again."""
 
+import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 import jax
@@ -11,6 +13,9 @@ _TEXT = (
   "1/(1 − m) twice. With momentum= in the exchange, follow it by an optimizer without, such as optax.sgd(0.1), or use "
   "rtopk_jax.rtopk_sgd."
 )
+
+# Whose functions may stand between the user's line and the warning.
+_ON_THE_WAY = ("rtopk_jax", "jax", "optax", "contextlib")
 
 _warned: set[Any] = set()
 
@@ -23,7 +28,19 @@ def warn_of_momentum_twice(state: Any) -> None:
   structure = jax.tree.structure(state)
   if structure not in _warned and _is_twice(state):
     _warned.add(structure)
-    warnings.warn(_TEXT, UserWarning, stacklevel=2)
+    warnings.warn(_TEXT, UserWarning, stacklevel=_users_level())
+
+
+def _users_level() -> int:
+  """The ``stacklevel`` of a warning of the function that asks, at the line of the user's that led there."""
+  frame, level = sys._getframe(1), 1
+  while frame.f_back is not None and _package(frame) in _ON_THE_WAY:
+    frame, level = frame.f_back, level + 1
+  return level
+
+
+def _package(frame: FrameType) -> str:
+  return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def _is_twice(state: Any) -> bool:

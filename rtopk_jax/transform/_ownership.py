@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtopk_jax import _axis, _modes
+from rtopk_jax import _axis, _checks, _modes
 from rtopk_jax._axis import AxisName
-from rtopk_jax.transform import _dataflow
+from rtopk_jax.transform import _dataflow, _gradients
 from rtopk_jax.transform._dataflow import Axes
+from rtopk_jax.transform._metrics import shapes
 from rtopk_jax.transform._momentum_twice import warn_of_momentum_twice
+from rtopk_jax.transform._optax import gradient_like, update_as_traced
 
 # Workers on an axis in the trace.
 _MEMBERS = 2
@@ -68,11 +70,14 @@ class Ownership(NamedTuple):
 
   def check_structure(self, structure: Any) -> None:
     """Refuses a state of another structure."""
-    if structure != self.structure:
-      raise TypeError(
-        f"state has another structure than tx.init makes: {structure} in place of {self.structure}. Restore a "
-        "checkpoint into the structure of rtopk_jax.init(…)."
-      )
+    if structure == self.structure:
+      return
+    trees = (jax.tree.unflatten(x, range(x.num_leaves)) for x in (structure, self.structure))
+    found = _gradients.differences(**dict(zip(("state", "tx.init(params)"), trees, strict=True)))
+    raise TypeError(
+      f"state has another structure than tx.init makes: {found}. Restore a checkpoint into the structure of "
+      "rtopk_jax.init(…)."
+    )
 
 
 def ownership(
@@ -89,13 +94,18 @@ def ownership(
     The ``Ownership``.
 
   Raises:
+    TypeError: when ``tx`` is no transformation, or a leaf of the parameters is no array.
     ValueError: when updates differ between workers, when a collective stands under a condition that does,
       or when the update cannot be traced.
   """
+  _checks.init_and_update("tx", tx)
+  _gradients.check_arrays("params", params)
+  # By shapes alone: an array may be of a mesh with axes of another type than those that are traced for.
+  params = shapes(params)
   leaves, structure = jax.tree.flatten(params)
-  shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
   # What Python's numbers are depends on jax_enable_x64.
-  key = structure, shapes, axis_name, jnp.result_type(1.0)
+  kinds = tuple((x.shape, x.dtype) for x in leaves)
+  key = structure, kinds, axis_name, jnp.result_type(1.0)
   try:
     found = _found.setdefault(tx.update, {})
   except TypeError:
@@ -150,9 +160,7 @@ def _axes_of_state(
   own = _dataflow.trace_flow(of_init, [nothing] * count).outputs
 
   def update(gradient, state, params, value):
-    # What optax's transformations may want besides, as the same on all workers.
-    others = {"value": value, "grad": params, "value_fn": lambda _: value}
-    return update_with(tx, gradient, state, params, **others)
+    return update_as_traced(tx, gradient, state, params, value)
 
   value = jax.ShapeDtypeStruct((), jnp.float32)
   gradient = gradient_like(params)
@@ -208,22 +216,3 @@ def _check_agreed(updates: Any, found: list[Axes]) -> None:
       "give them one of their own, optax.partition({'sparse': …, 'dense': rtopk_jax.dense_exchange(…)}, "
       "labels). A wrapper that looks at the gradient it is given goes after the exchange, not around it."
     )
-
-
-def gradient_like(params: Any) -> Any:
-  """What has the shapes of the gradient: the parameters, or those of ``optax.lookahead`` that are trained."""
-  return params.fast if isinstance(params, optax.LookaheadParams) else params
-
-
-def update_with(
-  tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, **extra_args: Any
-) -> tuple[Any, Any]:
-  """``tx.update`` with further arguments, ``value`` only where it is taken: not all of optax ignores it."""
-  update = optax.with_extra_args_support(tx).update
-  try:
-    return update(updates, state, params, **extra_args)
-  except TypeError as error:
-    if "unexpected keyword argument" not in str(error) or not extra_args:
-      raise
-  needed = {name: x for name, x in extra_args.items() if name in ("present", "weight")}
-  return update(updates, state, params, **needed)

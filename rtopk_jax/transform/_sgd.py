@@ -35,6 +35,9 @@ def rtopk_sgd(
   it has in ``optax.sgd``: one worker at density 1 without masking takes the same steps as
   ``optax.chain(optax.add_decayed_weights(λ), optax.sgd(η, m))``.
 
+  With ``optax.inject_hyperparams`` learning rate and weight decay can be injected; ``density``, ``subsample`` and
+  ``momentum`` decide what is compiled and belong in ``static_args``.
+
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
     density: k/d in (0, 1], or ``warmup_density(…)``.
@@ -46,9 +49,6 @@ def rtopk_sgd(
     weight_decay_mask: which leaves decay, a tree of bools or a function of the parameters, as in
       ``optax.add_decayed_weights``.
     **exchange_options: further arguments of ``sparse_exchange``.
-
-  With ``optax.inject_hyperparams`` learning rate and weight decay can be injected; ``density``, ``subsample`` and
-  ``momentum`` decide what is compiled and belong in ``static_args``.
 
   Returns:
     An ``optax.GradientTransformationExtraArgs``, in lockstep: a step that is skipped changes nothing.

@@ -61,7 +61,9 @@ class SparseExchangeState(NamedTuple):
   in_flight: Any = ()
   stage: Any = ()
 
+  # The fields whose leaves are rows, and those that the exchange itself leaves as they were in a step it skips.
   per_worker = ("residual", "momentum", "in_flight")
+  memory = (*per_worker, "stage")
 
 
 def sparse_exchange(
@@ -97,9 +99,9 @@ def sparse_exchange(
   (paper, Section III-A). Algorithm 1 as printed is one call, ``sparse_exchange(rtop_k(ρ, σ, unbiased=True),
   axis, average="sum", error_feedback=False)``: it has no memory, and no 1/n.
 
-  Put it first in a chain, where local gradients enter: what follows sees the mean. It runs inside ``shard_map``, ``pmap`` or ``vmap`` over ``axis_name``, where its
-  updates are the same on all workers and its state is this worker's. With momentum here the optimizer
-  that follows should have none of its own.
+  Put it first in a chain, where local gradients enter: what follows sees the mean. It runs inside
+  ``shard_map``, ``pmap`` or ``vmap`` over ``axis_name``, where its updates are the same on all workers and its
+  state is this worker's. With momentum here the optimizer that follows should have none of its own.
 
   A step in which any worker's vector is not finite is skipped by all: updates are zero, the memory stays.
 
@@ -164,16 +166,16 @@ def sparse_exchange(
     True
   """
   if not isinstance(selector, Selector):
-    hint = f"; did you mean rtop_k({selector})" if isinstance(selector, int | float) else ""
+    hint = f"; did you mean rtop_k({selector})?" if isinstance(selector, int | float) else "."
     raise TypeError(
-      f"selector must be rtop_k(…), top_k(…), random_k(…) or another rtopk_jax.Selector, got {selector!r}{hint}."
+      f"selector must be rtop_k(…), top_k(…), random_k(…) or another rtopk_jax.Selector, got {selector!r}{hint}"
     )
   _checks.axis_name(axis_name)
   _layout.check_scope(scope)
   _state.check_options(average, momentum, nesterov, clip_norm)
   _checks.flag("error_feedback", error_feedback)
   _checks.flag("momentum_masking", momentum_masking)
-  _checks.at_least("memory_decay", memory_decay, 0)
+  _checks.real("memory_decay", memory_decay)
   _checks.at_least("delay", delay, 0, integer=True)
   _checks.at_most("delay", delay, 1, "one step")
   if not 0 < memory_decay <= 1:
@@ -256,6 +258,13 @@ def sparse_exchange(
     _axis.size(axis_name)
     given, updates = updates, _gradients.local_updates(updates, params, axis_name)
     _state.check_kind(state, SparseExchangeState)
+    _state.check_fields(
+      state,
+      updates,
+      residual=(error_feedback, f"error_feedback={error_feedback}"),
+      momentum=(bool(momentum), f"momentum={momentum!r}"),
+      in_flight=(bool(delay), f"delay={delay!r}"),
+    )
     workers = chosen.workers(axis_name)
     if _modes.analysing():
       return _outline(given, updates, state, axis_name, workers)
@@ -265,10 +274,11 @@ def sparse_exchange(
     updates, summed = chosen.prepare(updates, axis_name)
     raw, structure = jax.tree.flatten(updates)
     residuals, momenta = (
-      []
-      if isinstance(rows, tuple) and not rows
-      else _state.read_rows(rows, updates, workers, field)
-      for rows, field in ((state.residual, "residual"), (state.momentum, "momentum"))
+      _state.read_rows(rows, updates, workers, field) if is_kept else []
+      for rows, field, is_kept in (
+        (state.residual, "residual", error_feedback),
+        (state.momentum, "momentum", bool(momentum)),
+      )
     )
     # All in the shape of the rows: reshaped, they could not be updated in place.
     layout = layout_of(updates, [x.shape or (1,) for x in momenta or residuals or raw], workers)

@@ -66,6 +66,7 @@ def write_rows(new: list[jax.Array], rows: Any) -> Any:
 
 
 def check_options(average: Any, momentum: Any, nesterov: Any, clip_norm: Any) -> None:
+  """Refuses options that both exchanges have, where they are out of range or without effect."""
   _checks.one_of("average", average, AVERAGES_BY_NAME)
   _checks.momentum("momentum", momentum)
   _checks.flag("nesterov", nesterov)
@@ -86,6 +87,26 @@ def check_kind(state: Any, kind: type) -> None:
     f"state must be the {kind.__name__} that init makes, got {type(state).__name__}{keys}. Restore a "
     "checkpoint into the structure of rtopk_jax.init(…), for example with Orbax's StandardRestore of it."
   )
+
+
+def check_fields(state: Any, updates: Any, **wanted: tuple[bool, str]) -> None:
+  """Refuses a state of the same kind that was made by other options.
+
+  Args:
+    state: an exchange's.
+    updates: the gradient; of one without leaves every state is as good.
+    **wanted: by the name of a field whether it has to be there, and the option by which.
+  """
+  if not jax.tree.leaves(updates):
+    return
+  for field, (is_wanted, option) in wanted.items():
+    value = getattr(state, field)
+    is_there = not (isinstance(value, tuple) and not value)
+    if is_there != is_wanted:
+      raise ValueError(
+        f"state.{field} is {'there' if is_there else '()'}, and the exchange has {option}: the state is that of another "
+        "transformation. Make it with rtopk_jax.init(tx, params, mesh, axis_name), or tx.init inside the map."
+      )
 
 
 def common_end(path: tuple[Any, ...], other: tuple[Any, ...]) -> int:

@@ -39,10 +39,37 @@ class Trained(NamedTuple):
   step: int
 
 
-def runs(workdir: str) -> list[tuple[str, int]]:
-  """Method and seed of every run of a work directory."""
-  found = [x.name.rsplit("-", 1) for x in folder.local(workdir).glob("runs/*-*") if x.is_dir()]
-  return sorted((method, int(seed)) for method, seed in found if seed.isdigit())
+def runs(workdir: str, method: str | None = None, seed: int | None = None) -> list[tuple[str, int]]:
+  """The runs of a work directory that fit.
+
+  Args:
+    workdir: of the job.
+    method: of the runs; None: any.
+    seed: of the runs; None: any.
+
+  Returns:
+    Their methods and seeds, at least one.
+
+  Raises:
+    UserError: when there is none.
+  """
+  path = folder.local(workdir)
+  if not path.is_dir():
+    raise UserError(f"--workdir={workdir} is no folder that is there.")
+  names = [x.name.rsplit("-", 1) for x in path.glob("runs/*-*") if x.is_dir()]
+  there = sorted((own, int(number)) for own, number in names if number.isdigit())
+  if not there:
+    raise UserError(f"--workdir={workdir} has no run in it; train.main makes them.")
+  fits = [(own, n) for own, n in there if method in (None, own) and seed in (None, n)]
+  if not fits:
+    given = {"--method": method, "--seed": seed}
+    asked = " ".join(f"{flag}={value}" for flag, value in given.items() if value is not None)
+    raise UserError(f"{asked} names no run of {workdir}, which has {_listed(there)}.")
+  return fits
+
+
+def _listed(found: list[tuple[str, int]]) -> str:
+  return ", ".join(f"{method} seed {seed}" for method, seed in found)
 
 
 def load_trained(
@@ -68,7 +95,11 @@ def load_trained(
     UserError: when there is no such run or checkpoint, or it is damaged.
   """
   path = folder.local(workdir)
-  method, seed = _chosen(workdir, method, seed)
+  (method, seed), *others = found = runs(workdir, method, seed)
+  if others:
+    raise UserError(
+      f"{workdir} has several runs, {_listed(found)}; name one by --method and --seed."
+    )
   run = path / "runs" / f"{method}-{seed}"
   number = _checkpoint(run, step)
   config = load_config(path)
@@ -106,23 +137,6 @@ def _tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _tuples(inner) for name, inner in value.items()}
   return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
-
-
-def _chosen(workdir: str, method: str | None, seed: int | None) -> tuple[str, int]:
-  there = runs(workdir)
-  fits = [
-    (own, number)
-    for own, number in there
-    if method in (None, own) and (seed is None or seed == number)
-  ]
-  if len(fits) != 1:
-    which = "which" if not fits else "several"
-    names = ", ".join(f"{own} seed {number}" for own, number in there) or "none"
-    asked = f"--method={method} --seed={seed}"
-    raise UserError(
-      f"{asked} names {'no run' if which == 'which' else 'several runs'} of {workdir}, which has {names}."
-    )
-  return fits[0]
 
 
 def _checkpoint(run: pathlib.Path, step: int | None) -> int:

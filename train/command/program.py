@@ -100,17 +100,24 @@ def with_config(
   return options, overrides.load(options.config, changes)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-  """Options that name a run of a work directory, and a checkpoint of it."""
+def with_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+  """Reads a command line that names a run of a work directory, and a checkpoint of it.
+
+  Args:
+    parser: of the other arguments.
+    arguments: of the program.
+
+  Returns:
+    All arguments.
+
+  Raises:
+    UserError: for what cannot be read, and without a work directory.
+  """
   parser.add_argument("--workdir", metavar="DIR", help="where it was trained")
   parser.add_argument("--method", help="of the run, such as rtopk")
   parser.add_argument("--seed", type=int, help="of the run")
   parser.add_argument("--step", type=int, help="of the checkpoint; the last one without it")
   parser.add_argument("--data_dir", metavar="DIR", help="where the data set is now")
-
-
-def checked(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-  """Reads a command line that names a run."""
   options = parser.parse_args(arguments)
   if not options.workdir:
     raise UserError("--workdir is missing, such as --workdir=runs/quickstart.")

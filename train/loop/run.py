@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -62,6 +62,8 @@ class Run:
     self._seed = jnp.int32(seed)
     self._source = self.task.source(seed)
     self._waited = 0.0
+    # Metrics of the last exchange.
+    self._last: dict[str, float] = {}
 
   def train(self, report: Callable[[Record], None]) -> list[Record]:
     """Trains to the end.
@@ -190,10 +192,10 @@ class Run:
         self._note(metrics, totals, writer, clock)
         before = None
       if ends:
-        record = self._record(state, totals, clock)
+        record, evaluated = self._record(state, totals, clock)
         totals.records.append(record)
         report(record)
-        writer.scalars(step, {name: x for name, x in record.items() if name in self._found})
+        writer.scalars(step, {name: record[name] for name in evaluated})
       if save:
         totals.seconds, totals.lines = clock.seconds(), writer.lines
         writer.sync()
@@ -225,7 +227,7 @@ class Run:
     self.progress.step(totals.step, host.get("train_loss"), totals.sent_bytes)
 
   def _at(self, stages: list[Any], steps: int) -> Any:
-    """What holds for the exchange after so many."""
+    """Of a list over the epochs, whose last item stays, that of the exchange after so many others."""
     return stages[min(steps // self.plan.per_epoch, len(stages) - 1)]
 
   def _score(self, record: Record) -> None:
@@ -237,13 +239,14 @@ class Run:
     """Examples of an exchange."""
     return self.plan.batches * self.workers.num_workers * self.task.examples
 
-  def _record(self, state: RunState, totals: Totals, clock: Clock) -> Record:
-    """The figures of an epoch that has ended, and of an evaluation."""
+  def _record(
+    self, state: RunState, totals: Totals, clock: Clock
+  ) -> tuple[Record, Collection[str]]:
+    """The figures of an epoch that has ended, and which of them an evaluation has found."""
     exchanges, trained = totals.summed, clock.epoch()
     waited, self._waited = self._waited, 0.0
     epoch = -(-totals.step // self.plan.per_epoch)
     found = self._evaluate(state, totals) if self._due(epoch, totals.step) else {}
-    self._found = frozenset(found)
     record = {
       "method": self.method,
       "seed": self.seed,
@@ -264,7 +267,7 @@ class Run:
     record = finite(record)
     self._score(record)
     self.progress.epoch()
-    return record
+    return record, found.keys()
 
   def _due(self, epoch: int, step: int) -> bool:
     """Whether an epoch ends with an evaluation."""

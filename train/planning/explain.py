@@ -61,11 +61,16 @@ def _length(experiment: Experiment) -> str:
   if config.eval_at_end and (not interval or plan.exchanges % interval):
     scored += 1
   return (
-    f"{runs} runs ({len(config.methods)} methods, {len(config.seeds)} seeds) of {plan.exchanges} exchanges, "
-    f"{plan.per_epoch} an epoch, each after {plan.batches} batches of {task.examples} {task.unit} of each of "
-    f"{config.num_workers} workers, {described(experiment.mesh)}. {experiment.size:,} parameters. "
-    f"{scored} evaluations a run.\n"
+    f"{_count(runs, 'run')} ({_count(len(config.methods), 'method')}, {_count(len(config.seeds), 'seed')}) of "
+    f"{_count(plan.exchanges, 'exchange')}, {plan.per_epoch} an epoch, each after "
+    f"{_count(plan.batches, 'batch', 'batches')} of {task.examples} {task.unit} of each of "
+    f"{_count(config.num_workers, 'worker')}, {described(experiment.mesh)}. {experiment.size:,} parameters. "
+    f"{_count(scored, 'evaluation')} a run.\n"
   )
+
+
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+  return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _table(experiment: Experiment, bandwidths: Sequence[str]) -> str:

@@ -33,19 +33,19 @@ def table(records: list[dict[str, Any]], score: Score) -> str:
   Returns:
     A Markdown table. The score is the mean over seeds ± the standard deviation; compression is what the
     ring collectives of the dense baseline put on a worker's link for each byte of the method's, over
-    the whole run and, in brackets, in its last step.
+    the whole run and, in brackets, in its last step. Without a run of the baseline there is none.
   """
   runs = _by_method(records)
   ends = {method: [seed[-1] for seed in seeds.values()] for method, seeds in runs.items()}
   lines = [
-    f"| method | {score.name} | seeds | MB sent a worker | MB on its link | compression |",
+    f"| method | {score.name} | seeds | MB sent a worker | MB on its link | compression (last step) |",
     "|---|---|---|---|---|---|",
   ]
   for method, seeds in runs.items():
     values = np.array([last(seed, score)[score.key] for seed in seeds.values()], np.float64)
     spread = f" ± {score.shown(values.std(ddof=1))}" if len(values) > 1 else ""
     end = ends[method][0]
-    ratio = "not measured"
+    ratio = "no baseline"
     if not end["link_bytes"]:
       ratio = "nothing sent"  # one worker alone
     elif "none" in ends:

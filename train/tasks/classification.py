@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 
 import data
@@ -34,7 +35,7 @@ class Classification:
     self.examples = config.batch_size
     self._model = named.find("config.model.name", config.model.name, models.IMAGE_MODELS)
     # Weights are drawn once: optimising that program takes longer than running it.
-    self.init = jax.jit(self._init, compiler_options={"xla_backend_optimization_level": 0})
+    self._init_alone = jax.jit(self._init, compiler_options={"xla_backend_optimization_level": 0})
     self._evaluate = jax.jit(self._sums)
 
   def source(self, seed: int) -> data.Source:
@@ -49,8 +50,12 @@ class Classification:
       rngs=rngs,
     )
 
+  def init(self, key: jax.Array) -> tuple[Any, Any]:
+    """Initial weights and batch statistics; a program of its own, or a part of the one that is being traced."""
+    # A part of another program cannot have options of the compiler.
+    return self._init(key) if isinstance(key, Tracer) else self._init_alone(key)
+
   def _init(self, key: jax.Array) -> tuple[Any, Any]:
-    """Initial weights and batch statistics."""
     params, stats = models.init(self._network, key, nnx.Param, nnx.BatchStat)
     return params, stats
 

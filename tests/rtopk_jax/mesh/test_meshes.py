@@ -205,9 +205,37 @@ def test_batches_from_anywhere(kind, ambient):
     near(params, dense())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_steps_as_a_part_of_a_program(kind):
-  """In a ``jit`` and a ``scan`` of the user's, with the mesh set or not."""
+def test_shapes_of_a_state_name_no_mesh_that_is_not_there():
+  """They are what a checkpoint is restored to, which needs devices or nothing."""
+  shapes = jax.eval_shape(lambda: start(TX, mesh_of(EXPLICIT))[1])
+  assert shapes[0].residual["w"].shape == (WORKERS, 40, 32)
+  assert {x.sharding for x in jax.tree.leaves(shapes)} == {None}
+
+
+@pytest.mark.parametrize(
+  ("kind", "ambient"), [("explicit", "explicit"), ("explicit", "auto"), ("auto", "explicit")]
+)
+def test_parameters_that_are_made_where_a_mesh_is_set(kind, ambient):
+  """They are of its types, and of those of the mesh that they are put on; whose state is what is found by shapes."""
+  # Of its own, of which nothing has been found yet.
+  tx = optax.chain(exchange(1.0, dense=False, momentum=0.0, clip_norm=None), optax.sgd(0.1))
+  mesh = mesh_of(KINDS[kind])
+  step = rtopk_jax.make_train_step(loss_fn, tx, mesh, AXIS)
+  with jax.set_mesh(mesh_of(KINDS[ambient])):
+    params = jax.device_put(jax.tree.map(jnp.asarray, PARAMS), NamedSharding(mesh, P()))
+    state = rtopk_jax.init(tx, params, mesh, AXIS)
+    for x in X:
+      params, state, _ = step(params, state, jnp.asarray(x))
+    axes = rtopk_jax.state_axes(tx, params)
+  near(params, dense())
+  assert axes[0].residual == {"w": 0}
+
+
+@pytest.mark.parametrize(
+  ("kind", "is_set"), [("auto", False), ("explicit", True), ("explicit", False)]
+)
+def test_steps_as_a_part_of_a_program(kind, is_set):
+  """In a ``jit`` and a ``scan`` of the user's, with the mesh set or not; what comes out is of its types."""
   mesh = mesh_of(KINDS[kind])
   step = rtopk_jax.make_train_step(loss_fn, TX, mesh, AXIS, donate=False)
 
@@ -219,13 +247,14 @@ def test_steps_as_a_part_of_a_program(kind):
     return jax.lax.scan(body, (params, state), batches)
 
   params, state = start(TX, mesh)
-  if kind == "explicit":
+  if is_set:
     with jax.set_mesh(mesh):
       placed = jax.device_put(params, NamedSharding(mesh, P()))
       batches = jax.device_put(X, NamedSharding(mesh, P(None, AXIS)))
       (params, state), losses = jax.jit(epoch)(placed, state, batches)
   else:
     (params, state), losses = jax.jit(epoch)(params, state, X)
+  assert params["w"].sharding.mesh.axis_types == mesh.axis_types
   near(params, dense())
   assert losses.shape == (3,)
   assert int(state[0].count) == 3

@@ -326,6 +326,44 @@ def test_wrong_arguments_of_a_step(options, arguments, message):
     step(params, state, X[0], **arguments)
 
 
+@pytest.mark.parametrize(
+  ("options", "result", "message"),
+  [
+    (
+      {},
+      lambda loss, x: (loss, {}),
+      r"must return loss, .*has_aux=False say; got \(float32 of shape \(\), dict\)",
+    ),
+    ({}, lambda loss, x: x, r".*loss is a scalar.*got float32 of shape \(4, 40\)"),
+    ({"has_aux": True}, lambda loss, x: loss, r"must return \(loss, aux\).*float32 of shape \(\)"),
+    ({"has_aux": True}, lambda loss, x: (x, loss), r"must return \(loss, aux\)"),
+    ({"model_state": "mean"}, lambda loss, x: loss, r"must return \(loss, model_state\)"),
+    (
+      {"model_state": "mean", "has_aux": True},
+      lambda loss, x: (loss, STATS),
+      r"must return \(loss, \(model_state, aux\)\)",
+    ),
+  ],
+)
+def test_results_of_another_form(options, result, message):
+  tx = optax.chain(exchange(), optax.sgd(0.5))
+  mesh, params, state = start(tx)
+  step = rtopk_jax.make_train_step(
+    lambda params, *rest: result(loss_fn(params, rest[-1]), rest[-1]), tx, mesh, AXIS, **options
+  )
+  given = {"model_state": STATS} if "model_state" in options else {}
+  with pytest.raises(TypeError, match=f"loss_fn {message}"):
+    step(params, state, X[0], **given)
+
+
+def test_aux_of_pythons_numbers():
+  tx = optax.chain(exchange(), optax.sgd(0.5))
+  loss = lambda params, x: (loss_fn(params, x), {"n": 3, "x": 0.5})
+  *_, (_, aux) = train(tx, loss, X[:1], has_aux=True)
+  assert aux["n"].tolist() == [3] * WORKERS
+  assert aux["x"].tolist() == [0.5] * WORKERS
+
+
 def test_a_state_that_does_not_fit():
   tx = optax.chain(exchange(), optax.sgd(0.5))
   mesh, params, state = start(tx)
@@ -335,6 +373,8 @@ def test_a_state_that_does_not_fit():
   restored = [state[0]._asdict(), list(state[1])]
   with pytest.raises(TypeError, match=r"state has another structure.*Orbax's StandardRestore"):
     step(params, restored, X[0])
+  with pytest.raises(TypeError, match=r"state has nothing for .*init\(…\)\[0\]\.residual\['b'\]"):
+    step({**params, "b": jnp.zeros(3)}, state, X[0])
   others = rtopk_jax.resize_workers(jax.device_get(state), 2)
   with pytest.raises(ValueError, match=r"rtopk_jax\.resize_workers\(state, 4\)"):
     step(params, others, X[0])

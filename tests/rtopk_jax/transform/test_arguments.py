@@ -95,6 +95,7 @@ ARGUMENTS = [
   (lambda: exchange(clip_norm=0), ValueError, "clip_norm must be above 0, or None"),
   (lambda: dense(clip_norm=-1.0), ValueError, "clip_norm must be above 0, or None"),
   (lambda: exchange(memory_decay=0), ValueError, r"memory_decay must be in \(0, 1\]"),
+  (lambda: exchange(memory_decay=-1), ValueError, r"memory_decay must be in \(0, 1\]"),
   (lambda: exchange(memory_decay=1.1), ValueError, r"memory_decay must be in \(0, 1\]"),
   (
     lambda: exchange(memory_decay=0.9, error_feedback=False),

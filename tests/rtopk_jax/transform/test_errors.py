@@ -34,6 +34,68 @@ def test_outside_a_mapped_axis_and_wrong_names(make):
     rtopk_jax.local_value_and_grad(jnp.sum, AXIS)(jnp.ones(3))
 
 
+def test_what_is_no_transformation():
+  rounds = rtopk_jax.federated(lambda p, x: jnp.sum(p), optax.sgd(0.1), exchange(), AXIS)
+  mesh, params = harness.mesh(2), jnp.ones((4, 4))
+  for use in (
+    lambda tx: rtopk_jax.init(tx, params, mesh, AXIS),
+    lambda tx: rtopk_jax.state_specs(tx, params, AXIS),
+    lambda tx: rtopk_jax.state_axes(tx, params),
+    lambda tx: rtopk_jax.wire_bytes(tx, params, 2),
+    lambda tx: rtopk_jax.make_train_step(lambda p, x: jnp.sum(p), tx, mesh, AXIS),
+  ):
+    with pytest.raises(
+      TypeError, match=r"tx must be an optax\.GradientTransformation, got <function"
+    ):
+      use(optax.sgd)
+    with pytest.raises(TypeError, match=r"got a Federated; its tx is one.*its round takes steps"):
+      use(rounds)
+
+
+def test_arguments_by_name_have_no_gradient():
+  """As in ``jax.value_and_grad``, whose error it is."""
+  gradient = rtopk_jax.local_value_and_grad(lambda w: jnp.sum(w), AXIS)
+  with pytest.raises(TypeError, match=r"argnums=0 requires at least 1 positional argument"):
+    jax.vmap(lambda w: gradient(w=w), axis_name=AXIS)(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "said"),
+  [
+    ({}, {"momentum": 0.9}, r"state\.momentum is \(\), and the exchange has momentum=0\.9"),
+    ({"momentum": 0.9}, {}, r"state\.momentum is there, and the exchange has momentum=0\.0"),
+    ({"error_feedback": False}, {}, r"state\.residual is \(\), .*error_feedback=True"),
+    ({}, {"delay": 1}, r"state\.in_flight is \(\), and the exchange has delay=1"),
+    (
+      {"delay": 1},
+      {"delay": 1, "wire": "int8"},
+      r"state\.in_flight has messages of \d+ words, and",
+    ),
+    (
+      {"delay": 1, "wire": "int8"},
+      {"delay": 1},
+      r"state\.in_flight has messages of \d+ words, and",
+    ),
+  ],
+)
+def test_a_state_of_other_options(old, new, said):
+  make = lambda options: rtopk_jax.sparse_exchange(
+    rtopk_jax.top_k(0.25), AXIS, dense=False, **options
+  )
+  before, after = make(old), make(new)
+
+  def one(gradient):
+    return after.update(gradient, before.init(gradient))[0]
+
+  with pytest.raises(ValueError, match=said):
+    jax.vmap(one, axis_name=AXIS)(jnp.ones((2, 40, 40)))
+
+
+def test_a_dense_state_of_other_options():
+  with pytest.raises(ValueError, match=r"state\.momentum is there, and .* momentum=0\.0"):
+    simulate(dense(), jnp.ones(3), state=dense(momentum=0.9).init(jnp.ones(3)))
+
+
 def test_a_mesh_without_the_axis():
   tx, mesh = exchange(), harness.mesh(2, "batch")
   message = r"axis_name='workers' is not an axis of the mesh, which has \('batch',\)"
@@ -41,6 +103,22 @@ def test_a_mesh_without_the_axis():
     rtopk_jax.init(tx, jnp.ones(3), mesh, AXIS)
   with pytest.raises(ValueError, match=message):
     rtopk_jax.make_train_step(lambda p, x: jnp.sum(p), tx, mesh, AXIS)
+
+
+@pytest.mark.parametrize("leaf", [jnp.tanh, "relu", np.array(["a"])])
+def test_leaves_that_are_no_arrays(leaf):
+  """What a module of Equinox has beside its weights, where it was not taken out."""
+  tx, tree, mesh = exchange(), {"w": jnp.ones((4, 4)), "act": leaf}, harness.mesh(2)
+  step = rtopk_jax.make_train_step(lambda p, x: jnp.sum(p["w"]), tx, mesh, AXIS)
+  for use in (
+    tx.init,
+    lambda tree: rtopk_jax.init(tx, tree, mesh, AXIS),
+    lambda tree: rtopk_jax.state_specs(tx, tree, AXIS),
+    lambda tree: rtopk_jax.wire_bytes(tx, tree, 2),
+    lambda tree: step(tree, (), jnp.ones(4)),
+  ):
+    with pytest.raises(TypeError, match=r"params\['act'\] must be an array, got .*eqx\.partition"):
+      use(tree)
 
 
 @pytest.mark.parametrize("make", [exchange, dense])

@@ -54,6 +54,17 @@ def test_kept_state_made_outside_is_refused():
     )
 
 
+def test_a_loss_function_that_returns_something_else():
+  params, batches = problem()
+  fed = rtopk_jax.federated(loss_fn, optax.sgd(RATE), exchange(), AXIS, has_aux=True)
+  one = lambda x: fed.round(params, fed.tx.init(params), x).params
+  with pytest.raises(
+    TypeError,
+    match=r"loss_fn must return \(loss, aux\).*as has_model_state=False and has_aux=True say",
+  ):
+    jax.vmap(one, axis_name=AXIS, out_axes=None)(jax.tree.map(lambda x: x[0], batches))
+
+
 @pytest.mark.parametrize("weight", [np.ones(3, np.float32), np.bool_(True)])
 def test_a_weight_that_is_none(weight):
   params, batches = problem()

@@ -43,6 +43,17 @@ def test_bytes(tx, gathered, reduced, workers):
   assert rtopk_jax.wire_bytes(tx, shapes, workers) == found
 
 
+@pytest.mark.parametrize("around", ["plateau", "lookahead"])
+def test_bytes_of_what_wants_more_than_a_gradient(around):
+  """A loss, or parameters in pairs: whatever a training step would give it."""
+  sgd = optax.chain(exchange(), optax.sgd(0.1))
+  tx, params = optax.chain(sgd, optax.contrib.reduce_on_plateau()), PARAMS
+  if around == "lookahead":
+    tx, params = optax.lookahead(sgd, 3, 0.5), optax.LookaheadParams.init_synced(PARAMS)
+  with jax.numpy_dtype_promotion("standard"):  # which optax's need
+    assert rtopk_jax.wire_bytes(tx, params, 3) == rtopk_jax.wire_bytes(sgd, PARAMS, 3)
+
+
 def test_counting_bytes_leaves_no_trace():
   """A measurement ends with its call: the same transformation then exchanges for real."""
   tx = exchange(rtopk_jax.top_k(1.0), dense=False)

@@ -43,7 +43,7 @@ def test_it_is_said_once(name):
     state = rtopk_jax.init(tx, p, mesh, AXIS)
     step = rtopk_jax.make_train_step(lambda p, x: sum(map(jnp.sum, p.values())), tx, mesh, AXIS)
     step(p, state, jnp.zeros((2, 1)))
-  assert [x.category for x in found] == [UserWarning]
+  assert [(x.category, x.filename) for x in found] == [(UserWarning, __file__)]
   assert "optax.trace after it has momentum again" in str(found[0].message)
 
 

@@ -78,14 +78,26 @@ def test_loaded_in_python(images):
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
-    (dict(), r"names several runs of .*, which has none seed 3, rtopk seed 3"),
-    (dict(method="topk"), r"names no run of"),
+    (dict(), r"has several runs, none seed 3, rtopk seed 3; name one by --method and --seed\."),
+    (
+      dict(method="topk"),
+      r"^--method=topk names no run of .*, which has none seed 3, rtopk seed 3",
+    ),
+    (dict(seed=1), r"^--seed=1 names no run of"),
     (dict(method="none", step=3), r"--step=3 is no checkpoint of .*, which has \[2, 4\]"),
   ],
 )
 def test_what_is_not_there_is_said(images, arguments, said):
   with pytest.raises(UserError, match=said):
     train.load_trained(str(images), **arguments)
+
+
+def test_folders_without_a_run(tmp_path):
+  for program in (evaluate, sample):
+    with pytest.raises(UserError, match=r"--workdir=.*nowhere is no folder that is there\."):
+      program.main([f"--workdir={tmp_path / 'nowhere'}"])
+    with pytest.raises(UserError, match=r"--workdir=.* has no run in it"):
+      program.main([f"--workdir={tmp_path}", "--method=rtopk"])
 
 
 def test_exported_weights_are_the_checkpoints(images, tmp_path, capsys):
@@ -129,7 +141,7 @@ def test_explained_without_training(tmp_path, capsys):
   text = capsys.readouterr().out
   assert " * learning_rate = 0.05" in text
   assert "   momentum = 0.9" in text
-  assert "6 runs (2 methods, 3 seeds) of 272 exchanges, 17 an epoch" in text
+  assert "6 runs (2 methods, 3 seeds) of 272 exchanges, 17 an epoch, each after 1 batch of" in text
   assert "77,754 parameters" in text
   # 4 bytes of each parameter.
   assert f"no compression   {4 * 77754 / 1e6:9.3f}" in text

@@ -7,12 +7,14 @@ import pytest
 
 import data
 from benchmarks import hlo
+from configs import language_quickstart, quickstart
 from tests.train import wide
 from train import train_and_evaluate
 from train.steps import drift, layout
 from train.steps.drift import DriftError
 from train.steps.methods import make_rounds
 from train.steps.workers import Workers
+from train.tasks.make import make_task
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
@@ -139,6 +141,18 @@ def test_first_weights_are_never_whole_on_a_device_that_is_a_shard():
   assert {x.data.shape for x in params["w"].addressable_shards} == {(8, 2048)}
   assert params["b"].sharding.is_fully_replicated
   np.testing.assert_array_equal(params["w"], init(jax.random.key(7))[0]["w"])
+
+
+@pytest.mark.parametrize("make_config", [quickstart.get_config, language_quickstart.get_config])
+def test_first_weights_of_every_kind_of_task_in_shards(make_config):
+  """A program that a task compiles with options of its own is a part of the one that places the weights."""
+  workers, _, _ = _started((2, 2, 2), "none")
+  config = make_config()
+  config.model.update({"stages": (1,)} if "stages" in config.model else {"units": 8})
+  task = make_task(config)
+  found = workers.first(task.init, 7)
+  assert not all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found[0]))
+  jax.tree.map(np.testing.assert_array_equal, found, task.init(jax.random.key(7)))
 
 
 @pytest.mark.slow
