@@ -300,6 +300,8 @@ def _estimate(label: str, density: float, cost: Cost, dense: Cost, link: Link) -
 def _choose(
   dense: Estimate, estimates: tuple[Estimate, ...], compute: float | None
 ) -> tuple[Estimate, str]:
+  if not dense.bytes:
+    return dense, "Don't compress: one worker has nobody to exchange with."
   takes = f"the dense exchange takes {_time(dense.seconds)}"
   if compute is not None and dense.seconds < 0.1 * compute:
     return dense, f"Don't compress: {takes}, under a tenth of the {_time(compute)} of a step."

@@ -183,6 +183,7 @@ def test_advice_follows_the_link():
   assert not fast.compress
   assert fast.choice == fast.dense
   assert "Don't compress" in str(fast)
+  assert "nobody to exchange with" in rtopk_jax.advise(25.6e6, 1, "100Mbit/s").reason
 
 
 def test_a_dense_exchange_that_hardly_counts_is_left_alone():
