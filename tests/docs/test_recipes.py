@@ -113,7 +113,7 @@ def test_it_takes_at_most_ten_lines_more(recipe):
 
 
 # Another library each, and what is not on every page; the rest in `make test-slow`.
-_AT_ONE = ("Plain", "Gradient acc", "Flax NNX", "Equinox", "LoRA", "Restoring on")
+_AT_ONE = ("Plain", "Gradient acc", "Flax NNX", "Equinox", "LoRA", "Restoring on", "Compiled ahead")
 
 
 @pytest.mark.parametrize(
