@@ -6,7 +6,8 @@ from typing import Any
 
 from configs.rows import NAMES
 from study import search
-from study.report_tables import SEEN, gains, labels
+from study.exchanges import bytes_of
+from study.report_tables import CHANNEL, SEEN, by_bytes, gains, labels
 from study.results import Results
 from study.settings import Setting
 
@@ -86,7 +87,7 @@ def coverage(everything: All) -> Any:
   panel.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
   panel.set_xticks([], [], minor=True)
   panel.set_xlim(0.95, last)
-  panel.legend(frameon=False, fontsize="small")
+  panel.legend(frameon=False, fontsize="small", loc="lower center")
   _tidy(panel, "entries that some worker sends: rTop-k's over top-k's", "rTop-k − top-k, points")
   return figure
 
@@ -149,11 +150,41 @@ def course(everything: All) -> Any:
   return figure
 
 
+def score_over_bytes(everything: All) -> Any:
+  """Test accuracy over what a worker sends in a step, by method and code, with standard deviations."""
+  figure = _figure(7.5, 4.5)
+  panel = figure.subplots()
+  marks = dict(zip(CHANNEL, "os^Dv", strict=True))
+  shown = set[Setting]()
+  for results, setting in by_bytes(everything):
+    scores = results.scores(setting)
+    if scores is None:
+      continue
+    shown.add(setting)
+    panel.errorbar(
+      bytes_of(setting),
+      scores.mean(),
+      scores.std(ddof=1),
+      fmt=marks[setting.channel],
+      color=_COLOURS[setting.method],
+      alpha=0.8,
+    )
+  for method in dict.fromkeys(setting.method for setting in shown):
+    panel.plot([], [], "o", color=_COLOURS[method], label=NAMES[method])
+  for channel in (x for x in CHANNEL if x in {setting.channel for setting in shown}):
+    panel.plot([], [], marks[channel], color="0.4", label=CHANNEL[channel])
+  panel.set_xscale("log")
+  panel.legend(frameon=False, fontsize="small")
+  _tidy(panel, "bytes that a worker sends in a step (logarithmic)", "test accuracy, %")
+  return figure
+
+
 PICTURES: dict[str, Callable[[All], Any]] = {
   "differences.png": differences,
   "coverage.png": coverage,
   "rates.png": rates,
   "course.png": course,
+  "bytes.png": score_over_bytes,
 }
 
 

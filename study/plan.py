@@ -81,7 +81,7 @@ RATIOS = _stage(
   "ratios",
   [
     setting.but(method="rtopk", subsample=ratio)
-    for setting, ratio in itertools.product((_PLAIN, _WITH), (2, 20))
+    for setting, ratio in itertools.product((_PLAIN, _WITH), (2, 10, 20))
   ],
   MOMENTUM,
   shared=False,
@@ -123,7 +123,6 @@ TABLE_1 = _stage(
   "table1",
   _claims(_PAPER.but(epochs=40, warmup=2), _IMAGES),
   MOMENTUM,
-  shared=False,
   finalists=1,
 )
 TABLE_2 = _stage(

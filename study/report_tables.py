@@ -22,7 +22,7 @@ CHANNEL = {
 }
 _MEMORY = {1.0: "on", 0.0: "off", 0.9: "decay 0.9"}
 # Of the ratios r/k that a stage of its own runs; n and 1 are in the factors.
-RATIOS_RUN = (2, 20)
+RATIOS_RUN = (2, 10, 20)
 # Memory, momentum and average of what is looked into.
 SEEN = ((1.0, "correction", "workers"), (1.0, "none", "workers"), (0.0, "after", "senders"))
 _SHARE = {"equal": "random shares", "same": "the same for all", "classes": "classes of their own"}
@@ -289,13 +289,19 @@ def by_workers(everything: All) -> str:
   return table([*head, "by top-k", "rTop-k − top-k", "ahead"], rows)
 
 
+def by_bytes(everything: All) -> list[tuple[Results, Setting]]:
+  """What is compared at equal bytes, and whose results."""
+  plain = Setting(momentum="none", compression="0.99")
+  settings = [(everything["factors"], plain.but(method=method)) for method in _BOTH]
+  return settings + [
+    (everything["bytes"], cell.setting) for cell in everything["bytes"].stage.cells
+  ]
+
+
 def equal_bytes(everything: All) -> str:
   """Bytes that a worker hands over in a step, and the score, by what is sent and how."""
   rows = []
-  plain = Setting(momentum="none", compression="0.99")
-  settings = [(everything["factors"], plain.but(method=method)) for method in _BOTH]
-  settings += [(everything["bytes"], cell.setting) for cell in everything["bytes"].stage.cells]
-  for results, setting in settings:
+  for results, setting in by_bytes(everything):
     sent = bytes_of(setting)
     size = f"{100 * float(setting.compression):g} %" if setting.compression else "–"
     text = score(results.scores(setting), results.rate(setting, "own"))
