@@ -171,7 +171,8 @@ def _of_writes(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
     return into.leaves(found.arrays), into.nonzero(found)
 
   def add_part(at, values, leaf, count):
-    return here().add_part(leaf, _accumulate.Part(at, values, 0, jnp.int32(0), count))
+    share = _scatter.Share(where[0], 0, jnp.int32(0), count)
+    return here().add_part(leaf, _accumulate.Part(at, values, share))
 
   of_first = np.int32(np.searchsorted(at, leaves[0].size))
   yield "put", put, (at, values, keep, *leaves)
