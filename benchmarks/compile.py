@@ -163,12 +163,12 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     for name, runs in found.items()
   }
   heads = ["", "trace, s", "lower, s", "compile, s", "first step, s", "/ pmean", "cores / pmean"]
-  lines = [heads, ["---"] * len(heads)]
+  lines = []
   for name, times in median.items():
     ratios = [times[key] / median[_PMEAN][key] for key in ("total", "cpu")]
     seconds = [times[key] for key in ("trace", "lower", "compile", "total")]
     lines.append([name, *(f"{x:.2f}" for x in (*seconds, *ratios))])
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return timing.markdown(heads, lines)
 
 
 def main() -> None:

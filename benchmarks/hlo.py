@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 
-from rtopk_jax.kernels import _gpu_loops
+from rtopk_jax import _loops
 
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
@@ -252,7 +252,7 @@ def _run_by(x: Instruction) -> list[tuple[str, int]]:
 
 def _turns_of(loop: Instruction) -> int:
   """How often a loop turns: once if that is not known, and not at all if it hardly ever runs."""
-  if re.search(rf'op_name="[^"]*/{_gpu_loops.SELDOM}/', loop.text):
+  if re.search(rf'op_name="[^"]*/{_loops.SELDOM}/', loop.text):
     return 0
   known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.text)
   return int(known[1]) if known else 1

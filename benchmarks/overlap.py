@@ -27,14 +27,14 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     A Markdown table.
   """
   heads = ["", *(f"{part}, ms" for part in PARTS), "delay=0 / longer", "delay=1 / longer"]
-  lines = [heads, ["---"] * len(heads)]
+  lines = []
   for name, seconds in found.items():
     median = {part: 1e3 * float(np.median(times)) for part, times in seconds.items()}
     longer = max(median[COMPUTATION], median[NETWORK])
     ratios = [median[part] / longer for part in (AT_ONCE, LATER)]
     cells = [f"{median[part]:.0f}" for part in PARTS]
     lines.append([name, *cells, *(f"{x:.2f}" for x in ratios)])
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return timing.markdown(heads, lines)
 
 
 def measure(workers: int, rate: float, rounds: int, told: dict[str, Any]) -> dict[str, list[float]]:

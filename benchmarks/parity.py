@@ -14,7 +14,7 @@ import numpy as np
 import rtopk_jax
 from rtopk_jax.kernels import _accumulate, _gather, _prefix_sum, _scatter, here
 from rtopk_jax.kernels._portable import Portable
-from rtopk_jax.kernels._statistics import with_next
+from rtopk_jax.kernels._statistics import sum_and_max
 from rtopk_jax.kernels._threshold import RaggedRows, Threshold, exact_threshold
 from rtopk_jax.select._keys import magnitude_keys
 from rtopk_jax.vector._vector import Place, Vector, places
@@ -82,7 +82,7 @@ def _of_loops(data: _Data) -> Iterator[tuple[str, Callable[..., Any], tuple]]:
   words = data.rng.integers(0, 1 << 30, (max(1, data.size // 16), 16)).astype(np.int32)
 
   def reduce_rows(words):
-    return here().reduce_rows(with_next, (words & 1023, words >> 10))
+    return here().reduce_rows(sum_and_max, (words & 1023, words >> 10))
 
   def offsets(count):
     return [jnp.int32(x) for x in here().offsets([0, 7, 9], count)]

@@ -40,51 +40,19 @@ def dots(path: str | None, groups: Mapping[str, Mapping[str, float]], unit: str)
   drawing.savefig(path, dpi=150)
 
 
-def lines(
+def curves(
   path: str | None,
-  x: Sequence[float],
-  curves: Mapping[str, Sequence[float]],
+  points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
   labels: tuple[str, str],
+  log_y: bool = False,
 ) -> None:
-  """Curves on logarithmic axes, where a path is given.
+  """Curves over a logarithmic axis, where a path is given.
 
   Args:
     path: of the PNG, or None.
-    x: the abscissae of all.
-    curves: the ordinates of each, by name.
+    points: abscissae and ordinates of each curve, by its name.
     labels: of the axes.
-  """
-  if path is None:
-    return
-  from matplotlib import figure, ticker
-
-  drawing = figure.Figure(figsize=(6, 4), layout="constrained")
-  ax = drawing.subplots()
-  for name, y in curves.items():
-    ax.plot(x, y, marker="o", label=name)
-  ax.set_xscale("log")
-  ax.set_yscale("log")
-  ax.set_xticks(x, [f"{n:g}" for n in x])
-  ax.xaxis.set_minor_locator(ticker.NullLocator())
-  ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:,.0f}"))
-  ax.set_xlabel(labels[0])
-  ax.set_ylabel(labels[1])
-  ax.grid(alpha=0.3)
-  ax.legend(fontsize=8)
-  drawing.savefig(path, dpi=150)
-
-
-def courses(
-  path: str | None,
-  curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-  labels: tuple[str, str],
-) -> None:
-  """Curves over a logarithmic axis, each with abscissae of its own and named at its end, where a path is given.
-
-  Args:
-    path: of the PNG, or None.
-    curves: abscissae and ordinates of each, by name.
-    labels: of the axes.
+    log_y: whether ordinates have a logarithmic axis, too.
   """
   if path is None:
     return
@@ -92,13 +60,16 @@ def courses(
 
   drawing = figure.Figure(figsize=(7, 3.6), layout="constrained")
   ax = drawing.subplots()
-  colours = ("0.35", "#d1495b", "#8d9f3a", "#2e6f95")
-  for (name, (x, y)), colour in zip(curves.items(), colours, strict=False):
-    ax.plot(x, y, marker="o", markersize=3, label=name, color=colour)
+  ax.set_prop_cycle(color=("0.35", "#d1495b", "#8d9f3a", "#2e6f95"))
+  for name, (x, y) in points.items():
+    ax.plot(x, y, marker="o", markersize=3, label=name)
   ax.set_xscale("log")
   ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   ax.xaxis.set_major_formatter("{x:g}")
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+  if log_y:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
   ax.set_xlabel(labels[0])
   ax.set_ylabel(labels[1])
   ax.grid(alpha=0.3)

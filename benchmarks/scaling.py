@@ -118,11 +118,11 @@ def main() -> None:
       )
       timing.save(options.json, {"options": vars(options), "rows": rows})
   curves = {
-    name: [row["bytes"] for row in rows if row["name"] == name]
+    name: (options.workers, [row["bytes"] for row in rows if row["name"] == name])
     for name in dict.fromkeys(row["name"] for row in rows)
   }
   labels = ("workers", "bytes a worker sends, and receives, a step")
-  picture.lines(options.png, options.workers, curves, labels)
+  picture.curves(options.png, curves, labels, log_y=True)
 
 
 if __name__ == "__main__":

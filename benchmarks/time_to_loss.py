@@ -250,7 +250,7 @@ def table(found: dict[str, Any]) -> str:
   heads = ["", "batches"]
   for rate in rates:
     heads += [f"{rate}: s (predicted)", "dense / this"]
-  lines = [heads, ["---"] * len(heads)]
+  lines = []
   for row in loss_task.ROWS:
     cells = []
     for rate, runs in rates.items():
@@ -266,7 +266,7 @@ def table(found: dict[str, Any]) -> str:
       star = "" if made.whole else "\\*"
       cells += [f"{seconds:.0f}{star} ({foreseen:.0f})", f"{dense.seconds[-1] / seconds:.1f}"]
     lines.append(cells)
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return timing.markdown(heads, lines)
 
 
 def main() -> None:
@@ -296,7 +296,7 @@ def main() -> None:
     row: (runs[row]["seconds"], runs[row]["losses"]) for row in loss_task.ROWS if row in runs
   }
   where = f"seconds of training, four workers on links of {rate_name(_PICTURED)}"
-  picture.courses(options.picture, curves, (where, "validation loss"))
+  picture.curves(options.picture, curves, (where, "validation loss"))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from rtopk_jax.vector._vector import Place
 _CHUNK = 1024
 # Entries of a row that are counted together.
 _ROW = 512
-# Entries that a GPU copies in the time that the messages of a few workers take it for one leaf more.
-_OF_LEAF = 1 << 22
+# Entries that a GPU copies in the time that one leaf more costs it, for the messages of a few workers.
+_COPIED_PER_LEAF = 1 << 22
 
 
 class Sums(NamedTuple):
@@ -35,12 +35,12 @@ class Sums(NamedTuple):
 
 
 class Part(NamedTuple):
-  """What of a message a leaf takes.
+  """A message, and which of its entries a leaf takes.
 
   Attributes:
-    positions: of the message.
-    values: likewise.
-    share: which of its entries the leaf takes.
+    positions: all of the message, ascending.
+    values: all of the message.
+    share: those that lie in the leaf.
   """
 
   positions: jax.Array
@@ -48,7 +48,11 @@ class Part(NamedTuple):
   share: Share
 
   def window(self, begin: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """So many entries, which include those from one on, as many as there are: numbers in the leaf, values, which."""
+    """``length`` entries of the message: from number ``begin`` on, or its last ones where too few follow.
+
+    Returns:
+      Their indices in the leaf, their values, and which of them are the leaf's and not before ``begin``.
+    """
     start = jnp.minimum(begin, self.positions.size - length)
     cut = lambda x: lax.dynamic_slice(x, (start,), (length,))
     number = start + lax.iota(jnp.int32, length)
@@ -94,7 +98,7 @@ class InPlace:
     return [x.reshape(place.shape) for x, place in zip(arrays, self.where, strict=True)]
 
 
-class InOne:
+class InOneArray:
   """One flat array, out of which leaves are cut: for GPUs, to which each leaf is some kernels more.
 
   Args:
@@ -108,7 +112,7 @@ class InOne:
   @staticmethod
   def is_quicker(where: Sequence[Place]) -> bool:
     """Whether there are so many leaves that cutting them out takes less than what all of them would."""
-    return _vector.span(where) < _OF_LEAF * len(where)
+    return _vector.span(where) < _COPIED_PER_LEAF * len(where)
 
   def add(self, sums: Sums, positions: jax.Array, values: jax.Array, wanted: jax.Array) -> Sums:
     """As ``InPlace.add``."""
@@ -127,14 +131,18 @@ class InOne:
 
 
 def add_at_once(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
-  """Those from one on, up to another, by a window that is long enough for all that a leaf may take."""
+  """A part added to a flat leaf by one window, long enough for all that the leaf may take.
+
+  Returns:
+    The leaf, and by how many its entries that are not zero have become more.
+  """
   length = min(part.positions.size, leaf.size)
   index, values, taken = part.window(part.share.begin, length)
   return add_counted(leaf, index, values, taken & (index < leaf.size), unique=True)
 
 
 def add_in_turns(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
-  """The same a chunk at a time, for what does one thing after another."""
+  """``add_at_once`` a chunk at a time: no more is looked at than the leaf takes."""
   length = min(_CHUNK, part.positions.size, leaf.size)
 
   def turn(state):
@@ -152,7 +160,7 @@ def add_in_turns(leaf: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
 
 
 def add_uncounted(leaf: jax.Array, part: Part) -> jax.Array:
-  """The same without a count."""
+  """``add_in_turns`` without a count."""
   length = min(_CHUNK, part.positions.size, leaf.size)
 
   def turn(state):

@@ -57,7 +57,7 @@ def by_halves(
 
 
 def of_members(members: jax.Array) -> jax.Array:
-  """RaggedRows of bools as rows of words, the first in the lowest bit; a row ends with a whole word."""
+  """Rows of bools as rows of words, the first in the lowest bit; a row ends with a whole word."""
   rows = members.shape[0]
   members = jnp.pad(members, ((0, 0), (0, -members.shape[1] % 32)))
   bits = members.reshape(-1, 32).astype(jnp.uint32) << lax.iota(jnp.uint32, 32)[None]

@@ -24,13 +24,14 @@ from rtopk_jax.kernels._bitset import GROUP, BitSet
 from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.kernels._offsets import Offset
 from rtopk_jax.kernels._prefix_sum import compact
-from rtopk_jax.kernels._statistics import Statistics, Tally, ToKeys, square, with_next
+from rtopk_jax.kernels._statistics import Statistics, Tally, ToKeys, square, sum_and_max
 from rtopk_jax.kernels._threshold import Threshold
 from rtopk_jax.vector._vector import Place, Vector, aligned
 
 # Bits of an entry, at most.
 WIDTH = 2
 EVEN_BITS = np.uint32(0x5555_5555)
+# The lower half of a word, whose bits are counted apart from the upper ones.
 _HALF = np.uint32(0xFFFF)
 # Entries that are made words of at once on CPUs.
 _TOGETHER = 128
@@ -138,9 +139,9 @@ class PieceReader(NamedTuple):
     return 32 // self.packing.width
 
   def after(self, statistics: Statistics) -> "PieceReader":
-    """The same piece, to be read when something was surveyed, and not before."""
+    """The same piece, to be read when some statistics are there, and not before."""
     vector = self.packing.vector
-    # Which is always so, but compilers do not know, and what is theirs to order they put together.
+    # Always true, which compilers do not know. Reads that they may order as they like, they fuse.
     is_there = statistics.largest >= 0
 
     def rule(*arrays):
@@ -151,16 +152,19 @@ class PieceReader(NamedTuple):
     return self._replace(packing=packing)
 
   def put(self, packed: jax.Array, words: jax.Array, begin: int | jax.Array) -> jax.Array:
-    """Words of entries from one on at their place among all."""
+    """All words, with those of the entries from entry ``begin`` on written to their place."""
     at = lax.div(jnp.int32(self.first) + begin, np.int32(self.word))
     return lax.dynamic_update_slice(packed, words, (at,))
 
   def words(
     self, begin: int | jax.Array, length: int, abreast: int
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The words of so many entries from one on, and sums of squares and largest keys of rows.
+    """The words of some entries, and for each row the sum of its squares and its largest key.
 
-    They are read from so many places at once, a vector of each.
+    Args:
+      begin: the number of the first entry in the piece.
+      length: how many entries.
+      abreast: from how many places they are read at once.
     """
     parts = self.packing.vector.read_abreast(
       self.number, begin, length, abreast, min(self.word, length)
@@ -168,7 +172,7 @@ class PieceReader(NamedTuple):
     return _words_by_rows(parts, self.first + begin, self.coding(begin, length))
 
   def coding(self, begin: int | jax.Array, length: int) -> "Coding":
-    """How so many entries from one on become words."""
+    """How ``length`` entries from entry ``begin`` on become words."""
     # With one bit an entry the higher threshold is above all.
     thresholds = (self.low, self.high)[: self.packing.width]
     runs, ends = self.place.runs, None
@@ -197,7 +201,7 @@ class PieceReader(NamedTuple):
     lower, upper = (
       add_up(bits, run_of, len(self.place.runs)) for bits in _bits_of(words, self.packing.width)
     )
-    return _of_cuts(lower, upper, self.packing.width)
+    return _of_both_thresholds(lower, upper, self.packing.width)
 
 
 def count(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
@@ -206,7 +210,7 @@ def count(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
   zero = _axis.varying_like(jnp.int32(0), words)
   both = lambda a, b: (a[0] + b[0], a[1] + b[1])
   lower, upper = lax.reduce(_bits_of(words, width), (zero, zero), both, (0,))
-  return _of_cuts(lower[None], upper[None], width)
+  return _of_both_thresholds(lower[None], upper[None], width)
 
 
 def _bits_of(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
@@ -216,7 +220,10 @@ def _bits_of(words: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
   return lower, upper
 
 
-def _of_cuts(lower: jax.Array, upper: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+def _of_both_thresholds(
+  lower: jax.Array, upper: jax.Array, width: int
+) -> tuple[jax.Array, jax.Array]:
+  """How many entries are above each threshold, from the sums of what ``_bits_of`` counts."""
   return (lower, upper) if width == 2 else (lower + upper, jnp.zeros_like(upper))
 
 
@@ -232,50 +239,61 @@ def pack_by_rows(
   parts = []
   for piece in pieces:
     if len(piece.packing.vector.arrays[piece.number]) == 1:
-      packed, new = _by_chunks(piece, packed)
+      packed, new = _pack_in_chunks(piece, packed)
     else:
       # An array that a loop reads is not updated in place after it, as memory is.
-      packed, new = _from(piece, packed, 0)
+      packed, new = _pack_from(piece, packed, 0)
     parts.append(new)
   return packed, Tally.of_groups(parts, groups)
 
 
-def _by_chunks(piece: PieceReader, packed: jax.Array) -> tuple[jax.Array, Tally]:
-  """A piece, so that what a read yields beside the words takes little memory."""
+def _pack_in_chunks(piece: PieceReader, packed: jax.Array) -> tuple[jax.Array, Tally]:
+  """Packs a piece a chunk at a time, so that what a read yields beside the words takes little memory."""
   size = piece.place.size
   if size < _SHORT or len(piece.place.runs) > 1:
-    return _from(piece, packed, 0)
+    return _pack_from(piece, packed, 0)
   chunk = min(_CHUNK, size // _TURNS // _TOGETHER * _TOGETHER)
   turns = size // chunk
 
   def turn(number, state):
     packed, found = state
-    packed, new = _chunk(piece, packed, number * chunk, chunk, _TOGETHER)
+    packed, new = _pack_chunk(piece, packed, number * chunk, chunk, _TOGETHER)
     return packed, found.with_(new)
 
   start = jax.tree.map(lambda x: _axis.varying_like(x, packed), Tally.nothing(1))
   packed, found = fori_loop(0, turns, turn, (packed, start))
-  packed, rest = _from(piece, packed, turns * chunk)
+  packed, rest = _pack_from(piece, packed, turns * chunk)
   return packed, found.with_(rest)
 
 
-def _from(piece: PieceReader, packed: jax.Array, begin: int) -> tuple[jax.Array, Tally]:
-  """All of a piece from an entry on: what is read together, the words left over, the entries left over."""
+def _pack_from(piece: PieceReader, packed: jax.Array, begin: int) -> tuple[jax.Array, Tally]:
+  """Packs a piece from entry ``begin`` to its end: what is read together, words left over, entries left over."""
   found = Tally.nothing(len(piece.place.runs))
   # The places that are read from are of all arrays together, and beyond some they do harm.
   arrays = len(piece.packing.vector.arrays[piece.number])
   for unit in (_TOGETHER if arrays == 1 else _TOGETHER // 2, piece.word, 1):
     length = (piece.place.size - begin) // unit * unit
     if length:
-      packed, new = _chunk(piece, packed, begin, length, unit)
+      packed, new = _pack_chunk(piece, packed, begin, length, unit)
       found, begin = found.with_(new), begin + length
   return packed, found
 
 
-def _chunk(
+def _pack_chunk(
   piece: PieceReader, packed: jax.Array, begin: int | jax.Array, length: int, together: int
 ) -> tuple[jax.Array, Tally]:
-  """So many entries from one on: a multiple of those that are read together, or less than a word."""
+  """Packs ``length`` entries of a piece from entry ``begin`` on.
+
+  Args:
+    piece: what is read.
+    packed: all words, to write over.
+    begin: the number of the first entry in the piece.
+    length: a multiple of ``together``, or less than a word.
+    together: entries that are made words of at once.
+
+  Returns:
+    All words, and what was found.
+  """
   abreast = max(1, together // min(piece.word, length))
   words, squares, keys = piece.words(begin, length, abreast)
   found = Tally(Statistics(squares.sum(), keys.max()), *piece.count(words, begin))
@@ -320,14 +338,14 @@ class Coding(NamedTuple):
 
 
 def _words_by_rows(
-  parts: Sequence[jax.Array], first: int | jax.Array, rule: Coding
+  parts: Sequence[jax.Array], first: int | jax.Array, coding: Coding
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The words of some entries, and for each row of all parts together its sum of squares and its largest key.
 
   Args:
     parts: equal parts of the entries in order, with a row for each word, shape (rows, length).
     first: the position of the first entry.
-    rule: how they become words.
+    coding: how they become words.
 
   Returns:
     The words in order, squares and keys.
@@ -337,7 +355,7 @@ def _words_by_rows(
   starts = first + length * lax.iota(jnp.int32, rows)[:, None]
   codes, squares, largest = zip(
     *(
-      rule.part(i, len(parts)).codes(entries, starts + length * rows * i, number)
+      coding.part(i, len(parts)).codes(entries, starts + length * rows * i, number)
       for i, entries in enumerate(parts)
     ),
     strict=True,
@@ -345,5 +363,5 @@ def _words_by_rows(
   operands = (*codes, functools.reduce(jnp.add, squares), functools.reduce(jnp.maximum, largest))
   zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), parts[0]) for x in operands)
   # As one reduction, whose rows compilers for CPUs make vectors of.
-  *words, squares, keys = lax.reduce(operands, zeros, with_next, (1,))
+  *words, squares, keys = lax.reduce(operands, zeros, sum_and_max, (1,))
   return jnp.concatenate(words), squares, keys

@@ -2,15 +2,15 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax.kernels._flat_packing import Coding, PieceReader, count
+from rtopk_jax.kernels._flat_packing import PieceReader, count
 from rtopk_jax.kernels._gpu_loops import in_turn
-from rtopk_jax.kernels._statistics import Statistics, Tally, with_next
+from rtopk_jax.kernels._statistics import Statistics, Tally, sum_and_max
 
 # Parts of a long piece that are read one after another, and how long a piece is for that.
 _PARTS, _LONG = 4, 1 << 12
@@ -53,23 +53,13 @@ def _spans(size: int, word: int, parts: int) -> list[tuple[int, int]]:
 
 
 def _words(piece: PieceReader, begin: int, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The words of so many entries from one on, and squares and largest keys of each word."""
+  """The words of ``length`` entries from entry ``begin`` on; of each its sum of squares and its largest key."""
   word = min(piece.word, length)
-  column = functools.partial(piece.packing.vector.read_column, piece.number, begin, length, word)
   coding = piece.coding(begin, length)
-  return _words_by_threads(column, length // word, word, piece.place.first + begin, coding)
-
-
-def _words_by_threads(
-  column: Callable[[jax.Array], jax.Array],
-  rows: int,
-  length: int,
-  first: int | jax.Array,
-  rule: Coding,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The same of entries in columns, shape (rows, 1): a GPU has a thread for each word, and reduces short rows slowly."""
-  begins = first + length * lax.iota(jnp.int32, rows)[:, None]
-  rule = rule.part(0, 1)
-  codes = lambda i: rule.codes(column(i), begins, i)
-  words, squares, keys = in_turn(with_next, codes, length)
+  begins = piece.place.first + begin + word * lax.iota(jnp.int32, length // word)[:, None]
+  coding = coding.part(0, 1)
+  # Column by column, shape (words, 1): a GPU has a thread for each word, and reduces short rows slowly.
+  column = functools.partial(piece.packing.vector.read_column, piece.number, begin, length, word)
+  codes = lambda i: coding.codes(column(i), begins, i)
+  words, squares, keys = in_turn(sum_and_max, codes, word)
   return words, squares, keys

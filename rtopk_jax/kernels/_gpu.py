@@ -30,7 +30,7 @@ class GPU(Portable):
     return turn(start)
 
   def up_to(self, turns, is_done, turn, start):
-    """All of them: of a loop whose turns are known nobody asks the host. Not unrolled, which takes long to compile."""
+    """All turns: a loop of a known length does not ask the host. Not unrolled, which takes long to compile."""
     del is_done
     return fori_loop(0, turns, lambda _, state: turn(state), start)
 
@@ -58,9 +58,9 @@ class GPU(Portable):
   def sums(self, where, entries):
     """One array for many leaves, each of which would be some kernels more."""
     del entries
-    return (_accumulate.InOne if _accumulate.InOne.is_quicker(where) else _accumulate.InPlace)(
-      where
-    )
+    if _accumulate.InOneArray.is_quicker(where):
+      return _accumulate.InOneArray(where)
+    return _accumulate.InPlace(where)
 
   def add_part(self, leaf, part):
     """In a window that is long enough for all."""

@@ -13,15 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtopk_jax._loops import SELDOM as SELDOM
-from rtopk_jax._loops import fori_loop
+from rtopk_jax._loops import fori_loop, seldom
 
 
 def once_or_more(is_done: Callable[[Any], Any], turn: Callable[[Any], Any], start: Any) -> Any:
   """As ``_portable.Portable.once_or_more``: the first turn before the loop, so that one question is left."""
-  state = turn(start)
-  with jax.named_scope(SELDOM):
-    return lax.while_loop(lambda state: ~is_done(state), turn, state)
+  return seldom(lambda state: ~is_done(state), turn, turn(start))
 
 
 def by_threads(

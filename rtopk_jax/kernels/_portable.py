@@ -147,7 +147,7 @@ class Portable:
     return _flat_packing.pack_by_rows(pieces, packed, groups)
 
   def statistics(self, vector: Vector, piece: int, to_keys: ToKeys) -> Statistics:
-    """Those of a piece, in a read of its own."""
+    """The statistics of a piece, in a read of its own."""
     return Statistics.of(vector.rule(*vector.arrays[piece]), to_keys)
 
   def read_all(self, vector: Vector, piece: int) -> jax.Array:

@@ -25,9 +25,9 @@ from rtopk_jax.kernels._scatter import OfLeaves, add_counted, cast
 from rtopk_jax.kernels._tiles import (
   LANES,
   SUBLANES,
-  Lying,
   Parts,
   Sheet,
+  TiledPlace,
   lies_by_columns,
   look_up,
 )
@@ -44,45 +44,45 @@ def work_in_folds(
   function: OfLeaves,
 ) -> list[list[jax.Array]]:
   """``_scatter.in_folds`` on TPUs."""
-  lying = [_lying(place) for place in where]
+  tiled = [_tiled_place(place) for place in where]
   # Whatever is made of one shape must not be moved to the other.
   folded = [
     [
       lax.optimization_barrier(_fold_up(place, x))
-      for place, x in zip(lying, leaves, strict=bool(leaves))
+      for place, x in zip(tiled, leaves, strict=bool(leaves))
     ]
     for leaves in lists
   ]
-  made = function(lying, folded)
+  made = function(tiled, folded)
   # All that is made of one leaf at once: one of it is made of another, which is then at hand.
   settled = [
-    lax.optimization_barrier([leaves[i : i + 1] for leaves in made]) for i in range(len(lying))
+    lax.optimization_barrier([leaves[i : i + 1] for leaves in made]) for i in range(len(tiled))
   ]
   return [
-    [_unfold(place, x) for place, of in zip(lying, settled, strict=True) for x in of[number]]
+    [_unfold(place, x) for place, of in zip(tiled, settled, strict=True) for x in of[number]]
     for number in range(len(made))
   ]
 
 
-def _lying(place: Place) -> Place:
+def _tiled_place(place: Place) -> Place:
   """The place of a leaf in folds, if it is whole folds."""
-  sheet = Sheet.lying(place.shape)
+  sheet = Sheet.laid_out(place.shape)
   if not sheet.holds(place.size):
     return place
-  return Lying(place.first, (sheet.folds, sheet.fold, *sheet.inner), place.runs, place.shape)
+  return TiledPlace(place.first, (sheet.folds, sheet.fold, *sheet.inner), place.runs, place.shape)
 
 
 def _shape(place: Place) -> tuple[int, ...]:
   """Of the leaf itself."""
-  return place.leaf if isinstance(place, Lying) else place.shape
+  return place.leaf if isinstance(place, TiledPlace) else place.shape
 
 
 def _fold_up(place: Place, leaf: jax.Array) -> jax.Array:
-  return Sheet.lying(place.leaf).fold_up(leaf) if isinstance(place, Lying) else leaf
+  return Sheet.laid_out(place.leaf).fold_up(leaf) if isinstance(place, TiledPlace) else leaf
 
 
 def _unfold(place: Place, x: jax.Array) -> jax.Array:
-  return Sheet.lying(place.leaf).unfold(x, place.leaf) if isinstance(place, Lying) else x
+  return Sheet.laid_out(place.leaf).unfold(x, place.leaf) if isinstance(place, TiledPlace) else x
 
 
 def put_in_tiles(
@@ -121,7 +121,7 @@ def _marks(
   leaves: Sequence[jax.Array], where: Sequence[Place], positions: jax.Array, keep: jax.Array
 ) -> list[jax.Array]:
   """Which entries of leaves are at some positions."""
-  sheets = [Sheet.lying(_shape(place)) for place in where]
+  sheets = [Sheet.laid_out(_shape(place)) for place in where]
   pieces = [[(place.first, sheet)] for place, sheet in zip(where, sheets, strict=True)]
   parts = Parts(pieces, _vector.span(where))
   words, bits = parts.bits(jnp.maximum(positions, 0))
@@ -137,7 +137,7 @@ def _marks(
     shape = (sheet.folds, sheet.fold, *sheet.inner)
     row = lax.broadcasted_iota(jnp.uint32, shape, 1)
     rows = ((of_piece >> (WIDTH * row)) & np.uint32(1)) == 1
-    if isinstance(place, Lying):
+    if isinstance(place, TiledPlace):
       found.append(rows)
       continue
     if sheet.holds(place.size):
@@ -201,8 +201,8 @@ class Tiled:
       lengths.append(-(-height // SUBLANES) * SUBLANES * across * LANES)
       end = place.first + place.size
       pieces.append(_TiledPiece(place.first, end, width, int(turned), tall, across, 0))
-    # The longest leaves are cut out of the whole of the flat array, looked at as rows like theirs. Threshold out as entries
-    # first and as rows then, to leave behind what fills up tiles, they would be moved twice.
+    # The longest leaves are cut out of the whole flat array, looked at as rows like theirs. Cut out as entries first
+    # and as rows then, to leave behind what fills up tiles, they would be moved twice.
     self._whole, total, common = set(), sum(lengths), SUBLANES * LANES
     units = [SUBLANES * LANES * piece.across for piece in pieces]
     for i in sorted(range(len(pieces)), key=lambda i: -lengths[i]):

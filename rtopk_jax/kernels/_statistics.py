@@ -40,7 +40,7 @@ class Statistics(NamedTuple):
     found = []
     for part in (entries[:whole].reshape(-1, _ROW), entries[whole:].reshape(1, -1)):
       zeros = (_axis.varying_like(zero, entries) for zero in (jnp.float32(0), jnp.int32(0)))
-      squares, keys = lax.reduce((square(part), to_keys(part)), tuple(zeros), with_next, (1,))
+      squares, keys = lax.reduce((square(part), to_keys(part)), tuple(zeros), sum_and_max, (1,))
       found.append(cls(jnp.sum(squares), jnp.max(keys, initial=0)))
     return found[0].with_(found[1])
 
@@ -51,22 +51,22 @@ class Statistics(NamedTuple):
     bits = there.astype(jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}"))
     squares = square(lax.bitcast_convert_type(bits, dtype))
     zeros = (_axis.varying_like(zero, keys) for zero in (jnp.float32(0), jnp.int32(0)))
-    return cls(*lax.reduce((squares, there), tuple(zeros), with_next, (1,)))
+    return cls(*lax.reduce((squares, there), tuple(zeros), sum_and_max, (1,)))
 
   @classmethod
   def of_rows(cls, rows: Sequence[Sequence[jax.Array]]) -> "Statistics":
     """Of what is known of rows, their sums of squares and their largest keys: several times shape (rows,) each."""
     squares, keys = (jnp.concatenate(x) for x in zip(*rows, strict=True))
     zeros = tuple(_axis.varying_like(jnp.zeros((), x.dtype), x) for x in (squares, keys))
-    return cls(*lax.reduce((squares, keys), zeros, with_next, (0,)))
+    return cls(*lax.reduce((squares, keys), zeros, sum_and_max, (0,)))
 
   def with_(self, other: "Statistics") -> "Statistics":
     """Of the entries of both."""
     return Statistics(self.square + other.square, jnp.maximum(self.largest, other.largest))
 
 
-def with_next(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """Sums, and of the last numbers, which are keys, the larger one."""
+def sum_and_max(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """The sums of two tuples, number by number, but of the last numbers, which are keys, the larger one."""
   return (*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), jnp.maximum(a[-1], b[-1]))
 
 

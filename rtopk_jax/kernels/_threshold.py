@@ -155,7 +155,7 @@ def between(low: Threshold, high: Threshold, share: jax.Array, size: int, unit: 
     low: the lower one.
     high: the higher one.
     share: from 0 to 1.
-    size: beyond all indices.
+    size: a number above all indices.
     unit: indices are multiples of it.
 
   Returns:
@@ -191,9 +191,9 @@ def exact_threshold(
     keys: of the shape of ``rows``, int32; -1 for what is not there.
     rows: how they lie.
     count: how many keys of each list are to be above, shape (lists,), or (thresholds, lists) for several at once.
-    there: how many there are, shape (lists,).
-    low: no key of the list is below, shape (lists,).
-    high: nor above; from 0 to 2³¹ − 2 more than ``low``.
+    there: how many keys each list has, shape (lists,).
+    low: a number that no key of the list is below, shape (lists,).
+    high: one that no key is above, likewise; from 0 to 2³¹ − 2 more than ``low``.
     slack: how many more or fewer will do, of the shape of ``count`` or one for all.
 
   Returns:
@@ -201,13 +201,13 @@ def exact_threshold(
   """
   there, low, high = (jnp.broadcast_to(x, count.shape) for x in (there, low, high))
   # A value higher than any key: below it, places among keys that equal the highest can be reached.
-  nothing = Threshold.of(high + 1, jnp.full_like(high, beyond(rows)), jnp.zeros_like(high))
-  everything = Threshold.of(low, jnp.full_like(low, beyond(rows)), there)
+  nothing = Threshold.of(high + 1, jnp.full_like(high, position_limit(rows)), jnp.zeros_like(high))
+  everything = Threshold.of(low, jnp.full_like(low, position_limit(rows)), there)
   return here().exact_threshold(keys, rows, count, everything, nothing, slack)
 
 
-def beyond(rows: RaggedRows) -> int:
-  """Beyond all positions that are in use."""
+def position_limit(rows: RaggedRows) -> int:
+  """A number above all positions that are in use."""
   return min(rows.shape[0] * rows.WIDTH, MAX_SIZE)
 
 
@@ -228,7 +228,7 @@ def by_guesses(
     # fourth turn halves all the same, since a few keys apart from all others look even for long.
     guess = even & (turn % 4 != 3)
     share = jnp.where(guess, fraction(lower, higher, count), jnp.float32(0.5))
-    new = between(lower, higher, share, beyond(rows), 1)
+    new = between(lower, higher, share, position_limit(rows), 1)
     new = new.with_count(_count_above(keys, rows, new))
     gap = lower.count - higher.count
     below = (share * gap.astype(jnp.float32)).astype(jnp.int32)

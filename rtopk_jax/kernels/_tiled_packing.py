@@ -27,11 +27,11 @@ from rtopk_jax.kernels._threshold import Threshold
 from rtopk_jax.kernels._tiles import (
   FOLD,
   LANES,
-  Lying,
   Part,
   Parts,
   Sheet,
   TiledBitSet,
+  TiledPlace,
   lies_by_columns,
   to_slabs,
 )
@@ -73,12 +73,12 @@ class TiledPacking:
     self.exact = exact
     where, entries = [], []
     for place, arrays in zip(vector.where, vector.arrays, strict=True):
-      sheet = Sheet.lying(place.shape)
+      sheet = Sheet.laid_out(place.shape)
       even = sheet.rows * sheet.width == place.size
       shape = (sheet.rows, *sheet.inner) if even and len(place.runs) == 1 else (place.size,)
       x = vector.rule(*arrays)
       if sheet.turned:
-        where.append(Lying(place.first, shape, place.runs, place.shape))
+        where.append(TiledPlace(place.first, shape, place.runs, place.shape))
         x = jnp.swapaxes(x, -1, -2)
       else:
         shape = place.shape if lies_by_columns(place.shape) else shape
@@ -95,7 +95,7 @@ class TiledPacking:
 
   def flat(self) -> Vector:
     """The vector as it is materialised, of flat arrays in the order of positions."""
-    in_order = lambda place, x: jnp.swapaxes(x, -1, -2) if isinstance(place, Lying) else x
+    in_order = lambda place, x: jnp.swapaxes(x, -1, -2) if isinstance(place, TiledPlace) else x
     pieces = zip(self.vector.where, self.vector.arrays, strict=True)
     arrays = tuple((in_order(place, x),) for place, (x,) in pieces)
     return dataclasses.replace(self.vector, arrays=arrays).flat()
@@ -124,7 +124,7 @@ class TiledPacking:
     return flat.reshape(words.shape)
 
   def take(self, positions: jax.Array, shares: Sequence[int] | None = None) -> jax.Array:
-    """As ``Vector.take``; the shares do not matter here."""
+    """As ``FlatPacking.take``; the shares do not matter here."""
     return _gather.take_by_piece(self.vector, positions, in_place=True)
 
   def take_from(self, piece: int, index: jax.Array) -> jax.Array:
@@ -152,9 +152,9 @@ class TiledPacking:
 
 def _reads(place: Place, entries: jax.Array, part: Part) -> list[_Read]:
   """A piece that is one run: its whole folds, and the rest."""
-  sheet = Sheet.lying(place.shape)
+  sheet = Sheet.laid_out(place.shape)
   if sheet.turned:
-    # RaggedRows that are folded to one lie far apart, for the sake of the words as they are turned.
+    # Rows that are folded to one lie far apart, for the sake of the words as they are turned.
     folded = entries.reshape(1, sheet.fold, sheet.folds, *sheet.inner)
     return [_Read(folded, place.first, None, None, int(part.slab), place.shape)]
   fold = sheet.fold * sheet.width

@@ -85,7 +85,7 @@ class Sheet(NamedTuple):
     return cls(rows, inner, even[0] if even else FOLD)
 
   @classmethod
-  def lying(cls, shape: tuple[int, ...]) -> "Sheet":
+  def laid_out(cls, shape: tuple[int, ...]) -> "Sheet":
     """The sheet of an array, of its columns if a TPU keeps them as rows and they make whole folds."""
     if not lies_by_columns(shape) or math.prod(shape[:-2]) > 1:
       return cls.of(shape)
@@ -129,7 +129,7 @@ def lies_by_columns(shape: tuple[int, ...]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lying(Place):
+class TiledPlace(Place):
   """A place whose array has rows as those of the sheet in which a TPU keeps the leaf.
 
   Attributes:
@@ -142,7 +142,7 @@ class Lying(Place):
     self, positions: jax.Array, first: int | jax.Array | None = None
   ) -> tuple[jax.Array, ...]:
     """As ``Place.index``."""
-    sheet = Sheet.lying(self.leaf)
+    sheet = Sheet.laid_out(self.leaf)
     if sheet.turned:
       rest, columns = positions - self.first, np.int32(sheet.rows)
       number = lax.rem(rest, columns) * np.int32(sheet.width) + lax.div(rest, columns)
@@ -376,6 +376,6 @@ class TiledBitSet(NamedTuple):
 
 
 def to_slabs(words: jax.Array) -> jax.Array:
-  """RaggedRows of words, shape (folds, …), as slabs."""
+  """Rows of words, shape (folds, …), as slabs."""
   words = words.reshape(words.shape[0], -1)
   return jnp.pad(words, ((0, 0), (0, -words.shape[1] % LANES))).reshape(-1, LANES)

@@ -47,7 +47,7 @@ class Estimate:
 
   @property
   def seconds(self) -> float:
-    """Of the whole exchange."""
+    """Seconds of the whole exchange."""
     return self.network + self.local
 
   def training(self, compute: float, batches: int, local_steps: int = 1) -> float:

@@ -26,9 +26,9 @@ from rtopk_jax.vector._vector import MAX_SIZE
 from rtopk_jax.wire._wire import Wire
 
 _AXIS = "alone"
-# r/k: the paper's r/k is the number of workers, and few of those are many here.
+# r/k, which is the number of workers in the paper; most users have few.
 _SUBSAMPLE = 4
-# How many times shorter the first axes are of the leaves that tell what does not depend on their size.
+# By how much the leaves of the smaller model are shorter, along their first axis.
 _SHORTER = 16
 
 
@@ -36,9 +36,8 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
   """Times this worker's share of an exchange, on one device and without a link.
 
   An exchange with nobody else does all that a worker does by itself, and as a ``ReduceScatter`` all that an
-  owner does, of the whole vector. The overhead is where a line begins through its time and that of the
-  same model with leaves of a sixteenth. Where several workers share a machine, let all of them measure at
-  once.
+  owner does, of the whole vector. It is also timed with leaves of a sixteenth. The line through both times, drawn
+  on to no entries, gives the overhead. Where several workers share a machine, let all of them measure at once.
 
   Args:
     params: the parameters, arrays or ``ShapeDtypeStruct``; a number d, 1e6 for example, stands for one vector.
@@ -86,10 +85,10 @@ def measure_local(params: Any, density: float = 0.001, *, repeats: int = 5) -> L
 
 
 def _line(sizes: tuple[int, int], seconds: tuple[float, float]) -> tuple[float, float]:
-  """Where a line through the times of a smaller and a larger size begins, and by how much it rises an entry.
+  """A line through the times of a smaller and a larger model: seconds at size 0, and seconds an entry.
 
-  It goes through the larger one's time whatever the other is, and neither begins below 0, as small vectors that
-  are in the caches would have it, nor falls.
+  A small model lies in caches, and a line through its time might begin below 0. So neither number is below 0, and
+  the line goes through the larger model's time in any case.
   """
   (small, large), (brief, long) = sizes, seconds
   rise = max(0.0, long - brief) / max(1, large - small)

@@ -22,14 +22,14 @@ from rtopk_jax.kernels import here
 from rtopk_jax.kernels._statistics import Statistics
 from rtopk_jax.select import _rows
 from rtopk_jax.select._keys import magnitude_keys, random_keys
-from rtopk_jax.select._rows import Rows, Tile
+from rtopk_jax.select._rows import Chunk, Rows
 from rtopk_jax.select._selection import Selection
 from rtopk_jax.select._slices import Blocks
 from rtopk_jax.vector._vector import ALIGN, MAX_SIZE, Vector
 
 
 @dataclasses.dataclass(frozen=True)
-class _Set:
+class _BlockRows:
   """Blocks of a piece that are selected from together, a row each.
 
   Attributes:
@@ -47,9 +47,9 @@ class _Set:
   width: int
 
   @classmethod
-  def all_of(cls, vector: Vector, size: int) -> list["_Set"]:
+  def all_of(cls, vector: Vector, size: int) -> list["_BlockRows"]:
     """All blocks of a vector, in order."""
-    sets = []
+    parts = []
     for i, place in enumerate(vector.where):
       whole = place.runs[0].size // size
       if len(place.runs) == 1 and whole:
@@ -57,7 +57,7 @@ class _Set:
         # Words of a row are its own, and bits are counted in int32.
         together = MAX_SIZE // (size + ALIGN)
         for part in np.split(begins, range(together, whole, together)):
-          sets.append(cls(i, part, np.zeros_like(part), np.full_like(part, size), size))
+          parts.append(cls(i, part, np.zeros_like(part), np.full_like(part, size), size))
         rest = place.size - whole * size
         starts, lengths = ([whole * size], [rest]) if rest else ([], [])
       else:
@@ -71,8 +71,8 @@ class _Set:
         starts, lengths = np.array(starts), np.array(lengths)
         # A row must not reach beyond the end of the piece.
         begins = np.minimum(starts, place.size - max(lengths))
-        sets.append(cls(i, begins, starts - begins, lengths, int(max(lengths))))
-    return sets
+        parts.append(cls(i, begins, starts - begins, lengths, int(max(lengths))))
+    return parts
 
   @property
   def is_regular(self) -> bool:
@@ -81,8 +81,8 @@ class _Set:
       np.all(np.diff(self.begins) == self.width)
     )
 
-  def read(self, vector: Vector) -> Callable[[jax.Array, int], Tile]:
-    """What reads so many rows of a vector of flat arrays, from one on."""
+  def read(self, vector: Vector) -> Callable[[jax.Array, int], Chunk]:
+    """A function that reads ``count`` rows of a vector of flat arrays, from row ``first`` on."""
 
     def begins(first: jax.Array, count: int) -> jax.Array:
       if self.is_regular:
@@ -103,14 +103,14 @@ class _Set:
       number = lax.iota(jnp.int32, self.width)[None] - skipped
       return jnp.where((number >= 0) & (number < lengths), magnitude_keys(entries), -1)
 
-    def tile(first: jax.Array, count: int) -> Tile:
+    def chunk(first: jax.Array, count: int) -> Chunk:
       def look_up(columns):
         entries = vector.take_from(self.piece, begins(first, count)[:, None] + columns)
         return entries, *Statistics.of_keys(keys(first, count), entries.dtype)
 
-      return Tile(lambda: keys(first, count), look_up)
+      return Chunk(lambda: keys(first, count), look_up)
 
-    return tile
+    return chunk
 
 
 class Ranked(Protocol):
@@ -145,23 +145,23 @@ def select(
     The selection, each entry's block, and the factor of each value, if any.
   """
   flat = vector.flat()
-  sets = _Set.all_of(flat, size)
-  k, r = _counts(selector, np.concatenate([blocks.lengths for blocks in sets]), num_workers)
+  parts = _BlockRows.all_of(flat, size)
+  k, r = _counts(selector, np.concatenate([blocks.lengths for blocks in parts]), num_workers)
   ranks = _ranks(key_of(0), k, r, flat.read(0, jnp.int32(0), 1))
   positions, entries, statistics, firsts, row = [], [], [], [], 0
-  for blocks in sets:
+  for blocks in parts:
     rows = slice(row, row + blocks.lengths.size)
     row = rows.stop
     most, first = int(max(k[rows])), flat.where[blocks.piece].first
-    part = Rows(blocks.read(flat), r[rows], blocks.width)
-    columns, found, *of_rows = _rows.largest(part, ranks[rows, :most])
+    asked = Rows(blocks.read(flat), r[rows], blocks.width)
+    columns, found, *of_rows = _rows.largest(asked, ranks[rows, :most])
     begins = jnp.asarray(blocks.begins + first, jnp.int32)
     positions.append(_those_there(columns + begins[:, None], k[rows]))
     entries.append(_those_there(found, k[rows]))
     statistics.append(of_rows)
     firsts.append(np.repeat(blocks.begins + blocks.skipped + first, k[rows]))
   positions, entries = (here().join(x) for x in (positions, entries))
-  lengths = np.concatenate([blocks.lengths for blocks in sets]).tolist()
+  lengths = np.concatenate([blocks.lengths for blocks in parts]).tolist()
   selection = Selection(positions, entries, entries, Statistics.of_rows(statistics))
   of_entries = Blocks(np.concatenate(firsts).astype(np.int32), size)
   return selection, of_entries, selector.scales(lengths, num_workers)
@@ -201,10 +201,10 @@ def _ranks(key: jax.Array, k: np.ndarray, r: np.ndarray, like: jax.Array) -> jax
     return ranks
   width, sizes = int(max(r)), jnp.asarray(r, jnp.int32)
 
-  def read(first: jax.Array, count: int) -> Tile:
+  def read(first: jax.Array, count: int) -> Chunk:
     keys = random_keys(jax.random.fold_in(key, first), count * width).reshape(count, width)
     size = lax.dynamic_slice(sizes, (first,), (count,))
     there = lax.iota(jnp.int32, width)[None] < size[:, None]
-    return Tile(lambda: jnp.where(there, keys, -1), lambda _: ())
+    return Chunk(lambda: jnp.where(there, keys, -1), lambda _: ())
 
   return _rows.largest(Rows(read, k, width), ranks)[0]

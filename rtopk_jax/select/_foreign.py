@@ -15,7 +15,7 @@ from jax import lax
 from rtopk_jax.kernels import _gather
 from rtopk_jax.select import _search
 from rtopk_jax.select._keys import magnitude_keys
-from rtopk_jax.select._selection import Selection, beyond
+from rtopk_jax.select._selection import Selection, with_distinct_ends
 from rtopk_jax.select._slices import Blocks, SparseSlices
 from rtopk_jax.vector._vector import MAX_SIZE, Run, Vector
 
@@ -23,8 +23,8 @@ from rtopk_jax.vector._vector import MAX_SIZE, Run, Vector
 _NOWHERE = np.int32(MAX_SIZE)
 
 
-class OfFlat(Protocol):
-  """What an author writes."""
+class FlatSelector(Protocol):
+  """The two methods of a selector that its author writes."""
 
   def entries(self, size: int, num_workers: int | None = None) -> int:
     """How many entries a message of a vector of some size has room for."""
@@ -50,7 +50,7 @@ class _Rows(NamedTuple):
 
 
 def select(
-  selector: OfFlat,
+  selector: FlatSelector,
   vector: Vector,
   key_of: Callable[[int], jax.Array],
   num_workers: int | None,
@@ -94,7 +94,7 @@ def select(
       f"{selector!r} sends up to {positions.size} of {vector.span} entries, and what is not there needs indices "
       f'beyond those, which int32 does not have. For a larger model use scope="leaf".'
     )
-  positions = beyond(vector, positions)
+  positions = with_distinct_ends(vector, positions)
   entries = _gather.take(vector, positions)
   if is_short:
     there = positions < vector.span
@@ -146,7 +146,7 @@ def _rows(groups: Sequence[tuple[int, jax.Array]], block: int | None) -> dict[in
   return found
 
 
-def _entries(selector: OfFlat, size: int, num_workers: int | None) -> int:
+def _entries(selector: FlatSelector, size: int, num_workers: int | None) -> int:
   k = selector.entries(size, num_workers)
   if isinstance(k, bool) or not isinstance(k, int | np.integer):
     raise TypeError(f"entries of {selector!r} must return an integer, got {k!r}.")
@@ -156,7 +156,11 @@ def _entries(selector: OfFlat, size: int, num_workers: int | None) -> int:
 
 
 def _of_rows(
-  selector: OfFlat, rows: _Rows, key: jax.Array, num_workers: int | None, shape: tuple[int, int]
+  selector: FlatSelector,
+  rows: _Rows,
+  key: jax.Array,
+  num_workers: int | None,
+  shape: tuple[int, int],
 ) -> SparseSlices:
   """The slices of all rows, with an axis of the rows in front."""
   (k, length), entries = shape, jnp.concatenate(rows.entries)

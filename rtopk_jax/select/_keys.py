@@ -14,9 +14,9 @@ SORT_BELOW = 40_000
 # What all NaN are taken for. Keys stay below 2³¹ by so much that differences of any two fit into int32.
 LARGEST_KEY = 0x7F80_0001
 _THREEFRY = "threefry2x32"
-# Of a vector; the last of them is for rounding.
+# Groups that a vector may have. The key of the last number is for the rounding of values.
 MOST_GROUPS = 1 << 24
-# Random keys are below.
+# A number above all random keys.
 RANDOM_BELOW = 1 << 30
 # float32 as bits: the smallest normal number, and infinity.
 _MIN_NORMAL = np.uint32(0x0080_0000)
@@ -66,8 +66,15 @@ def random_keys(key: jax.Array, count: int) -> jax.Array:
 def top_k_of_keys(keys: jax.Array, count: int) -> jax.Array:
   """``lax.top_k`` of int32 keys by way of floats, for which backends have something faster than a sort.
 
-  A key of -1, for what is not there, is below all others. Keys below the smallest normal number would be flushed to zero: they become negative normal numbers,
-  the smaller the further from zero.
+  A key of -1, for what is not there, is below all others. Keys below the smallest normal number would be flushed
+  to zero. They become negative normal numbers, the smaller the further from zero.
+
+  Args:
+    keys: int32, of one axis.
+    count: how many are taken.
+
+  Returns:
+    The indices of the largest keys, the largest first; of equal keys, the lowest index first.
   """
   bits = keys.astype(jnp.uint32)
   tiny = lax.bitcast_convert_type(np.uint32(0xBF80_0000) + (_MIN_NORMAL - bits), jnp.float32)

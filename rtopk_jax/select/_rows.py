@@ -32,12 +32,12 @@ _LOW_BITS, _BITS = 15, 16
 _ABOVE = (1 << _BITS) - 1
 
 
-class Tile(NamedTuple):
+class Chunk(NamedTuple):
   """Some rows as they are read.
 
   Attributes:
-    keys: what reads them, shape (rows, width), int32, -1 for what is not there.
-    look_up: what else is to be known of the rows: from the columns that are found to arrays with a row each.
+    keys: a function that reads their keys, shape (rows, width), int32, -1 for what is not there.
+    look_up: a function of the columns that are found, to what else is asked of the rows, arrays with a row each.
   """
 
   keys: Callable[[], jax.Array]
@@ -48,12 +48,12 @@ class Rows(NamedTuple):
   """Rows of one width, of which so many of the largest keys are wanted.
 
   Attributes:
-    read: so many rows from one on.
+    read: a function of the number of a row and a count, to so many rows from that one on.
     counts: how many keys of each row are wanted, from 1 to those that are there.
     width: entries of a row.
   """
 
-  read: Callable[[jax.Array, int], Tile]
+  read: Callable[[jax.Array, int], Chunk]
   counts: np.ndarray
   width: int
 
@@ -75,11 +75,11 @@ def largest(part: Rows, ranks: jax.Array) -> tuple[jax.Array, ...]:
   is_all = np.all(part.counts == part.width)
 
   def chunk(first):
-    tile = part.read(first, together)
+    read = part.read(first, together)
     counts, columns = (lax.dynamic_slice_in_dim(x, first, together) for x in (wanted, ranks))
     if not is_all:
-      columns = BitSet(_members(tile.keys, counts), 1).locate_in_rows(columns)
-    return columns, *tile.look_up(columns)
+      columns = BitSet(_members(read.keys, counts), 1).locate_in_rows(columns)
+    return columns, *read.look_up(columns)
 
   def turn(number, found):
     # The last chunk begins where it ends with the last row.

@@ -1,7 +1,6 @@
 """The selectors of the paper, which are one family: k of the d entries of a vector.
 
-Of a vector x the r entries of largest magnitude are
-taken, and of those a uniformly random k:
+Of a vector x the r entries of largest magnitude are taken, and of those a uniformly random k:
 
     top-k     r = k      nothing is random
     random-k  r = d      magnitudes do not matter
@@ -234,8 +233,8 @@ class RTopK(Selector):
       return Selection.of(vector, vector.spread(numbers))
     packing = _search.packing_of(vector, large)
     found, statistics = _search.largest(packing, large, magnitude_keys)
-    everything = sent == large
-    ranks = lax.iota(jnp.int32, sum(large)) if everything else draw(key_of(0), large, sent, packing)
+    is_top_k = sent == large
+    ranks = lax.iota(jnp.int32, sum(large)) if is_top_k else draw(key_of(0), large, sent, packing)
     positions, entries = found.take(ranks, most=sum(large))
     return Selection(positions, entries, entries, statistics)
 

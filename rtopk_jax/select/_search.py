@@ -20,8 +20,8 @@ whose thresholds are arrays with an entry a group. The result is a bit set, whos
 running count of its group of words. A random subset takes no more than the ranks of its members.
 
 Passes over d: one, if the vector is long, in which the sum of squares and the largest key come out as well. Temporary
-memory for a vector in one array: at most d/4 + 64 r bytes and 4 KiB whenever there is a search, which is above 40,000 entries.
-What a platform's packing materialises comes in addition.
+memory for a vector in one array: at most d/4 + 64 r bytes and 4 KiB. Vectors of up to 40,000 entries are sorted
+instead. What a platform's packing materialises comes in addition.
 """
 
 import functools
@@ -66,7 +66,7 @@ _BESIDE = 2
 _SHORT = 3 << 17
 # Where no more than one entry in so many is looked for, words have one bit an entry.
 _FEW = 320
-# Cuts are put this many standard deviations of the sample's error to both sides.
+# Thresholds are put this many standard deviations of the sample's error to both sides.
 _SIGMAS = 3.5
 
 
@@ -170,11 +170,20 @@ def largest(
 
 
 class _Plan:
-  """What is known of a search before it: how each group is sampled, and how many may be in doubt."""
+  """What is known of a search before it: how each group is sampled, and how many may be in doubt.
+
+  Attributes:
+    one_sided: whether nothing is above the higher threshold, since words have one bit an entry.
+    sizes: entries of each group, int32.
+    counts: r of each group, int32.
+    samples: how many entries of each group are sampled; 0 for none.
+    targets: for each group how many keys of the sample the two guesses are to have above them, the lower one first.
+    errors: by how much chance may change these, in keys of the sample.
+    capacities: how many entries of each group may lie between its thresholds.
+  """
 
   def __init__(self, packing: Packing, counts: Sequence[int]):
     sizes, total = packing.vector.counts, packing.vector.size
-    # Whether nothing is above the higher threshold.
     self.one_sided = packing.width == 1
     self.sizes = jnp.array(sizes, jnp.int32)
     self.counts = jnp.array(counts, jnp.int32)

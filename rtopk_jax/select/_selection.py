@@ -55,7 +55,7 @@ class Selection(NamedTuple):
     return self.positions < vector.span if self.is_short else True
 
 
-def beyond(vector: Vector, positions: jax.Array) -> jax.Array:
+def with_distinct_ends(vector: Vector, positions: jax.Array) -> jax.Array:
   """Ascending positions with those that are beyond the vector made different from each other."""
   number = lax.iota(jnp.int32, positions.size)
   return jnp.where(positions < vector.span, positions, number + vector.span)

@@ -1,10 +1,13 @@
 """Uniformly random subsets of sets, of exactly so many members, without a sort.
 
-Where most members are left out (random-k), a few more numbers than wanted are drawn one by one and marked. How
-many different ones there are is left to chance, but given that, every set of so many is as likely as another: so
-is every smaller set of those, of which the second way picks one. Where there are too few, all is drawn again.
+There are two ways:
 
-Otherwise, and where bits of very many members are not cheap, every member gets a random key, and those with the largest keys are taken, found by counting.
+1. Every member gets a random key. Those with the largest keys are taken; they are found by counting.
+2. Where most members are left out (random-k), a few more numbers than wanted are drawn one by one and marked. How
+   many of them differ is left to chance. Given that count, every set of that size is equally likely. The first way
+   then picks a subset of it. Where too few differ, all are drawn again.
+
+The second needs a bit for every member, and is left out on platforms where those are not cheap.
 """
 
 import math
@@ -52,7 +55,14 @@ def draw(
 def _taken(
   key: jax.Array, rooms: Sequence[int], sizes: jax.Array, counts: Sequence[int]
 ) -> jax.Array:
-  """What is taken of sets in rows, the first so many places of each being its members."""
+  """The first way: which places of the rows of sets are taken. A set has its members in its first places.
+
+  Args:
+    key: a PRNG key.
+    rooms: places of each set, before they are rounded up to whole rows.
+    sizes: members of each set, int32.
+    counts: how many of them are taken.
+  """
   rows = RaggedRows(rooms)
   number, size = rows.number(), rows.spread(sizes)
   keys = random_keys(key, math.prod(rows.shape)).reshape(rows.shape)
@@ -64,12 +74,12 @@ def _taken(
 
 
 def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
-  """The same by marking what is drawn one by one."""
+  """The second way: by marking what is drawn one by one."""
   total, draws = sum(sizes), [_draws(*x) for x in zip(sizes, counts, strict=True)]
   begins = np.cumsum(sizes) - np.array(sizes)
   set_of = np.repeat(np.arange(len(sizes)), draws)
   first = jnp.asarray(begins[set_of], jnp.int32)
-  highest = jnp.asarray(np.array(sizes)[set_of], jnp.int32)
+  below = jnp.asarray(np.array(sizes)[set_of], jnp.int32)
   wanted = jnp.array(counts, jnp.int32)
   # So that the members of a set are those up to its end, less those up to its beginning.
   ends = jnp.asarray(np.cumsum(sizes), jnp.int32)
@@ -77,7 +87,7 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
 
   def attempt(state):
     turn, _, _ = state
-    numbers = jax.random.randint(jax.random.fold_in(key, turn), first.shape, 0, highest, jnp.int32)
+    numbers = jax.random.randint(jax.random.fold_in(key, turn), first.shape, 0, below, jnp.int32)
     # By word and bit: there may be more places than int32 counts.
     place = first + numbers
     marked = jnp.zeros((words, 32), jnp.bool_).at[place // 32, place % 32].set(True)
@@ -92,11 +102,11 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
   taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
   taken = BitSet.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.
-  list_of = np.repeat(np.arange(len(sizes)), counts)
+  set_of_taken = np.repeat(np.arange(len(sizes)), counts)
   rooms = np.array(RaggedRows(draws).capacities)
   places = np.cumsum(rooms) - rooms
   shift = jnp.cumsum(different) - different - jnp.asarray(places, jnp.int32)
-  return BitSet(marked, 1).locate(taken + shift[list_of])
+  return BitSet(marked, 1).locate(taken + shift[set_of_taken])
 
 
 def _draws(size: int, count: int) -> int:

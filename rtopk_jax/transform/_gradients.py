@@ -1,5 +1,6 @@
 """What enters an exchange: a local gradient, who takes part and how much each worker counts."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -158,15 +159,22 @@ def share(weight: Any, present: jax.Array | None, axis_name: AxisName) -> jax.Ar
   r"""The factor that makes the mean over workers a weighted one: :math:`n w_i / \sum_j w_j`.
 
   Args:
-    weight: this worker's, a real scalar of at least 0; None: all weigh the same.
+    weight: this worker's, a real scalar of at least 0; None: all weigh the same. A traced one is not checked: below
+      0, the worker's gradient is left out, but its weight still lowers the sum.
     present: whether this worker takes part; n and the sum are over those that do.
     axis_name: the mapped axis of the workers.
 
   Returns:
     The factor, a float32 scalar; 0 where the worker, or everybody, weighs nothing.
+
+  Raises:
+    TypeError: when the weight is not a real scalar.
+    ValueError: when it is a Python or NumPy number below 0.
   """
   if weight is None:
     return None
+  if isinstance(weight, numbers.Real) and weight < 0:
+    raise ValueError(f"weight must be at least 0, got {weight!r}.")
   weight = jnp.asarray(weight)
   if weight.shape or not jnp.issubdtype(weight.dtype, jnp.number):
     raise TypeError(

@@ -148,8 +148,8 @@ def sparse_exchange(
       floating point.
     ValueError: here for arguments out of range or at odds with each other; in ``init`` and ``update`` when so
       many workers stand in for r/k that ``rtop_k`` would be random-k; in ``update`` for trees of different
-      structure, gradients that are the same on all workers, state without this worker's row, and ``present``
-      where the collective has owners.
+      structure, gradients that are the same on all workers, state without this worker's row, ``present``
+      where the collective has owners, and a ``weight`` below 0 that is not traced.
     NameError: in ``update`` outside a map over ``axis_name``.
 
   Examples:

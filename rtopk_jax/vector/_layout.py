@@ -26,9 +26,9 @@ DENSE_BELOW, FLAT_BELOW = 1024, 1 << 16
 # Leaves with fewer entries are put together: what is done leaf by leaf takes time for each.
 BUNDLED_BELOW = 1 << 18
 
-# From numbers to numbers that a compiler may not know.
+# A function of numbers to the same numbers, perhaps hidden from a compiler.
 Offsets = Callable[[Sequence[int]], Sequence[int | jax.Array]]
-# From flat arrays to one.
+# A function of flat arrays to all of them in one.
 Join = Callable[[Sequence[jax.Array]], jax.Array]
 
 Dense = bool | Callable[[Any, Any], bool] | Any | None
@@ -117,7 +117,7 @@ class Bundle:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of the bundle: a leaf alone keeps its own, since reshaped it could not be updated in place."""
+    """The bundle's shape. A single leaf keeps its own: reshaped it could not be updated in place."""
     return self.shapes[0] if len(self.shapes) == 1 else (self._begins[-1],)
 
   @property

@@ -74,13 +74,13 @@ class Place:
   def index(
     self, positions: jax.Array, first: int | jax.Array | None = None
   ) -> tuple[jax.Array, ...]:
-    """The places of some positions in the leaf, axis by axis; outside of it, out of bounds.
+    """The index of some positions in the leaf, axis by axis; out of bounds for a position outside of it.
 
-    A leaf that were flattened to be indexed could not be updated in place.
+    It is not an index of the flattened leaf, which could not be updated in place.
 
     Args:
       positions: int32, of any shape.
-      first: stands for the first position, where a compiler must not know it.
+      first: the place's first position as an array, where a compiler must not know it.
     """
     rest = positions - (self.first if first is None else first)
     inside = (rest >= 0) & (rest < self.size)
@@ -163,7 +163,7 @@ class Vector:
     return dataclasses.replace(self, arrays=arrays)
 
   def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
-    """So many entries of a piece from one on, flat."""
+    """``length`` entries of a piece from entry ``begin`` on, flat."""
     return self.rule(*self._slice(piece, begin, length))
 
   def read_all(self, piece: int) -> jax.Array:
@@ -171,7 +171,7 @@ class Vector:
     return self.rule(*self.arrays[piece]).reshape(-1)
 
   def _slice(self, piece: int, begin: int | jax.Array, length: int) -> list[jax.Array]:
-    """So many entries of each of a piece's arrays, flat, from one on."""
+    """``length`` entries of each of a piece's arrays from entry ``begin`` on, flat."""
     if isinstance(begin, int):
       return [x.reshape(-1)[begin : begin + length] for x in self.arrays[piece]]
     of_flat = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
@@ -180,7 +180,7 @@ class Vector:
   def read_abreast(
     self, piece: int, begin: int | jax.Array, length: int, abreast: int, width: int
   ) -> list[jax.Array]:
-    """So many entries of a piece, from one on, in equal parts.
+    """``length`` entries of a piece from entry ``begin`` on, in equal parts.
 
     Args:
       piece: its number.
@@ -200,7 +200,7 @@ class Vector:
   def read_column(
     self, piece: int, begin: int | jax.Array, length: int, width: int, number: jax.Array
   ) -> jax.Array:
-    """A column of so many entries of a piece, from one on, in rows of ``width``; shape (rows, 1)."""
+    """Column ``number`` of ``length`` entries from entry ``begin`` on, in rows of ``width``; shape (rows, 1)."""
     rows = [x.reshape(-1, width) for x in self._slice(piece, begin, length)]
     # The rule is applied to columns: compilers for GPUs would materialise a whole that several are made of.
     return self.rule(*(lax.dynamic_slice_in_dim(x, number, 1, axis=1) for x in rows))

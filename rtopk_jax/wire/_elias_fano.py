@@ -26,7 +26,15 @@ _POWERS = np.uint32(3) ** np.arange(_DIGITS, dtype=np.uint32)
 
 
 class _Sizes(NamedTuple):
-  """How the words are divided, the bucket size being 2^low, or 3·2^low with digits."""
+  """How the words of a message are divided.
+
+  Attributes:
+    low: bits of a remainder that are packed.
+    in_threes: whether the bucket size is 3·2^low, and not 2^low: then a remainder has a digit of three values, too.
+    packed: words of the packed bits.
+    digits: words of the digits.
+    unary: words of the quotients.
+  """
 
   low: int
   in_threes: bool
@@ -37,6 +45,10 @@ class _Sizes(NamedTuple):
   @property
   def bucket(self) -> int:
     return (3 if self.in_threes else 1) << self.low
+
+  @property
+  def words(self) -> int:
+    return self.packed + self.digits + self.unary
 
 
 @functools.cache
@@ -49,12 +61,12 @@ def _sizes(k: int, d: int) -> _Sizes:
     unary = -(-(k + (d - 1) // bucket) // 32)
     digits = -(-k // _DIGITS) if in_threes else 0
     choices.append(_Sizes(low, in_threes, _bitpack.words(k, low), digits, unary))
-  return min(choices, key=lambda sizes: sum(sizes[2:]))
+  return min(choices, key=lambda sizes: sizes.words)
 
 
 def words(k: int, d: int) -> int:
   """How many 32-bit words k of d indices take."""
-  return sum(_sizes(k, d)[2:])
+  return _sizes(k, d).words
 
 
 def encode(indices: jax.Array, d: int) -> list[jax.Array]:

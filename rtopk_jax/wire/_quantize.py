@@ -95,8 +95,8 @@ def _round(blocks: jax.Array, scale: jax.Array, values: str, uniform: jax.Array)
 def _uniform(key: jax.Array, start: int, shape: tuple[int, ...]) -> jax.Array:
   """Numbers from 0 to 1, by a hash of the entries' numbers that a key shifts.
 
-  Rounding wants a draw that is even for each value, which a bijection of an even shift is, and not one that
-  nobody could foresee, which takes longer than all the rest of coding.
+  Rounding needs a draw that is uniform for each value. A bijection, shifted by a uniform number, gives one. It does
+  not need a draw that nobody can foresee, which would take longer than all the rest of coding.
   """
   shift, mask = jax.random.bits(key, (2,), jnp.uint32)
   x = lax.iota(jnp.uint32, math.prod(shape)) + (shift + np.uint32(start))

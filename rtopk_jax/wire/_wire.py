@@ -71,12 +71,12 @@ class Wire(WireFormat):
 
   @property
   def needs_blocks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Whether indices are of blocks."""
+    """Whether indices count within blocks."""
     return self.indices == "block"
 
   def within(self, blocks: Blocks | None) -> WireFormat:
     """As ``WireFormat.within``."""
-    return _InBlocks(self, _need(blocks)) if self.needs_blocks else self
+    return _InBlocks(self, _required(blocks)) if self.needs_blocks else self
 
   def _value_words(self, k: int) -> int:
     if self.values in _quantize.BITS:
@@ -85,7 +85,7 @@ class Wire(WireFormat):
 
   def _index_words(self, k: int, d: int, blocks: Blocks | None) -> int:
     if self.indices == "block":
-      return _bitpack.words(k, _need(blocks).width)
+      return _bitpack.words(k, _required(blocks).width)
     return _elias_fano.words(k, d) if self._codes_indices(k, d) else k
 
   def _codes_indices(self, k: int, d: int) -> bool:
@@ -147,7 +147,7 @@ class Wire(WireFormat):
       values = jnp.clip(values, -largest, largest).astype(self.values)
       coded = [_to_words(jnp.pad(values, (0, k % 2)).reshape(-1, 2))]
     if self.indices == "block":
-      blocks = _need(blocks)
+      blocks = _required(blocks)
       indices = _bitpack.pack(positions - blocks.begins, blocks.width)
     elif self._codes_indices(k, slices.size):
       indices = _elias_fano.encode(positions, slices.size)
@@ -162,7 +162,7 @@ class Wire(WireFormat):
     Args:
       words: what ``encode`` returned.
       k: entries sent.
-      d: entries of the vector, of no matter here.
+      d: not used; here for the protocol.
 
     Returns:
       Shape (k,), float32.
@@ -189,7 +189,7 @@ class Wire(WireFormat):
     """
     coded = words[self._value_words(k) :]
     if self.indices == "block":
-      blocks = _need(blocks)
+      blocks = _required(blocks)
       indices = _bitpack.unpack(coded, k, blocks.width).astype(jnp.int32) + blocks.begins
     elif self._codes_indices(k, d):
       indices = _elias_fano.decode(coded, k, d)
@@ -236,7 +236,8 @@ def resolve(wire: Any) -> WireFormat:
   return wire
 
 
-def _need(blocks: Blocks | None) -> Blocks:
+def _required(blocks: Blocks | None) -> Blocks:
+  """The blocks; refused where there are none."""
   if blocks is None:
     raise ValueError(
       'indices="block" are indices within blocks; use it with scope=rtopk_jax.Block(size).'

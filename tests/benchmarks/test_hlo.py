@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import rtopk_jax
 from benchmarks import hlo, scaling
-from rtopk_jax.kernels import _gpu_loops
+from rtopk_jax import _loops
 
 D = 40_000
 
@@ -70,7 +70,7 @@ def test_a_loop_that_hardly_ever_turns_does_not_count():
 
     return compiled(function, jnp.zeros(D), donate_argnums=0)
 
-  often, seldom = program("often"), program(_gpu_loops.SELDOM)
+  often, seldom = program("often"), program(_loops.SELDOM)
   # The loop's body reads and writes the vector.
   assert passes(often) - passes(seldom) == pytest.approx(2, abs=0.02)
   assert often.launches > seldom.launches

@@ -88,8 +88,9 @@ def test_epochs_are_as_short_as_is_said(monkeypatch):
   assert len(loss_task.Words(config).text.valid) == 2048
 
 
-def test_a_picture_of_courses(tmp_path):
-  path = tmp_path / "courses.png"
+@pytest.mark.parametrize("log_y", [False, True])
+def test_a_picture_of_curves(tmp_path, log_y):
+  path = tmp_path / "curves.png"
   curves = {"dense": ([1.0, 200.0], [6.0, 5.0]), "sparse": ([1.0, 20.0], [6.5, 5.0])}
-  picture.courses(str(path), curves, ("seconds", "loss"))
+  picture.curves(str(path), curves, ("seconds", "loss"), log_y)
   assert path.stat().st_size > 10_000

@@ -8,7 +8,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import rtopk_jax
-from rtopk_jax.kernels import _gpu_loops
+from rtopk_jax import _loops
 from tests.rtopk_jax.harness import AXIS
 
 # JAX's own names.
@@ -90,7 +90,7 @@ ELSEWHERE = {("gpu", "random_k"), ("tpu", "global")}
 def test_each_platform_has_its_own_branch(platform, name):
   traced = PROGRAMS[name]()
   asking = loops_that_ask(traced)
-  seldom = [_gpu_loops.SELDOM in where for where in asking]
+  seldom = [_loops.SELDOM in where for where in asking]
   if platform == "gpu":
     # A GPU waits for the host at each turn of such a loop: those that are left hardly ever turn.
     assert all(seldom)

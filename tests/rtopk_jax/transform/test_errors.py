@@ -366,6 +366,14 @@ def test_a_weight_that_is_no_number(make):
     mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
 
 
+@pytest.mark.parametrize("weight", [-1, np.float32(-0.5)])
+def test_a_weight_below_zero(weight):
+  tx = dense()
+  one = lambda params, x: tx.update({"w": x[0]}, tx.init(params), params, weight=weight)[0]
+  with pytest.raises(ValueError, match=r"weight must be at least 0, got "):
+    mapped(one)(PARAMS, np.ones((2, 4, 6), np.float32))
+
+
 def test_a_batch_that_cannot_be_dealt():
   tx, mesh = optax.chain(exchange(), optax.sgd(0.1)), harness.mesh(2)
   step = rtopk_jax.make_train_step(
