@@ -39,7 +39,7 @@ def sent_dense(dense):
   [
     (None, {"small", "vector", "scalar"}),  # under 1,024 entries, or 65,536 of one dimension
     (True, {"large", "small", "vector", "long", "scalar"}),
-    (False, set()),
+    pytest.param(False, set(), marks=pytest.mark.slow),
     (
       {
         "large": True,
@@ -51,7 +51,11 @@ def sent_dense(dense):
       },
       {"large", "scalar"},
     ),
-    (lambda path, leaf: path[0].key == "small" or leaf.ndim == 0, {"small", "scalar"}),
+    pytest.param(
+      lambda path, leaf: path[0].key == "small" or leaf.ndim == 0,
+      {"small", "scalar"},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=["default", "all", "none", "tree", "function"],
 )

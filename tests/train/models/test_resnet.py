@@ -105,6 +105,7 @@ def test_gradients_agree_with_numpy(example):
       assert abs(found - slope) < 1e-3 * (abs(slope) + scale)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_a_rounded_float32(example, usual_promotion):
   make, params, stats, images, _, _ = example
   full = models.rebuild(make, Param=params, BatchStat=stats)(jnp.asarray(images), train=True)
