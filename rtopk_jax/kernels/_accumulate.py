@@ -15,7 +15,7 @@ from jax import lax
 from rtopk_jax import _axis
 from rtopk_jax.kernels import _bitpack
 from rtopk_jax.kernels._dispatch import here
-from rtopk_jax.kernels._scatter import Share, Shares, add_counted
+from rtopk_jax.kernels._scatter import Share, Shares, add_counted, window
 from rtopk_jax.vector import _vector
 from rtopk_jax.vector._vector import Place
 
@@ -53,11 +53,10 @@ class Part(NamedTuple):
     Returns:
       Their indices in the leaf, their values, and which of them are the leaf's and not before ``begin``.
     """
-    start = jnp.minimum(begin, self.positions.size - length)
-    cut = lambda x: lax.dynamic_slice(x, (start,), (length,))
+    start, (positions, values) = window(begin, length, self.positions, self.values)
     number = start + lax.iota(jnp.int32, length)
     taken = (number >= begin) & (number < self.share.end)
-    return cut(self.positions) - jnp.int32(self.share.first), cut(self.values), taken
+    return positions - jnp.int32(self.share.first), values, taken
 
 
 class InPlace:

@@ -99,6 +99,18 @@ class Shares:
     ]
 
 
+def window(begin: jax.Array, length: int, *arrays: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+  """``length`` items of flat arrays of one size: from number ``begin`` on, or the last ones where too few follow.
+
+  Returns:
+    The number of the first, and the items of each array.
+  """
+  (size,) = arrays[0].shape
+  start = jnp.minimum(begin, np.int32(size - length))
+  cut = lambda x: lax.dynamic_slice(x, (start,), (length,)) if length < size else x
+  return start, [cut(x) for x in arrays]
+
+
 def put_in_place(
   leaves: Sequence[jax.Array],
   where: Sequence[Place],
@@ -153,11 +165,7 @@ def _put_window(
   keep: jax.Array,
 ) -> jax.Array:
   """A leaf with those put that lie in it of so many, from one on or before it where there are too few."""
-  start = jnp.minimum(begin, np.int32(positions.size - length))
-  here, new, kept = (
-    lax.dynamic_slice(x, (start,), (length,)) if length < x.size else x
-    for x in (positions, values, keep)
-  )
+  _, (here, new, kept) = window(begin, length, positions, values, keep)
   index = share.place.index(jnp.where(kept, here, np.int32(-1)), share.first)
   return _set(leaf, index, cast(new, leaf.dtype))
 
