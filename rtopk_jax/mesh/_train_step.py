@@ -227,8 +227,10 @@ class TrainStep:
 
   def _program(self, params: Any) -> _Program:
     """The compiled step for parameters of these shapes."""
-    _gradients.check_arrays("params", params)
     leaves, structure = jax.tree.flatten(params)
+    # Every step comes here, and mostly with nothing but arrays.
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
+      _gradients.check_arrays("params", params)
     signature = (structure, *((jnp.shape(x), jnp.result_type(x)) for x in leaves))
     if signature not in self._programs:
       step, specs = self._step(params)

@@ -63,9 +63,6 @@ def _dtype(x: Any) -> np.dtype:
 
 def check_arrays(name: str, tree: Any) -> None:
   """Refuses leaves that are neither arrays, their shapes, nor numbers, such as a module's functions."""
-  # Every step asks, and mostly there are no others.
-  if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-    return
   for path, leaf in jax.tree.leaves_with_path(tree):
     if isinstance(leaf, int | float | complex):
       continue
