@@ -59,8 +59,6 @@ class FlatPacking:
   width: int = WIDTH
   exact: bool = False
   firsts: Sequence[Offset] | None = None
-  # Whether a bit for each of very many things is made and read without a copy of more than that.
-  has_bits = True
 
   def start(self) -> jax.Array:
     """Words of nothing."""

@@ -35,6 +35,7 @@ class Portable:
     unrolls_search: whether all turns of a search for many ranks are one kernel.
     makes_zeros_late: whether sums are begun after the memory is made, in the memory of the gradient.
     keys_at_once: keys of blocks that are made and counted at a time, so that they stay in a cache.
+    has_bits: whether a bit for each of very many things is made and read without a copy of more than that.
     bits_at_once: bits of a bound that are found by one read of what is counted.
   """
 
@@ -42,6 +43,7 @@ class Portable:
   unrolls_search = False
   makes_zeros_late = False
   keys_at_once = 1 << 20
+  has_bits = True
   bits_at_once = 4
 
   # Loops

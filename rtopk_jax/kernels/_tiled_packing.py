@@ -66,7 +66,6 @@ class TiledPacking:
     exact: as of ``FlatPacking``.
   """
 
-  has_bits = False
   width = WIDTH
 
   def __init__(self, vector: Vector, exact: bool = False):

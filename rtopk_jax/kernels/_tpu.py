@@ -9,6 +9,8 @@ from rtopk_jax.kernels._tiled_packing import TiledPacking
 class TPU(Portable):
   """What is done otherwise on TPUs."""
 
+  has_bits = False
+
   def packing(self, vector, width, exact):
     """Words of columns, always two bits an entry."""
     return TiledPacking(vector, exact)

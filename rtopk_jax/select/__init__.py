@@ -7,7 +7,8 @@ values, and statistics that the same read of the vector gives.
    array.
 2. ``_rtop_k`` is the paper's family: it works out k and r, and picks a way to find them. ``_named`` has its names.
    ``_search`` finds the r entries of largest magnitude by counting. ``_subset`` draws k of them. ``_blocks`` does
-   both within blocks, out of what ``_rows`` lists of each. ``_keys`` makes the int32 keys that all of them compare.
+   both within blocks, which are rows: ``_rows`` finds the largest of each, ``_ranks`` draws. ``_keys`` makes the int32
+   keys that all of them compare.
 3. ``_warmup`` changes the density between steps, in one compiled program.
 
 ``SparseSlices``, in ``_slices``, is what users see of a selection, and what a wire encodes.

@@ -1,9 +1,8 @@
 """Selection within blocks of a leaf: each run of so many entries has r and k of its own.
 
 Blocks lie as rows below one another. ``_rows`` makes a bit set of the r largest of each row, in one read of the vector.
-Which k of the r are sent does not depend on what they are: their ranks are drawn beforehand, as those of the k largest
-of r random keys, which are found in the same way. Positions and entries of these ranks are looked up while the row is
-still in the cache. Nothing is sorted.
+Which k of the r are sent does not depend on what they are: their ranks are drawn beforehand, by ``_ranks``. Positions
+and entries of these ranks are looked up while the row is still in the cache. Nothing is sorted.
 
 Passes over d: one, from which the statistics come as well. What is counted is in the cache.
 """
@@ -17,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtopk_jax import _axis
 from rtopk_jax.kernels import here
 from rtopk_jax.kernels._statistics import Statistics
-from rtopk_jax.select import _rows
-from rtopk_jax.select._keys import magnitude_keys, random_keys
+from rtopk_jax.select import _ranks, _rows
+from rtopk_jax.select._keys import magnitude_keys
 from rtopk_jax.select._rows import Chunk, Rows
 from rtopk_jax.select._selection import Selection
 from rtopk_jax.select._slices import Blocks
@@ -147,7 +145,7 @@ def select(
   flat = vector.flat()
   parts = _BlockRows.all_of(flat, size)
   k, r = _counts(selector, np.concatenate([blocks.lengths for blocks in parts]), num_workers)
-  ranks = _ranks(key_of(0), k, r, flat.read(0, jnp.int32(0), 1))
+  ranks = _ranks.draw(key_of(0), k, r, flat.read(0, jnp.int32(0), 1))
   positions, entries, statistics, firsts, row = [], [], [], [], 0
   for blocks in parts:
     rows = slice(row, row + blocks.lengths.size)
@@ -183,28 +181,3 @@ def _those_there(of_rows: jax.Array, counts: np.ndarray) -> jax.Array:
     return of_rows.reshape(-1)
   there = np.flatnonzero(np.arange(most) < counts[:, None]).astype(np.int32)
   return of_rows.reshape(-1).at[there].get(mode="promise_in_bounds")
-
-
-def _ranks(key: jax.Array, k: np.ndarray, r: np.ndarray, like: jax.Array) -> jax.Array:
-  """A random k of r numbers for each row, ascending; anything where one has less than most have.
-
-  Args:
-    key: of the draw.
-    k: how many are drawn, shape (rows,).
-    r: of how many, likewise.
-    like: an array that differs between workers as the numbers do.
-  """
-  most = int(max(k))
-  ranks = jnp.broadcast_to(lax.iota(jnp.int32, most)[None], (k.size, most))
-  ranks = _axis.varying_like(ranks, like)
-  if np.array_equal(k, r):
-    return ranks
-  width, sizes = int(max(r)), jnp.asarray(r, jnp.int32)
-
-  def read(first: jax.Array, count: int) -> Chunk:
-    keys = random_keys(jax.random.fold_in(key, first), count * width).reshape(count, width)
-    size = lax.dynamic_slice(sizes, (first,), (count,))
-    there = lax.iota(jnp.int32, width)[None] < size[:, None]
-    return Chunk(lambda: jnp.where(there, keys, -1), lambda _: ())
-
-  return _rows.largest(Rows(read, k, width), ranks)[0]

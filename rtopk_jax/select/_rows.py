@@ -68,30 +68,51 @@ def largest(part: Rows, ranks: jax.Array) -> tuple[jax.Array, ...]:
   Returns:
     Their columns, of the shape of the ranks, and what is looked up besides.
   """
-  rows, wanted = part.counts.size, jnp.asarray(part.counts, jnp.int32)
-  most = max(1, here().keys_at_once // part.width)
-  chunks = -(-rows // most)
-  together = -(-rows // chunks)
+  wanted = jnp.asarray(part.counts, jnp.int32)
   is_all = np.all(part.counts == part.width)
 
-  def chunk(first):
-    read = part.read(first, together)
-    counts, columns = (lax.dynamic_slice_in_dim(x, first, together) for x in (wanted, ranks))
+  def chunk(first, count):
+    read = part.read(first, count)
+    counts, columns = (lax.dynamic_slice_in_dim(x, first, count) for x in (wanted, ranks))
     if not is_all:
       columns = BitSet(_members(read.keys, counts), 1).locate_in_rows(columns)
     return columns, *read.look_up(columns)
+
+  return in_chunks(chunk, part.counts.size, part.width, ranks)
+
+
+def in_chunks(
+  function: Callable[[jax.Array, int], tuple[jax.Array, ...]],
+  rows: int,
+  width: int,
+  like: jax.Array,
+) -> tuple[jax.Array, ...]:
+  """What a function makes of all rows, of as many at a time as a cache has room for.
+
+  Args:
+    function: of the number of a row and a count, to arrays with a row for each of so many rows from that one on.
+    rows: how many.
+    width: keys of a row.
+    like: an array that differs between workers as the results do.
+
+  Returns:
+    The arrays of all rows.
+  """
+  most = max(1, here().keys_at_once // width)
+  chunks = -(-rows // most)
+  together = -(-rows // chunks)
 
   def turn(number, found):
     # The last chunk begins where it ends with the last row.
     first = jnp.minimum(number * together, rows - together)
     write = lambda old, new: lax.dynamic_update_slice_in_dim(old, new, first, 0)
-    return tuple(write(old, new) for old, new in zip(found, chunk(first), strict=True))
+    return tuple(write(old, new) for old, new in zip(found, function(first, together), strict=True))
 
   if chunks == 1:
-    return chunk(jnp.int32(0))
-  shapes = jax.eval_shape(chunk, jnp.int32(0))
+    return function(jnp.int32(0), together)
+  shapes = jax.eval_shape(lambda first: function(first, together), jnp.int32(0))
   zeros = [jnp.zeros((rows, *x.shape[1:]), x.dtype) for x in shapes]
-  return fori_loop(0, chunks, turn, tuple(_axis.varying_like(x, ranks) for x in zeros))
+  return fori_loop(0, chunks, turn, tuple(_axis.varying_like(x, like) for x in zeros))
 
 
 def _members(read: Callable[[], jax.Array], wanted: jax.Array) -> jax.Array:

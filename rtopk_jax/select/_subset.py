@@ -46,7 +46,7 @@ def draw(
   Returns:
     The numbers, ascending, shape (sum(counts),).
   """
-  if packing.has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
+  if here().has_bits and sum(sizes) > max(_MANY, _MARKED_ABOVE * sum(counts)):
     return _by_marks(key, sizes, counts)
   found = packing.numbers(_taken(key, sizes, jnp.array(sizes, jnp.int32), counts), sum(counts))
   return found - RaggedRows(sizes).padding(found, sizes)
@@ -75,9 +75,9 @@ def _taken(
 
 def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> jax.Array:
   """The second way: by marking what is drawn one by one."""
-  total, draws = sum(sizes), [_draws(*x) for x in zip(sizes, counts, strict=True)]
+  total, drawn = sum(sizes), [draws(*x) for x in zip(sizes, counts, strict=True)]
   begins = np.cumsum(sizes) - np.array(sizes)
-  set_of = np.repeat(np.arange(len(sizes)), draws)
+  set_of = np.repeat(np.arange(len(sizes)), drawn)
   first = jnp.asarray(begins[set_of], jnp.int32)
   below = jnp.asarray(np.array(sizes)[set_of], jnp.int32)
   wanted = jnp.array(counts, jnp.int32)
@@ -99,17 +99,17 @@ def _by_marks(key: jax.Array, sizes: Sequence[int], counts: Sequence[int]) -> ja
   start = jax.tree.map(lambda x: _axis.varying_like(x, key), start)
   enough = lambda state: jnp.all(state[2] >= wanted)
   turns, marked, different = here().once_or_more(enough, attempt, start)
-  taken = _taken(jax.random.fold_in(key, turns), draws, different, counts)
+  taken = _taken(jax.random.fold_in(key, turns), drawn, different, counts)
   taken = BitSet.of(taken.reshape(-1)).first(sum(counts))
   # From a place in the rows to a rank among all that are marked.
   set_of_taken = np.repeat(np.arange(len(sizes)), counts)
-  rooms = np.array(RaggedRows(draws).capacities)
+  rooms = np.array(RaggedRows(drawn).capacities)
   places = np.cumsum(rooms) - rooms
   shift = jnp.cumsum(different) - different - jnp.asarray(places, jnp.int32)
   return BitSet(marked, 1).locate(taken + shift[set_of_taken])
 
 
-def _draws(size: int, count: int) -> int:
+def draws(size: int, count: int) -> int:
   """How many numbers below ``size`` have to be drawn for ``count`` different ones, nearly always."""
   share = count / size
   # Of m = c·size draws 1 - exp(-c) of all numbers are among them, with the variance below over the size.

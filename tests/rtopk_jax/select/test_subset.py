@@ -96,7 +96,7 @@ def test_large_sets_are_drawn_from_evenly(density):
 def test_where_too_few_differ_all_is_drawn_again(platform):
   size, count, times = 30, 29, 3_000
   # Of so many draws two numbers or more are missing now and then.
-  missing = size * (1 - 1 / size) ** _subset._draws(size, count)
+  missing = size * (1 - 1 / size) ** _subset.draws(size, count)
   assert 1 - (1 + missing) * math.exp(-missing) > 0.05
   found = _many("by marks", [size], [count], times, seed=4)
   assert np.all(np.diff(found, axis=1) > 0)
