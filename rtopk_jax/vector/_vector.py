@@ -84,11 +84,12 @@ class Place:
     """
     rest = positions - (self.first if first is None else first)
     inside = (rest >= 0) & (rest < self.size)
-    index = []
+    # Unsigned: signs and the smallest number would be looked after.
+    rest, index = rest.astype(jnp.uint32), []
     for length in self.shape[:0:-1]:
-      index.append(lax.rem(rest, np.int32(length)))
-      rest = lax.div(rest, np.int32(length))
-    index.append(jnp.where(inside, rest, np.int32(self.shape[0])))
+      index.append(lax.rem(rest, np.uint32(length)).astype(jnp.int32))
+      rest = lax.div(rest, np.uint32(length))
+    index.append(jnp.where(inside, rest.astype(jnp.int32), np.int32(self.shape[0])))
     return tuple(index[::-1])
 
 
