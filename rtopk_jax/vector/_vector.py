@@ -163,6 +163,10 @@ class Vector:
     arrays, _ = lax.optimization_barrier((self.arrays, turn))
     return dataclasses.replace(self, arrays=arrays)
 
+  def apart(self) -> "Vector":
+    """The same vector, of which a compiler does not know that it is: entries are not materialised to be read twice."""
+    return dataclasses.replace(self, arrays=lax.optimization_barrier(self.arrays))
+
   def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
     """``length`` entries of a piece from entry ``begin`` on, flat."""
     return self.rule(*self._slice(piece, begin, length))

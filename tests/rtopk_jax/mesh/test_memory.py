@@ -13,14 +13,16 @@ from benchmarks import hlo
 from tests.rtopk_jax import harness
 from tests.rtopk_jax.mesh.steps import AXIS, WORKERS, exchange, ready_made, vectors
 
+_SELECTOR = rtopk_jax.rtop_k(0.001, 4)
 
-def compiled_step(options, workers, donated):
+
+def compiled_step(options, workers, donated, selector=_SELECTOR):
   """A step of leaves that are searched, most of them large, and its entries.
 
   What is donated comes first, the state before the gradient: its memory goes to the first result of its size.
   """
   shapes = {"w": (1000, 700), "v": (3, 3, 256, 256), "u": (300, 900), "b": (1000,), "c": (30, 30)}
-  tx = rtopk_jax.sparse_exchange(rtopk_jax.rtop_k(0.001, 4), AXIS, dense=False, **options)
+  tx = rtopk_jax.sparse_exchange(selector, AXIS, dense=False, **options)
   step, (gradient, state) = vectors(tx, workers, shapes)
   state_first = lambda state, gradient: step(gradient, state)[::-1]
   lowered = jax.jit(state_first, donate_argnums=donated).lower(state, gradient)
@@ -44,6 +46,14 @@ def test_passes_over_all_entries(options, passes):
   assert program.sorts() == []
   # Nothing of the length of a gradient is stored beside it.
   assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
+
+
+def test_random_k_stores_no_sum_of_gradient_and_memory():
+  """Its statistics take a read of their own, and its draws a byte an entry."""
+  step, size = compiled_step({}, WORKERS, (0, 1), rtopk_jax.random_k(0.001))
+  program = hlo.Program(step.as_text())
+  assert sum(moved for moved, _ in program.moved(turns=True)) / (4 * size) <= 6 + 5
+  assert step.memory_analysis().temp_size_in_bytes < 3 * size
 
 
 @pytest.mark.slow
