@@ -58,9 +58,11 @@ test-oldest: .venv-oldest/ready
 
 aot-tpu: .venv-tpu/ready
 	.venv-tpu/bin/python -m benchmarks.aot tpu
+	.venv-tpu/bin/python -m benchmarks.aot_delay tpu
 
 aot-gpu: .venv-gpu/ready
 	.venv-gpu/bin/python -m benchmarks.aot gpu
+	.venv-gpu/bin/python -m benchmarks.aot_delay gpu
 
 gpu-check: .venv-gpu/ready
 	.venv-gpu/bin/python -m benchmarks.gpu_check
