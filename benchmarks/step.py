@@ -30,6 +30,11 @@ AXIS = "workers"
 _WORKERS = 4
 SGD, _RATE, _MOMENTUM = "optax.sgd", 0.1, 0.9
 _SCOPES = ("global", "leaf", rtopk_jax.Block(4096))
+_SELECTORS = {
+  "rtop_k": functools.partial(rtopk_jax.rtop_k, subsample=_WORKERS),
+  "top_k": rtopk_jax.top_k,
+  "random_k": rtopk_jax.random_k,
+}
 _MEMORIES = {
   "residual": {},
   "clip, momentum, residual": {"clip_norm": 1.0, "momentum": 0.9},
@@ -139,11 +144,7 @@ def transformations(
   Returns:
     A transformation by the name of its row.
   """
-  chosen = (
-    rtopk_jax.top_k(density)
-    if selector == "top_k"
-    else rtopk_jax.rtop_k(density, subsample=_WORKERS)
-  )
+  chosen = _SELECTORS[selector](density)
   rivals: dict[str, Any] = {SGD: optax.sgd(_RATE, _MOMENTUM)}
   for scope in scopes:
     of = scope if isinstance(scope, str) else f"blocks of {scope.size}"
@@ -215,7 +216,7 @@ def main() -> None:
     action="append",
     help="global, leaf or a block's entries; default: global, leaf and 4096",
   )
-  parser.add_argument("--selector", choices=("rtop_k", "top_k"), default="rtop_k")
+  parser.add_argument("--selector", choices=_SELECTORS, default="rtop_k")
   parser.add_argument(
     "--wire",
     action="append",
