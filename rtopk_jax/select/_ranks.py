@@ -38,7 +38,7 @@ def draw(key: jax.Array, k: np.ndarray, r: np.ndarray, like: jax.Array) -> jax.A
   """
   if np.array_equal(k, r):
     ranks = _first(k)
-  elif here().has_bits and sum(r) > _MARKED_ABOVE * sum(k):
+  elif here().has_bits and r.sum() > _MARKED_ABOVE * k.sum():
     ranks = _by_marks(key, k, r)
   else:
     ranks = _by_keys(key, k, jnp.asarray(r, jnp.int32), int(max(r)))
@@ -63,7 +63,8 @@ def _by_keys(key: jax.Array, k: np.ndarray, r: jax.Array, width: int) -> jax.Arr
 
 def _by_marks(key: jax.Array, k: np.ndarray, r: np.ndarray) -> jax.Array:
   """The second way."""
-  draws = np.array([_subset.draws(*sizes) for sizes in zip(r.tolist(), k.tolist(), strict=True)])
+  different, which = np.unique(np.stack([r, k], axis=1), axis=0, return_inverse=True)
+  draws = np.array([_subset.draws(*sizes) for sizes in different.tolist()])[which.reshape(-1)]
   width, most = int(max(r)), int(max(draws))
   of_rows = [jnp.asarray(x, jnp.int32) for x in (r, draws)]
 
@@ -94,8 +95,8 @@ def _by_marks(key: jax.Array, k: np.ndarray, r: np.ndarray) -> jax.Array:
   ranks = _by_keys(jax.random.fold_in(key, turns), k, different, most)
 
   def locate(first, count):
-    marked, wanted = (lax.dynamic_slice_in_dim(x, first, count) for x in (words, ranks))
-    return (BitSet(marked, 1).locate_in_rows(wanted),)
+    marked, among_them = (lax.dynamic_slice_in_dim(x, first, count) for x in (words, ranks))
+    return (BitSet(marked, 1).locate_in_rows(among_them),)
 
   return _rows.in_chunks(locate, k.size, width, key)[0]
 

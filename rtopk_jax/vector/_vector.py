@@ -164,7 +164,7 @@ class Vector:
     return dataclasses.replace(self, arrays=arrays)
 
   def apart(self) -> "Vector":
-    """The same vector, of which a compiler does not know that it is: entries are not materialised to be read twice."""
+    """The same vector, which a compiler takes for another: its entries are not materialised for what reads both."""
     return dataclasses.replace(self, arrays=lax.optimization_barrier(self.arrays))
 
   def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
