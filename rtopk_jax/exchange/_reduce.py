@@ -45,6 +45,7 @@ def reduce(
     Leaves in float32, and how many of their entries are not zero.
   """
   by_senders = average == "senders"
+  count_dtype = here().count_dtype(contributions.count)
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 
@@ -54,7 +55,7 @@ def reduce(
     wanted = keep if weights is None else keep & (weights[worker] > 0)
     totals = sums.add(totals, positions, values / divisor, wanted)
     if by_senders:
-      senders = sums.add(senders, positions, jnp.ones(values.shape, jnp.int32), wanted)
+      senders = sums.add(senders, positions, jnp.ones(values.shape, count_dtype), wanted)
     return totals, senders
 
   # Zeros that the compiler does not know for such: of constants it would keep one for all arrays of a size,
@@ -69,7 +70,7 @@ def reduce(
     for i, size in zip(numbers, sums.sizes, strict=True)
   ]
   none = _axis.varying_like(jnp.int32(0), nothing)
-  counted = Sums(zeros(jnp.int32) if by_senders else [], none)
+  counted = Sums(zeros(count_dtype) if by_senders else [], none)
   if made and here().makes_zeros_late:
     late = [_axis.varying_like(zeros_after(x.reshape(-1)), nothing) for x in made]
     start = (Sums(late, none), counted)

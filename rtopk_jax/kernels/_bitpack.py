@@ -21,11 +21,15 @@ def join(parts: Sequence[jax.Array]) -> jax.Array:
 
   Compilers for CPUs give each thread of a concatenation as much of every part as of the longest, and have it pass
   over what is not there, which takes a hundred times as long as the rest. They would do so with what is written
-  over zeros too, for which they pad; so it is written over numbers.
+  over zeros too, for which they pad; so it is written over numbers. Of bfloat16 it is written as bits, or they would
+  convert the whole to float32 and back for each part.
   """
   parts = [part for part in parts if part.size] or list(parts[:1])
   if len(parts) == 1:
     return parts[0]
+  if parts[0].dtype == jnp.bfloat16:
+    bits = [lax.bitcast_convert_type(part, jnp.uint16) for part in parts]
+    return lax.bitcast_convert_type(join(bits), jnp.bfloat16)
   joined = lax.iota(parts[0].dtype, sum(part.size for part in parts))
   start = 0
   for part in parts:

@@ -1,5 +1,7 @@
 """CPUs: few cores, each of which does one thing after another, with caches and memory that fetches ahead."""
 
+import numpy as np
+
 from rtopk_jax.kernels import _accumulate, _bitpack, _gather, _offsets, _prefix_sum, _scatter
 from rtopk_jax.kernels._portable import Portable
 from rtopk_jax.kernels._statistics import Statistics
@@ -51,6 +53,10 @@ class CPU(Portable):
     if _MANY * entries < _vector.span(where):
       return super().sums(where, entries)
     return _accumulate.InPlace(where, counts_late=True)
+
+  def count_dtype(self, most):
+    """The shortest: a system clears memory as it is first written to in each step, which takes longer than to count."""
+    return np.min_scalar_type(most)
 
   def join(self, parts):
     """Each part by itself."""

@@ -191,6 +191,11 @@ class Portable:
     del entries
     return _accumulate.InPlace(where)
 
+  def count_dtype(self, most: int) -> jnp.dtype:
+    """The dtype of arrays that count how many messages have an entry, which at most so many have."""
+    del most
+    return jnp.dtype(jnp.int32)
+
   def add_part(self, leaf: jax.Array, part: _accumulate.Part) -> tuple[jax.Array, jax.Array]:
     """Part of a message added to a leaf, and by how many its entries that are not zero have become more."""
     return _accumulate.add_in_turns(leaf, part)

@@ -70,6 +70,16 @@ def test_what_is_not_kept_is_not_added(platform):
   assert not any(np.any(mean) for mean in means)
 
 
+def test_more_senders_than_a_byte_counts():
+  where, count = places([(40,)]), 300
+  read = lambda worker: (jnp.int32([7, 30]), jnp.float32([1, -2]))
+  contributions = Contributions(count, read)
+  run = lambda keep: _reduce.reduce(contributions, where, keep, None, "senders")
+  (mean,), nonzero = jax.jit(run)(jnp.bool_(True))
+  np.testing.assert_array_equal(mean, np.float32([0] * 7 + [1] + [0] * 22 + [-2] + [0] * 9))
+  assert nonzero == 2
+
+
 def test_a_batch_of_sums():
   where = places(SHAPES)
   messages = [_messages(where, 300, seed) for seed in range(2)]
