@@ -32,8 +32,8 @@ from benchmarks import hlo, models
 
 _START = re.compile(r"all-gather-start|async-collective-start")
 _DONE = re.compile(r"all-gather-done|async-collective-done")
-# How JAX names what a backward pass is made of.
-_BACKWARD = "transpose("
+# How JAX names what a backward pass is made of, and what computes nothing under such a name.
+_BACKWARD, _NAMES_A_PART = "transpose(", "get-tuple-element"
 _TARGETS = {"tpu": ("TPU v5e 4x4",), "gpu": ("8 H100",)}
 _MODEL = "lstm"
 _PROFILE = "xla_gpu_pgle_profile_file_or_directory_path"
@@ -83,7 +83,9 @@ def window(program: hlo.Program) -> Window:
     raise ValueError(
       f"the program has {len(starts)} starts and {len(ends)} ends of a gather, not one."
     )
-  backward = [i for i, x in enumerate(program.entry) if _BACKWARD in x.text]
+  backward = [
+    i for i, x in enumerate(program.entry) if _BACKWARD in x.text and x.opcode != _NAMES_A_PART
+  ]
   before = _reached([starts[0]], edges)
   after = {i for i in backward if ends[0] in _reached([i], edges)}
   return Window(

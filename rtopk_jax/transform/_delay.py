@@ -28,7 +28,7 @@ from rtopk_jax._axis import AxisName
 from rtopk_jax.exchange import _message, _reduce
 from rtopk_jax.exchange._mean import mean_dense
 from rtopk_jax.exchange._message import Contributions, Outgoing
-from rtopk_jax.kernels import _gather, _scatter
+from rtopk_jax.kernels import _gather, _scatter, here
 from rtopk_jax.kernels._offsets import settled
 from rtopk_jax.kernels._scatter import cast
 from rtopk_jax.kernels._zeros import zeros_after
@@ -226,7 +226,9 @@ class DelayedStep(Step):
     lengths.append(written.words.size)
     if written.words.size > room:
       raise ValueError(_of_others(room, written.words.size))
-    finite = settled(sound & is_finite(outgoing))
+    # The memory changes after the message has been read out of it, or it would be made in other memory and copied.
+    is_read = zeros_after(written.words.reshape(-1)[:1])[0] == 0
+    finite = settled(sound & is_finite(outgoing) & is_read)
     local = lambda gradient: self._local(gradient, scale)
     found = []
     for segment, out, kept in zip(self.layout.compressed, outgoing, written.kept, strict=True):
@@ -269,7 +271,8 @@ class DelayedStep(Step):
         for slot in range(slots):
           row = _axis.index(self.workers) * slots + slot
           back = ~finite & (headers[row, 3] > 0) & (headers[row, 0] == 0)
-          rest = _taken_back(rest, segment, given, row, back)
+          take_back = functools.partial(_taken_back, segment, given, row)
+          _, rest = here().up_to(1, lambda state: ~state[0], take_back, (back, rest))
       mean, count = _reduce.reduce(
         given, segment.where, finite, weights, options.average, rest or own.momentum
       )
@@ -305,16 +308,16 @@ def _of_others(room: int, words: int) -> str:
 
 
 def _taken_back(
-  residuals: list[jax.Array],
   segment: Segment,
   contributions: Contributions,
   row: jax.Array,
-  back: jax.Array,
-) -> list[jax.Array]:
-  """Residuals to which a worker's own message is added, if it is taken back."""
+  state: tuple[jax.Array, list[jax.Array]],
+) -> tuple[jax.Array, list[jax.Array]]:
+  """Adds a worker's own message to its residuals if it is to be taken back, which it is no more afterwards."""
+  back, residuals = state
   positions, values = contributions.read(row)
   arrays = tuple((x,) for x in residuals)
   vector = Vector(segment.where, arrays, lambda x: x.astype(jnp.float32))
   new = _gather.take(vector, positions) + values
   kept = cast(new, residuals[0].dtype).astype(jnp.float32)
-  return _scatter.put(residuals, segment.where, positions, kept, keep=back)
+  return jnp.zeros_like(back), _scatter.put(residuals, segment.where, positions, kept, keep=back)

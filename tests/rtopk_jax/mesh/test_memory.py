@@ -56,6 +56,13 @@ def test_random_k_stores_no_sum_of_gradient_and_memory():
   assert step.memory_analysis().temp_size_in_bytes < 3 * size
 
 
+def test_a_delayed_step_changes_its_memory_in_place():
+  """It takes no more memory than a step at once, but for the messages in flight."""
+  step, size = compiled_step({"delay": 1, "momentum": 0.9}, WORKERS, donated=(0, 1))
+  assert step.memory_analysis().temp_size_in_bytes < 1.25 * size
+  assert not re.search(r"f32\[(1,)?(1000,700|3,3,256,256)\]\S* copy\(", step.as_text())
+
+
 @pytest.mark.slow
 def test_a_gradient_that_is_kept_is_copied_once():
   """The update takes no more memory than it did anyway."""
