@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
@@ -45,7 +46,8 @@ def reduce(
     Leaves in float32, and how many of their entries are not zero.
   """
   by_senders = average == "senders"
-  count_dtype = here().count_dtype(contributions.count)
+  short = np.min_scalar_type(contributions.count)
+  count_dtype = short if here().counts_are_short else jnp.int32
   present = jnp.float32(contributions.count) if weights is None else weights.sum()
   divisor = jnp.maximum(present, 1) if average == "workers" else jnp.float32(1)
 

@@ -1,7 +1,5 @@
 """CPUs: few cores, each of which does one thing after another, with caches and memory that fetches ahead."""
 
-import numpy as np
-
 from rtopk_jax.kernels import _accumulate, _bitpack, _gather, _offsets, _prefix_sum, _scatter
 from rtopk_jax.kernels._portable import Portable
 from rtopk_jax.kernels._statistics import Statistics
@@ -15,6 +13,8 @@ class CPU(Portable):
   """What is done otherwise on CPUs."""
 
   makes_zeros_late = True
+  # A system clears memory as it is first written to in each step, which takes longer than to count.
+  counts_are_short = True
   keys_at_once = 1 << 19
   # To compare is what takes time, and not to read.
   bits_at_once = 1
@@ -53,10 +53,6 @@ class CPU(Portable):
     if _MANY * entries < _vector.span(where):
       return super().sums(where, entries)
     return _accumulate.InPlace(where, counts_late=True)
-
-  def count_dtype(self, most):
-    """The shortest: a system clears memory as it is first written to in each step, which takes longer than to count."""
-    return np.min_scalar_type(most)
 
   def join(self, parts):
     """Each part by itself."""

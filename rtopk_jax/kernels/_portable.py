@@ -34,6 +34,7 @@ class Portable:
     prefers_tables: whether one table for very many ranks is quicker than a search for each.
     unrolls_search: whether all turns of a search for many ranks are one kernel.
     makes_zeros_late: whether sums are begun after the memory is made, in the memory of the gradient.
+    counts_are_short: whether what counts messages has as few bytes as their number needs.
     keys_at_once: keys of blocks that are made and counted at a time, so that they stay in a cache.
     has_bits: whether a bit for each of very many things is made and read without a copy of more than that.
     bits_at_once: bits of a bound that are found by one read of what is counted.
@@ -42,6 +43,7 @@ class Portable:
   prefers_tables = True
   unrolls_search = False
   makes_zeros_late = False
+  counts_are_short = False
   keys_at_once = 1 << 20
   has_bits = True
   bits_at_once = 4
@@ -190,11 +192,6 @@ class Portable:
     """What adds up messages of so many entries in all to leaves."""
     del entries
     return _accumulate.InPlace(where)
-
-  def count_dtype(self, most: int) -> jnp.dtype:
-    """The dtype of arrays that count how many messages have an entry, which at most so many have."""
-    del most
-    return jnp.dtype(jnp.int32)
 
   def add_part(self, leaf: jax.Array, part: _accumulate.Part) -> tuple[jax.Array, jax.Array]:
     """Part of a message added to a leaf, and by how many its entries that are not zero have become more."""
