@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
-from rtopk_jax.kernels import _bitpack, here
+from rtopk_jax.kernels import here
 from rtopk_jax.kernels._bitset import BitSet
 from rtopk_jax.kernels._offsets import made_once
 from rtopk_jax.select import _rows, _subset
@@ -63,8 +63,8 @@ def _by_keys(key: jax.Array, k: np.ndarray, r: jax.Array, width: int) -> jax.Arr
 
 def _by_marks(key: jax.Array, k: np.ndarray, r: np.ndarray) -> jax.Array:
   """The second way."""
-  different, which = np.unique(np.stack([r, k], axis=1), axis=0, return_inverse=True)
-  draws = np.array([_subset.draws(*sizes) for sizes in different.tolist()])[which.reshape(-1)]
+  kinds, kind_of = np.unique(np.stack([r, k], axis=1), axis=0, return_inverse=True)
+  draws = np.array([_subset.draws(*kind) for kind in kinds.tolist()])[kind_of.reshape(-1)]
   width, most = int(max(r)), int(max(draws))
   of_rows = [jnp.asarray(x, jnp.int32) for x in (r, draws)]
 
@@ -78,8 +78,7 @@ def _by_marks(key: jax.Array, k: np.ndarray, r: np.ndarray) -> jax.Array:
       numbers = jnp.where(lax.iota(jnp.int32, most)[None] < drawn, numbers, np.int32(width))
       row = lax.iota(jnp.int32, count)[:, None]
       marked = jnp.zeros((count, width), jnp.bool_).at[row, numbers].set(True, mode="drop")
-      words = _bitpack.of_members(marked)
-      return words, jnp.sum(lax.population_count(words).astype(jnp.int32), axis=1)
+      return _rows.as_words(marked)
 
     drawn, count = _rows.in_chunks(mark, k.size, width, key)
     is_done = different >= wanted

@@ -139,10 +139,10 @@ def _members(read: Callable[[], jax.Array], wanted: jax.Array) -> jax.Array:
     distance = (np.int32(width) - lax.iota(jnp.int32, width)).astype(dtype)[None]
     place = jnp.where(numbers == bound, distance, jnp.zeros_like(distance))
     place = jnp.where(numbers > bound, jnp.full_like(place, width + 1), place)
-    return place, *_words(place, _bound(place, wanted, (width + 1).bit_length())[:, None])
+    return place, *as_words(place >= _bound(place, wanted, (width + 1).bit_length())[:, None])
 
   too_many = lambda state: jnp.any(state[-1] > wanted)
-  return seldom(too_many, break_ties, (numbers, *_words(numbers, bound)))[1]
+  return seldom(too_many, break_ties, (numbers, *as_words(numbers >= bound)))[1]
 
 
 def _upper(keys: jax.Array) -> jax.Array:
@@ -150,9 +150,9 @@ def _upper(keys: jax.Array) -> jax.Array:
   return (jnp.maximum(keys, 0) >> _LOW_BITS).astype(jnp.uint16)
 
 
-def _words(numbers: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Which numbers are not below the bound of their row, as words, and how many they are."""
-  words = _bitpack.of_members(numbers >= bound)
+def as_words(members: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Rows of bools as rows of words, and how many of each row are true, shape (rows,)."""
+  words = _bitpack.of_members(members)
   return words, _bitpack.by_halves(lax.add, lax.population_count(words).astype(jnp.int32), axis=1)
 
 
