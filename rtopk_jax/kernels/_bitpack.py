@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._precision import as_bits
 
 
 def join(parts: Sequence[jax.Array]) -> jax.Array:
@@ -21,15 +22,16 @@ def join(parts: Sequence[jax.Array]) -> jax.Array:
 
   Compilers for CPUs give each thread of a concatenation as much of every part as of the longest, and have it pass
   over what is not there, which takes a hundred times as long as the rest. They would do so with what is written
-  over zeros too, for which they pad; so it is written over numbers. Of bfloat16 it is written as bits, or they would
-  convert the whole to float32 and back for each part.
+  over zeros too, for which they pad; so it is written over numbers.
   """
   parts = [part for part in parts if part.size] or list(parts[:1])
   if len(parts) == 1:
     return parts[0]
-  if parts[0].dtype == jnp.bfloat16:
-    bits = [lax.bitcast_convert_type(part, jnp.uint16) for part in parts]
-    return lax.bitcast_convert_type(join(bits), jnp.bfloat16)
+  return as_bits(_written_over_numbers, *parts)
+
+
+def _written_over_numbers(*parts: jax.Array) -> jax.Array:
+  """``join``, of parts that are all there."""
   joined = lax.iota(parts[0].dtype, sum(part.size for part in parts))
   start = 0
   for part in parts:

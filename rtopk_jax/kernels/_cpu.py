@@ -33,7 +33,7 @@ class CPU(Portable):
 
   def statistics(self, vector, piece, to_keys):
     """By rows, of which compilers for CPUs make vector instructions, and apart from the update of the memory."""
-    return Statistics.by_rows(self.read_all(vector.apart(), piece), to_keys)
+    return Statistics.by_rows(self.read_all(vector.with_apart(piece), piece), to_keys)
 
   def read_all(self, vector, piece):
     """A chunk at a time, where what is flat would be worked out of many axes."""

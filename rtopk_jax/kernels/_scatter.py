@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from rtopk_jax import _axis
+from rtopk_jax._precision import as_bits
 from rtopk_jax.kernels import _prefix_sum
 from rtopk_jax.kernels._dispatch import here
 from rtopk_jax.kernels._offsets import Offset, offsets
@@ -197,11 +198,9 @@ def put_zeros_by_words(
 
 
 def _set(leaf: jax.Array, index: tuple[jax.Array, ...], values: jax.Array) -> jax.Array:
-  """A leaf with values at distinct places; of bfloat16 as bits, or compilers for CPUs would make float32 of it."""
-  if leaf.dtype == jnp.bfloat16:
-    leaf, values = (lax.bitcast_convert_type(x, jnp.uint16) for x in (leaf, values))
-    return lax.bitcast_convert_type(_set(leaf, index, values), jnp.bfloat16)
-  return leaf.at[index].set(values, mode="drop", unique_indices=True)
+  """A leaf with values at distinct places."""
+  put = lambda leaf, values: leaf.at[index].set(values, mode="drop", unique_indices=True)
+  return as_bits(put, leaf, values)
 
 
 def in_folds(

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rtopk_jax._precision import as_bits
+
 # The most entries of a word of the search; no word belongs to two pieces.
 ALIGN = 32
 # Positions are int32.
@@ -163,9 +165,11 @@ class Vector:
     arrays, _ = lax.optimization_barrier((self.arrays, turn))
     return dataclasses.replace(self, arrays=arrays)
 
-  def apart(self) -> "Vector":
-    """The same vector, which a compiler takes for another: its entries are not materialised for what reads both."""
-    return dataclasses.replace(self, arrays=lax.optimization_barrier(self.arrays))
+  def with_apart(self, piece: int) -> "Vector":
+    """The same vector, a piece of which a compiler takes for another: it is not materialised for what reads both."""
+    arrays = list(self.arrays)
+    arrays[piece] = lax.optimization_barrier(arrays[piece])
+    return dataclasses.replace(self, arrays=tuple(arrays))
 
   def read(self, piece: int, begin: int | jax.Array, length: int) -> jax.Array:
     """``length`` entries of a piece from entry ``begin`` on, flat."""
@@ -180,7 +184,7 @@ class Vector:
     if isinstance(begin, int):
       return [x.reshape(-1)[begin : begin + length] for x in self.arrays[piece]]
     of_flat = lambda x, begin: lax.dynamic_slice(x.reshape(-1), (begin,), (length,))
-    return [_as_bits(of_flat, x, begin) for x in self.arrays[piece]]
+    return [_picked(of_flat, x, begin) for x in self.arrays[piece]]
 
   def read_abreast(
     self, piece: int, begin: int | jax.Array, length: int, abreast: int, width: int
@@ -241,7 +245,7 @@ class Vector:
     """Some entries of a piece, by their numbers in it."""
     options = {"mode": "promise_in_bounds", "unique_indices": True}
     get = lambda x, index: x.reshape(-1).at[index].get(**options)
-    return self.rule(*(_as_bits(get, x, index) for x in self.arrays[piece]))
+    return self.rule(*(_picked(get, x, index) for x in self.arrays[piece]))
 
   def take_from_in_place(self, piece: int, index: jax.Array) -> jax.Array:
     """As ``take_from``, without flattening: arrays that lie in tiles would be copied."""
@@ -262,15 +266,10 @@ class Vector:
     return positions
 
 
-def _as_bits(
+def _picked(
   pick: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, where: jax.Array
 ) -> jax.Array:
-  """``pick(x, where)``, for bfloat16 of its bits.
-
-  Compilers for CPUs would convert all of it to float32, or copy its bits outside of the loop that picks.
-  """
-  if x.dtype != jnp.bfloat16:
-    return pick(x, where)
-  x, where = lax.optimization_barrier((x, where))
-  bits = pick(lax.bitcast_convert_type(x, jnp.uint16), where)
-  return lax.bitcast_convert_type(bits, jnp.bfloat16)
+  """``pick(x, where)``, for bfloat16 of its bits, of which compilers for CPUs must not copy all out of a loop."""
+  if x.dtype == jnp.bfloat16:
+    x, where = lax.optimization_barrier((x, where))
+  return as_bits(lambda x: pick(x, where), x)
